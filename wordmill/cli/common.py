@@ -1,0 +1,89 @@
+"""What the subcommands share: options, results, and how errors end a command.
+
+A subcommand is a plain function in a module of its own, listed in `wordmill.cli.app.COMMANDS`. It raises
+`WordmillError` for what the user can mend, sends progress to `reporter(quiet)` and its result to `emit`.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from wordmill.core.errors import WordmillError
+from wordmill.core.progress import Reporter
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes; warnings still show.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, or cuda:1 and the like.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, bf16 or fp32: the numbers to compute with.")]
+
+# typer's usage errors come from click, which newer versions of typer carry inside; this finds the class wherever it lives.
+_ClickException: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+class ClickCommand(Protocol):
+    """What we use of a click command."""
+
+    def main(self, args: Sequence[str], *, prog_name: str, standalone_mode: bool) -> Any:
+        """Parse `args` and call the function."""
+
+
+def click_command(function: Callable[..., Any], name: str) -> ClickCommand:
+    """The command line of a function, read from its signature and docstring."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    # Settings such as model.layers=6 may stand anywhere among the options, hence interspersed arguments (the default of click).
+    app.command(name.split()[-1], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})(function)
+    command: ClickCommand = typer.main.get_command(app)
+    return command
+
+
+def reporter(quiet: bool) -> Reporter:
+    """Where this command's progress goes: standard error, or nowhere but for warnings."""
+    return Reporter(quiet=quiet)
+
+
+def emit(json: bool, value: Mapping[str, Any], text: str) -> None:
+    """The result on standard output: `value` as one line of JSON when `json`, `text` for people otherwise."""
+    print(json_module.dumps(value, ensure_ascii=False) if json else text, flush=True)
+
+
+def run(call: Callable[[], object]) -> int:
+    """Call, and turn what ends it into an exit code and at most one line on standard error.
+
+    0 when it returned; 2 for a `WordmillError` or wrong usage; 130 for Ctrl-C; 141 when the reader of the output went
+    away. Other exceptions are faults of ours and keep their traceback.
+    """
+    try:
+        result = call()
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except WordmillError as error:
+        return _fail(error.one_line())
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads any more: say nothing, and keep Python from trying to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except _ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" Try '{context.command_path} --help'." if context is not None else ""
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _fail(message.rstrip(".") + "." + hint)
+
+
+def _fail(line: str) -> int:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    return 2
