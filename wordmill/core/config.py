@@ -1,0 +1,127 @@
+"""Settings: frozen, typed, documented, and picky about names.
+
+Every component has one `Config` subclass. A field's docstring (the string under it) gives its meaning and unit.
+Unknown keys are errors that suggest the nearest name. Recipes (YAML) and command-line overrides (`model.layers=6`)
+fill the same objects; a derived value makes a new object (`config.replace(layers=6)`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wordmill.core.errors import ConfigError, nearest
+
+
+class Config(BaseModel):
+    """The base of all settings objects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any] | None = None, *, where: str = "settings") -> Self:
+        """Build from plain values.
+
+        Raises `ConfigError` for an unknown key (naming the nearest known one) or a value of the wrong type.
+        """
+        values = dict(values or {})
+        _check_names(cls, values, where)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or cls.__name__
+            message = str(first["msg"]).removeprefix("Value error, ")
+            raise ConfigError(f"{name}: {message} (got {first.get('input')!r})", where=where) from error
+
+    def replace(self, **changes: Any) -> Self:
+        """A new object with some values changed, validated again."""
+        return type(self).of({**{name: getattr(self, name) for name in type(self).model_fields}, **changes}, where=type(self).__name__)
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready values, complete (defaults included)."""
+        return self.model_dump(mode="json")
+
+
+def _nested(cls: type[Config], name: str) -> type[Config] | None:
+    """The `Config` class of field `name`, when the field is itself a settings object."""
+    annotation = cls.model_fields[name].annotation
+    options = getattr(annotation, "__args__", ()) or (annotation,)
+    return next((option for option in options if isinstance(option, type) and issubclass(option, Config)), None)
+
+
+def _check_names(cls: type[Config], values: Mapping[str, Any], where: str) -> None:
+    for name, value in values.items():
+        if name not in cls.model_fields:
+            raise ConfigError(f"unknown setting {name!r}", where=where, fix=nearest(name, cls.model_fields))
+        inner = _nested(cls, name)
+        if inner is not None and isinstance(value, Mapping):
+            _check_names(inner, value, f"{where}: {name}")
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["model.layers=6", "train.ema=true"]` as a nested dict; values are read as YAML scalars.
+
+    Raises `ConfigError` for a pair without `=`.
+    """
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, raw = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"can't read the override {pair!r}", fix="Write name=value, for example model.layers=6")
+        place = tree
+        *parents, last = key.strip().split(".")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = _scalar(raw)
+    return tree
+
+
+def _scalar(raw: str) -> Any:
+    """A YAML value, except that 1e-3 (which YAML 1.1 takes for text) is a number, as people expect."""
+    value = yaml.safe_load(raw)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested dict with the values of `over` laid over those of `base`; neither is changed."""
+    result = dict(base)
+    for name, value in over.items():
+        below = result.get(name)
+        result[name] = merge(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return result
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A recipe's values. Raises `ConfigError` when the file is missing, is not YAML, or is not a mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such recipe", where=path) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}:{mark.line + 1}" if mark else path) from error
+    if not isinstance(values, dict):
+        raise ConfigError("a recipe is a mapping of settings", where=path)
+    return values
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines `name: old → new` for every value that differs between two nested dicts."""
+    lines = []
+    for name in sorted({*old, *new}):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            lines.append(f"{prefix}{name}: {a!r} → {b!r}")
+    return lines

@@ -1,0 +1,96 @@
+"""What can go wrong, drawn as a tree.
+
+    WordmillError            anything the user can mend: what, where, how (exit code 2, no traceback)
+    ├── UsageError           an option, an override or a call that can't be honoured
+    ├── DataError            an input that can't be read or is not enough
+    ├── ConfigError          a setting that is unknown or contradicts another
+    ├── ModelError           a model folder that is missing, incomplete or of another kind
+    ├── CheckpointError      a checkpoint that is torn or does not fit the run
+    ├── TrainingError        the run itself went wrong (a loss that is not finite, …)
+    ├── DiskFullError        no space left where something had to be written
+    └── MissingExtraError    an optional dependency is absent; says which pip install mends it
+
+Invariants of our own are `assert`ed instead: a user never has to mend those.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class WordmillError(Exception):
+    """Something the user can mend.
+
+    `what` says what is wrong, `where` the file (and line), field or option, `fix` what to do.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, None if where is None else str(where), fix
+        super().__init__(self.one_line())
+
+    def one_line(self) -> str:
+        """The message as one line: `where: what. fix`."""
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}. {self.fix}" if self.fix else text
+
+
+class UsageError(WordmillError):
+    """An option, an override or a call that can't be honoured."""
+
+
+class DataError(WordmillError):
+    """An input that can't be read, or is not enough."""
+
+
+class ConfigError(WordmillError):
+    """A setting that is unknown, of the wrong type, or contradicts another."""
+
+
+class ModelError(WordmillError):
+    """A model folder that is missing, incomplete, or of another kind."""
+
+
+class CheckpointError(WordmillError):
+    """A checkpoint that is torn, or does not fit the run."""
+
+
+class TrainingError(WordmillError):
+    """The run itself went wrong."""
+
+
+class DiskFullError(WordmillError):
+    """No space left where something had to be written."""
+
+
+class MissingExtraError(WordmillError):
+    """An optional dependency is absent."""
+
+    def __init__(self, package: str, extra: str, needed_for: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the package {package!r}, which is not installed",
+            fix=f"Run: pip install 'wordmill[{extra}]'",
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the closest known word, or lists what is known: for the `fix` of an error."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"
+
+
+@contextmanager
+def disk_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turn 'no space left' and 'quota exceeded' raised inside into a `DiskFullError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFullError(
+                f"no space left while {doing}", where=path, fix="Free some space, then run the same command again (with --resume for a run)"
+            ) from error
+        raise

@@ -1,0 +1,48 @@
+"""What a decoder remembers between calls: the keys and values of every token so far."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Keys and values, one slot a position, made once at full size.
+
+    A token at position p of row b lies in slot p of that row, so rows of different lengths stand side by side without
+    left padding. Padding (position −1) goes to one spare slot at the end that nobody reads.
+    Shapes: B rows, S slots, G key/value heads, K head size.
+    """
+
+    def __init__(self, layers: int, batch: int, slots: int, groups: int, head_size: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (batch, slots + 1, groups, head_size)
+        self.slots = slots
+        self.used = 0
+        self.uniform = True
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+
+    def extend(self, positions: Tensor) -> None:
+        """Note that tokens at `positions` (B, T) are about to be written; call once before the layers."""
+        self.used = max(self.used, int(positions.max()) + 1)
+        assert self.used <= self.slots, f"position {self.used - 1} in a cache of {self.slots}"
+        self.uniform = positions.shape[0] == 1 or bool((positions == positions[:1]).all())
+        first = int(positions[0, 0])
+        run = self.uniform and first >= 0 and bool((positions[0] == torch.arange(first, first + positions.shape[1], device=positions.device)).all())
+        self._slice = slice(first, first + positions.shape[1]) if run else None
+        self._index = None if run else torch.where(positions < 0, self.slots, positions)
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v (B, T, G, K) of the tokens noted last; returns all of this layer's up to the last used slot (B, S, G, K)."""
+        keys, values = self.keys[layer], self.values[layer]
+        if self._slice is not None:
+            keys[:, self._slice], values[:, self._slice] = k, v
+        else:
+            rows = torch.arange(k.shape[0], device=k.device)[:, None]
+            keys[rows, self._index], values[rows, self._index] = k, v
+        return keys[:, : self.used], values[:, : self.used]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only the rows named, in that order (finished prompts leave the batch; beams are reordered)."""
+        self.keys = [x[rows] for x in self.keys]
+        self.values = [x[rows] for x in self.values]
