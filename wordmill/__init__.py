@@ -32,7 +32,7 @@ _PLACES = {
 if TYPE_CHECKING:
     from wordmill.core.errors import WordmillError as WordmillError
 
-__all__ = ["__version__", *_PLACES]  # noqa: PLE0604 (the names are strings)
+__all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:

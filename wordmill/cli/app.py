@@ -80,7 +80,8 @@ def overview(commands: dict[str, Command] | dict[str, Command | Group], name: st
         rows += [(f"{word} {below}".strip(), entry.help) for below, entry in inner.items()]
     width = max(len(word) for word, _ in rows)
     lines = [f"  {word:{width}}  {text}" for word, text in rows]
-    return "\n".join([f"Usage: {name} COMMAND …", "", f"  {about}", "", "Commands:", *lines, "", f"`{name} COMMAND --help` tells more about one."])
+    head, foot = f"Usage: {name} COMMAND …\n\n  {about}\n\nCommands:", f"\n`{name} COMMAND --help` tells more about one."
+    return "\n".join([head, *lines, foot])
 
 
 def _find(words: list[str]) -> tuple[str, Command | Group, list[str]]:

@@ -33,6 +33,12 @@ _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 class ClickCommand(Protocol):
     """What we use of a click command."""
 
+    def make_context(self, info_name: str, args: list[str], **settings: Any) -> Any:
+        """A context, for the help text."""
+
+    def get_help(self, context: Any) -> str:
+        """What --help prints."""
+
     def main(self, args: Sequence[str], *, prog_name: str, standalone_mode: bool) -> Any:
         """Parse `args` and call the function."""
 

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from wordmill.cli import common
+from wordmill.cli.app import COMMANDS, Group, main
+from wordmill.core.errors import DataError
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for word, entry in COMMANDS.items():
+        for below in entry.commands if isinstance(entry, Group) else [""]:
+            assert f"{word} {below}".strip() in out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("wordmill 0.")
+
+
+def test_a_misspelt_command_gets_the_nearest_name(capsys):
+    assert main(["docter"]) == 2
+    assert capsys.readouterr().err == "error: there is no command 'docter'. Did you mean 'doctor'?\n"
+
+
+def test_a_misspelt_option_gets_the_nearest_name_in_one_line(capsys):
+    assert main(["doctor", "--devise", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: No such option: --devise")
+    assert "--device" in error
+    assert error.count("\n") == 1
+
+
+def test_an_error_that_the_user_can_mend_is_one_line_and_exit_code_2(capsys):
+    def broken() -> None:
+        raise DataError("not valid JSON", where="a.jsonl:3", fix="Mend it")
+
+    assert common.run(broken) == 2
+    assert capsys.readouterr().err == "error: a.jsonl:3: not valid JSON. Mend it\n"
+
+
+def test_our_own_faults_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        common.run(lambda: 1 / 0)
+
+
+def test_ctrl_c_is_130(capsys):
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    assert common.run(stopped) == 130
+
+
+def test_a_number_returned_is_the_exit_code():
+    assert common.run(lambda: 1) == 1
+    assert common.run(lambda: None) == 0
+
+
+def test_emit(capsys):
+    common.emit(True, {"bpb": 1.5, "文": "字"}, "for people")
+    common.emit(False, {}, "for people")
+    first, second = capsys.readouterr().out.splitlines()
+    assert json.loads(first) == {"bpb": 1.5, "文": "字"}
+    assert second == "for people"
+
+
+def test_every_reporting_command_takes_json_and_quiet():
+    from wordmill.cli.docs import all_commands, help_of
+
+    for name, command in all_commands():
+        text = help_of(name, command)
+        assert "--quiet" in text, name
+        assert "--json" in text, name

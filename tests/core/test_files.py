@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+
+import pytest
+
+from wordmill.core.errors import DataError, DiskFullError, UsageError, disk_errors
+from wordmill.core.files import hash_file, hash_values, new_folder, read_json, write_atomic, write_json, write_text
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def half(part):
+        part.write_text("ha")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_atomic(path, half)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_space_left_is_said(tmp_path):
+    def full(part):
+        part.write_text("")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskFullError, match="no space left while writing a.txt"):
+        write_atomic(tmp_path / "a.txt", full)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(PermissionError), disk_errors(tmp_path, "writing"):
+        raise PermissionError
+
+
+def test_json(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(DataError, match="no such file"):
+        read_json(path)
+    write_json(path, {"文": [1, 2]})
+    assert "文" in path.read_text(encoding="utf-8")
+    assert read_json(path) == {"文": [1, 2]}
+    path.write_text('{\n"a": \n}')
+    with pytest.raises(DataError, match=r"a\.json:3"):
+        read_json(path)
+    path.write_text("[]")
+    with pytest.raises(DataError, match="object"):
+        read_json(path)
+
+
+def test_hashes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert hash_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+    assert hash_values({"a": 1, "b": 2}) == hash_values({"b": 2, "a": 1}) != hash_values({"a": 1, "b": 3})
+
+
+def test_a_new_folder_overwrites_nothing(tmp_path):
+    assert new_folder(tmp_path / "a" / "b").is_dir()
+    assert new_folder(tmp_path / "a" / "b").is_dir()
+    with pytest.raises(UsageError, match="already exists"):
+        new_folder(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError):
+        new_folder(tmp_path / "file")
+    with pytest.raises(UsageError, match="can't make"):
+        new_folder(tmp_path / "file" / "below")

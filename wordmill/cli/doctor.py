@@ -1,0 +1,119 @@
+"""`wordmill doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
+from wordmill.core.errors import UsageError
+from wordmill.core.progress import human_bytes
+
+if TYPE_CHECKING:
+    from wordmill.core.measure import Machine, Rates
+    from wordmill.models.checks import KernelCheck
+
+
+def doctor(device: DeviceOption = "auto", json: JsonOption = False, quiet: QuietOption = False) -> int:
+    """What this machine can do, measured, and what wordmill will use.
+
+    Shows cores, memory, disk and GPUs; measures matrix products and memory; and compares each kernel that wordmill
+    uses with the same computation in float64 on the CPU, since a device can be wrong without a word. Takes some
+    seconds; exits with 1 when a kernel is wrong.
+    """
+    import torch
+
+    from wordmill.core.measure import describe_machine, measure_rates
+    from wordmill.models.checks import check_kernels
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"this device can't be used: {str(error).splitlines()[0]}", where="--device") from error
+    notes = reporter(quiet)
+    machine = describe_machine()
+    notes.note(f"measuring matrix products and memory on {place} …")
+    rates = measure_rates(place)
+    notes.note("checking the kernels against float64 …")
+    checks = check_kernels(place, ("fp32", "bf16") if "bf16" in rates.matmul else ("fp32",))
+    choices = choose(machine, rates)
+    emit(json, _plain(machine, rates, checks, choices), _text(machine, rates, checks, choices))
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def choose(machine: Machine, rates: Rates) -> dict[str, str]:
+    """What wordmill will use here, each with its reason."""
+    bf16, fp32 = rates.matmul.get("bf16", 0.0), rates.matmul["fp32"]
+    chosen = {"device": f"{rates.device}" + ("" if machine.gpus else " (torch sees no GPU)")}
+    if rates.dtype == "bf16":
+        chosen["dtype"] = f"bf16 (its products are {bf16 / fp32:.1f} × as fast as float32's); master weights stay float32"
+    else:
+        chosen["dtype"] = f"fp32 (bf16's products are {bf16 / fp32:.1f} × as fast, which is not worth their rounding)" if bf16 else "fp32"
+    error = rates.float32_fast_error
+    if rates.float32_fast:
+        gain = rates.matmul["fp32 fast"] / fp32
+        chosen["float32 products"] = f"the faster way ({gain:.1f} ×; relative error {error:.1e}, as good as float32)"
+    else:
+        why = "it rounds to fewer bits" if error is not None and error > 1e-5 else "the faster one gains nothing"
+        chosen["float32 products"] = f"the exact way ({why}: relative error {error:.1e})"
+    chosen["threads"] = f"{machine.threads} of {machine.cores} cores"
+    chosen["torch.compile"] = (
+        f"where it pays ({machine.compiler} is there)" if machine.compiler else "never: there is no C++ compiler on the PATH"
+    )
+    return chosen
+
+
+def _plain(machine: Machine, rates: Rates, checks: list[KernelCheck], choices: dict[str, str]) -> dict[str, Any]:
+    from wordmill.core.measure import plain
+
+    return {
+        "machine": plain(machine),
+        "rates": {**plain(rates), "units": {"matmul": "GFLOP/s", "read": "GB/s", "copy": "GB/s"}},
+        "kernels": [{**plain(check), "ok": check.ok} for check in checks],
+        "will_use": choices,
+        "ok": all(check.ok for check in checks),
+    }
+
+
+def _text(machine: Machine, rates: Rates, checks: list[KernelCheck], choices: dict[str, str]) -> str:
+    from wordmill.models.checks import TOLERANCE
+
+    lines = ["Machine"]
+    lines += _rows(
+        {
+            "system": machine.system,
+            "processor": f"{machine.processor}, {machine.cores} cores, {machine.threads} threads",
+            "instructions": ", ".join(machine.instructions) or "unknown",
+            "memory": f"{human_bytes(machine.memory)}, {human_bytes(machine.memory_free)} free",
+            "disk": f"{human_bytes(machine.disk_free)} free",
+        }
+    )
+    for gpu in machine.gpus:
+        lines += _rows({"GPU": f"{gpu.name}, {human_bytes(gpu.memory)}, {human_bytes(gpu.free)} free, compute capability {gpu.capability}"})
+    lines += ["", f"Measured on {rates.device}"]
+    names = {"fp32": "matrix product fp32", "fp32 fast": "… the faster way", "bf16": "matrix product bf16"}
+    lines += _rows({names[kind]: _flops(rate) for kind, rate in rates.matmul.items()})
+    lines += _rows({"memory": f"read {rates.read:.1f} GB/s, copy {rates.copy:.1f} GB/s (read and written together)"})
+    lines += ["", "Kernels against float64 on the CPU: relative error of the result, of the gradients"]
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        verdict = "ok" if check.ok else f"WRONG: {check.problem or f'more than the {TOLERANCE[check.dtype]:.0e} that rounding explains'}"
+        lines.append(f"  {check.name:{width}}  {check.dtype}  {check.forward:.1e}  {check.backward:.1e}  {verdict}")
+    lines += ["", "wordmill will use", *_rows(choices)]
+    wrong = [f"{check.name} ({check.dtype})" for check in checks if not check.ok]
+    if wrong:
+        lines += [
+            "",
+            f"Don't train here: {', '.join(wrong)} computed something else. Another version of torch or of the driver may mend it.",
+        ]
+    return "\n".join(lines)
+
+
+def _rows(values: dict[str, str]) -> list[str]:
+    return [f"  {name:20} {value}" for name, value in values.items()]
+
+
+def _flops(rate: float) -> str:
+    return f"{rate:,.0f} GFLOP/s" if rate < 1e4 else f"{rate / 1e3:,.1f} TFLOP/s"
