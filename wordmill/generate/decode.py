@@ -1,0 +1,158 @@
+"""One row, one token, on a CPU: the Transformer's step with nothing but its arithmetic.
+
+With one row the products read every weight once and do little else, so the time is memory traffic plus the cost of
+calling some hundred operations. Hence no modules, no views that could be made once, products as matrix × vector
+(about a third faster than the library's one-row linear layer in bfloat16), and keys and values in float32, laid out as
+the attention reads them (the library's small bfloat16 products are five times slower than float32 ones; the numbers
+stored are the same). Sums over the residual stream stay in float32, so this path is closer to exact arithmetic than
+the batched one; the two agree within bfloat16's rounding, and to 1e-5 in float32.
+
+Shapes: D width, H query heads, G key/value heads, R = H/G, K head size, S slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wordmill.models.cache import KVCache
+from wordmill.models.config import TransformerConfig
+from wordmill.models.ops import rotary_table
+from wordmill.models.transformer import ACTIVATIONS, Block, Norm, Transformer, sinusoids
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Layer(NamedTuple):
+    """One block's weights and functions, looked up once."""
+
+    attention_norm: Function
+    ffn_norm: Function
+    qkv: Function
+    output: Function
+    up: Function
+    down: Function
+    qk_weight: Tensor | None  # (H + G, K)
+    keys: Tensor  # (G, S, K)
+    values: Tensor  # (G, S, K)
+    window: int
+
+
+class OneRow:
+    """Decodes one row; made from a model and the cache of its prompt."""
+
+    @staticmethod
+    def fits(model: Transformer) -> bool:
+        """Whether this path can serve: a decoder on a CPU."""
+        weight = model.embedding.weight
+        return weight.is_cpu and model.config.causal and weight.dtype in (torch.float32, torch.bfloat16)
+
+    def __init__(self, model: Transformer, cache: KVCache, length: int, slots: int) -> None:
+        config = model.config
+        self.model, self.config, self.place = model, config, length
+        self.dtype = model.embedding.weight.dtype
+        self.layers = [_layer(block, config, cache.keys[i][0], cache.values[i][0], length, slots) for i, block in enumerate(model.blocks)]
+        self.norm = None if model.norm is None else _norm(model.norm)
+        self.head = model.output_layer()[0]
+        self.activation = ACTIVATIONS[config.activation]
+        self.rotary = _rotary(config, slots) if config.positions == "rotary" else None
+
+    def step(self, token: int) -> Tensor:
+        """Read `token` at the next place; returns the logits (V,), float32."""
+        place, config = self.place, self.config
+        x = self._embed(token, place)
+        turn = None if self.rotary is None else (self.rotary[0][place], self.rotary[1][place])
+        post = config.norm_position == "post"
+        for layer in self.layers:
+            if post:
+                x = layer.attention_norm(x + self._attend(layer, x, turn, place))
+                x = layer.ffn_norm(x + self._feed(layer, x))
+            else:
+                x = x + self._attend(layer, layer.attention_norm(x), turn, place)
+                x = x + self._feed(layer, layer.ffn_norm(x))
+        if self.norm is not None:
+            x = self.norm(x)
+        logits = torch.mv(self.head, x.to(self.dtype)).float()
+        self.place += 1
+        cap = config.logit_softcap
+        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+
+    def _embed(self, token: int, place: int) -> Tensor:
+        model = self.model
+        x = model.embedding.weight[token]
+        if model.position_embedding is not None:
+            x = x + model.position_embedding.weight[place]
+        elif self.config.positions == "sinusoidal":
+            x = x * math.sqrt(self.config.width) + sinusoids(torch.tensor([[place]]), self.config.width)[0, 0].to(x.dtype)
+        return x.float()
+
+    def _attend(self, layer: Layer, x: Tensor, turn: tuple[Tensor, Tensor] | None, place: int) -> Tensor:
+        c = self.config
+        heads, groups, size = c.heads, c.kv_heads, c.head_size
+        qkv = layer.qkv(x).view(heads + 2 * groups, size)
+        qk = qkv[: heads + groups]
+        if layer.qk_weight is not None:
+            qk = F.rms_norm(qk, (size,), None, c.norm_eps).mul_(layer.qk_weight)
+        if turn is not None:
+            # first·cos − second·sin, second·cos + first·sin: the sines carry the sign, the roll swaps the halves.
+            qk = torch.addcmul(qk * turn[0], torch.roll(qk, size // 2, -1), turn[1])
+        layer.keys[:, place] = qk[heads:]
+        layer.values[:, place] = qkv[heads + groups :]
+        first = max(0, place + 1 - layer.window) if layer.window else 0
+        keys, values = layer.keys[:, first : place + 1], layer.values[:, first : place + 1]
+        scores = torch.bmm(qk[:heads].view(groups, heads // groups, size), keys.transpose(1, 2)).mul_(size**-0.5)
+        return layer.output(torch.bmm(torch.softmax(scores, -1), values).view(heads * size))
+
+    def _feed(self, layer: Layer, x: Tensor) -> Tensor:
+        inner = layer.up(x)
+        if self.config.gated:
+            half = inner.shape[0] // 2
+            return layer.down(self.activation(inner[:half]).mul_(inner[half:]))
+        return layer.down(self.activation(inner))
+
+
+def _layer(block: Block, config: TransformerConfig, keys: Tensor, values: Tensor, length: int, slots: int) -> Layer:
+    attention = block.attention
+    store = [torch.zeros(config.kv_heads, slots, config.head_size) for _ in range(2)]
+    for ours, theirs in zip(store, (keys, values), strict=True):  # theirs (S + 1, G, K)
+        ours[:, :length] = theirs[:length].transpose(0, 1)
+    qk_weight = None
+    if attention.q_norm is not None and attention.k_norm is not None:
+        q, k = attention.q_norm.weight.float(), attention.k_norm.weight.float()
+        qk_weight = torch.cat((q.expand(config.heads, -1), k.expand(config.kv_heads, -1)))
+    return Layer(
+        _norm(block.attention_norm), _norm(block.ffn_norm), _linear(attention.qkv), _linear(attention.output), _linear(block.ffn.up),
+        _linear(block.ffn.down), qk_weight, store[0], store[1], attention.window,
+    )  # fmt: skip
+
+
+def _norm(norm: Norm) -> Function:
+    shape, weight, eps = norm.weight.shape, norm.weight.float(), norm.eps
+    if norm.bias is None:
+        return lambda x: F.rms_norm(x, shape, weight, eps)
+    bias = norm.bias.float()
+    return lambda x: F.layer_norm(x, shape, weight, bias, eps)
+
+
+def _linear(layer: torch.nn.Linear) -> Function:
+    """Float32 in and out; the product in the weight's dtype."""
+    weight, bias = layer.weight, layer.bias
+    if weight.dtype == torch.float32:
+        return (lambda x: torch.mv(weight, x)) if bias is None else (lambda x: torch.addmv(bias, weight, x))
+    wide = None if bias is None else bias.float()
+    if wide is None:
+        return lambda x: torch.mv(weight, x.to(weight.dtype)).float()
+    return lambda x: torch.mv(weight, x.to(weight.dtype)) + wide
+
+
+def _rotary(config: TransformerConfig, slots: int) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines for every place, (S, K) each."""
+    exponents = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
+    cos, sin = rotary_table(torch.arange(slots)[None], config.rope_theta**-exponents, torch.float32)
+    cos, sin = cos[0, :, 0], sin[0, :, 0]
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)

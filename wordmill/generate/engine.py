@@ -1,0 +1,150 @@
+"""The generation engine: token ids in, token ids out, many prompts side by side.
+
+    prompts ─ prefill (right-padded, position −1 for padding) ─ [ draw ─ one step of the model ] … each row leaves when it is done
+
+Rows of a batch never see each other: they share matrix products and nothing else. A single row on a CPU takes the
+lean path of `decode.py`, where nothing but the model's arithmetic is left.
+
+Shapes: B live rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wordmill.core.errors import UsageError
+from wordmill.generate.decode import OneRow
+from wordmill.generate.sampling import Sampler, SamplingConfig
+from wordmill.models.folder import LanguageModel
+from wordmill.models.transformer import Transformer
+
+Reason = Literal["eos", "stop", "length", "context"]
+"""Why an answer ended: the model's end token, a stop text, max_tokens, or the last position that the model has."""
+
+PREFILL_TOKENS = 8192
+"""Most tokens (padding included) of the prompts that one forward pass reads; longer prompts are read in pieces."""
+
+
+class Token(NamedTuple):
+    """One new token of one prompt. `reason` is set on a prompt's last one."""
+
+    row: int
+    id: int
+    reason: Reason | None
+
+
+def run(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], config: SamplingConfig, *, eos: Sequence[int] = (), dropped: set[int] | None = None
+) -> Iterator[list[Token]]:
+    """Yield, step by step, the new token of every live prompt.
+
+    `prompts` are lists of ids, none empty. A token in `eos` ends its row and is yielded with reason "eos". The caller
+    may add rows to `dropped` between steps (a stop text was found): they leave the batch. `config.stop` is for
+    whoever turns ids into text. The model's mode (training or not) is put back at the end.
+
+    Raises `UsageError` for a prompt that is empty or fills all of the model's positions.
+    """
+    limit = model.config.max_positions
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise UsageError(f"prompt {row + 1} has no tokens, not even a start token")
+        if len(prompt) >= limit:
+            raise UsageError(f"prompt {row + 1} has {len(prompt):,} tokens, and the model has {limit:,} positions for prompt and answer together",
+                             fix="Shorten it")  # fmt: skip
+    training = model.training
+    model.eval()
+    try:
+        # inference_mode is entered piece by piece: a generator must not leave it on while its caller runs.
+        yield from _steps(model, prompts, config, frozenset(eos), dropped if dropped is not None else set())
+    finally:
+        model.train(training)
+
+
+def _steps(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], config: SamplingConfig, eos: frozenset[int], dropped: set[int]
+) -> Iterator[list[Token]]:
+    batch = Batch(model, prompts, config.max_tokens)
+    sampler = Sampler(config, prompts, model.config.vocab_size, batch.device)
+    made = 0
+    while batch.rows:
+        with torch.inference_mode():
+            drawn = sampler.draw(batch.logits, batch.rows)
+        made += 1
+        tokens = [Token(row, id_, _reason(id_ in eos, made, config.max_tokens, batch.lengths[row], model.config.max_positions))
+                  for row, id_ in zip(batch.rows, drawn, strict=True)]  # fmt: skip
+        yield tokens
+        keep = [i for i, token in enumerate(tokens) if token.reason is None and token.row not in dropped]
+        with torch.inference_mode():
+            batch.keep(keep)
+            if batch.rows:
+                batch.step([drawn[i] for i in keep])
+
+
+def _reason(ended: bool, made: int, most: int, length: int, limit: int) -> Reason | None:
+    """Why a row ends with this token, if it does; `length` counts the tokens that the model has read."""
+    if ended:
+        return "eos"
+    if made == most:
+        return "length"
+    return "context" if length >= limit else None
+
+
+class Batch:
+    """The live rows, what the model remembers of them, and the logits (B, V) of each one's next token.
+
+    `rows` are the live prompts' places in the list, `lengths` the tokens read of every prompt.
+    """
+
+    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+        self.model, self.device = model, next(model.parameters()).device
+        self.rows = list(range(len(prompts)))
+        self.lengths = [len(prompt) for prompt in prompts]
+        longest = max(self.lengths, default=0)
+        self.slots = min(longest + max_tokens, model.config.max_positions)
+        self.one: OneRow | None = None
+        if prompts:
+            with torch.inference_mode():
+                self.state = model.new_state(len(prompts), self.slots)
+                self.logits = self._prefill(prompts, longest)
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], longest: int) -> Tensor:
+        piece = max(1, PREFILL_TOKENS // len(prompts))
+        last: list[Tensor | None] = [None] * len(prompts)
+        for start in range(0, longest, piece):
+            width = min(piece, longest - start)
+            ids = torch.zeros(len(prompts), width, dtype=torch.long)
+            positions = torch.full((len(prompts), width), -1, dtype=torch.long)
+            for row, prompt in enumerate(prompts):
+                part = prompt[start : start + width]
+                ids[row, : len(part)] = torch.tensor(part, dtype=torch.long)
+                positions[row, : len(part)] = torch.arange(start, start + len(part))
+            hidden, self.state = self.model(ids.to(self.device), positions.to(self.device), None, self.state)
+            for row, prompt in enumerate(prompts):
+                if start < len(prompt) <= start + width:
+                    last[row] = hidden[row, len(prompt) - 1 - start]
+        return self.model.logits(torch.stack([x for x in last if x is not None]))
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Let go of all rows but those at `places` among the live ones."""
+        if len(places) == len(self.rows):
+            return
+        self.rows = [self.rows[i] for i in places]
+        if self.rows:
+            self.state.select(torch.tensor(places, device=self.device))
+
+    def step(self, ids: Sequence[int]) -> None:
+        """Read one token a live row."""
+        if len(self.rows) == 1 and self.one is None and isinstance(self.model, Transformer) and OneRow.fits(self.model):
+            self.one = OneRow(self.model, self.state, self.lengths[self.rows[0]], self.slots)
+        if self.one is not None:
+            self.logits = self.one.step(ids[0])[None]
+        else:
+            positions = torch.tensor([[self.lengths[row]] for row in self.rows], device=self.device)
+            hidden, self.state = self.model(torch.tensor(ids, device=self.device)[:, None], positions, None, self.state)
+            self.logits = self.model.logits(hidden[:, -1])
+        for row in self.rows:
+            self.lengths[row] += 1
