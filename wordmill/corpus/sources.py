@@ -1,0 +1,154 @@
+"""Finding the files, and reading their bytes: folders, kinds, compression."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from wordmill.core.errors import DataError
+
+TEXT_KINDS = ("txt", "md", "py")
+KINDS = (*TEXT_KINDS, "json", "jsonl", "csv", "tsv", "parquet")
+COMPRESSIONS = {"gz": "gzip", "zst": "zstd"}
+READABLE = f".{' .'.join(KINDS)}, each also with .gz or .zst"
+BLOCK = 1 << 20
+
+
+class BrokenFile(Exception):
+    """A file that ends too early or isn't what its name says; the reader turns it into an error or a drop."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read. `name` is its path from the folder that was given, which is what the corpus remembers."""
+
+    path: Path
+    name: str
+    kind: str
+    compression: str | None
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.path.stat().st_size
+
+
+@dataclass
+class Found:
+    """The readable files under the sources that were given, and how many others there were, by extension."""
+
+    files: list[Source] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def skipped_text(self) -> str:
+        """`3 .png, 1 .pdf`, the most frequent first."""
+        return ", ".join(f"{count} {extension}" for extension, count in self.skipped.most_common(12))
+
+
+def find_sources(given: Sequence[str | Path]) -> Found:
+    """The files to read, each once, in an order that depends on names only. Hidden files and folders are left out.
+
+    Raises `DataError` for what doesn't exist, can't be read or is of no known kind, and for folders with nothing to read.
+    """
+    found, seen = Found(), set[Path]()
+    for item in map(Path, given):
+        if item.is_dir():
+            before = len(found.files)
+            for path in _walk(item):
+                _add(found, seen, path, f"{item.resolve().name}/{path.relative_to(item).as_posix()}")
+            if len(found.files) == before and len(given) == 1:
+                there = f"it holds {found.skipped_text()}" if found.skipped else "it is empty"
+                raise DataError(f"nothing readable in this folder: {there}", where=item, fix=f"wordmill reads {READABLE}")
+        elif not item.exists():
+            raise DataError("no such file or folder", where=item)
+        elif _kind(item) is None:
+            raise DataError(f"files ending in {_extension(item)!r} are not read", where=item, fix=f"wordmill reads {READABLE}")
+        else:
+            _add(found, seen, item, item.name)
+    if not found.files:
+        raise DataError("nothing readable in these folders", where=", ".join(map(str, given)), fix=f"wordmill reads {READABLE}")
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> None:
+        raise DataError(f"can't read this folder: {error.strerror}", where=error.filename) from error
+
+    for place, folders, files in os.walk(folder, onerror=stop):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _add(found: Found, seen: set[Path], path: Path, name: str) -> None:
+    kind = _kind(path)
+    if kind is None:
+        found.skipped[_extension(path) or "without extension"] += 1
+    elif (real := path.resolve()) not in seen:
+        seen.add(real)
+        found.files.append(Source(path, name, *kind))
+
+
+def _extension(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _kind(path: Path) -> tuple[str, str | None] | None:
+    """The kind and the compression that the name tells, or None."""
+    *_, before, last = ("", "", *path.name.lower().split("."))
+    compression = COMPRESSIONS.get(last)
+    kind = before if compression else last
+    return (kind, compression) if kind in KINDS else None
+
+
+class ByteStream:
+    """A file's bytes, decompressed. Tells `progress` how many bytes on disk were used up; faults of the compression are `BrokenFile`."""
+
+    def __init__(self, raw: BinaryIO, stream: Any, progress: Callable[[int], None]) -> None:
+        self.raw, self.stream, self.progress = raw, stream, progress
+        self.used = 0
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes; fewer only at the end of the file."""
+        parts: list[bytes] = []
+        while size > 0:
+            try:
+                part = self.stream.read(size)
+            except OSError as error:
+                raise BrokenFile(f"can't be read on: {' '.join(str(error).split())}") from error
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+        place = self.raw.tell()
+        self.progress(place - self.used)
+        self.used = place
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def blocks(self, size: int = BLOCK) -> Iterator[bytes]:
+        """The rest of the file in blocks of `size` bytes, the last one shorter."""
+        while block := self.read(size):
+            yield block
+
+
+@contextmanager
+def opened(source: Source, progress: Callable[[int], None]) -> Iterator[ByteStream]:
+    """Open a file, decompressing as its name says.
+
+    Raises `DataError` when it can't be opened; reading from it raises `BrokenFile`.
+    """
+    import pyarrow as pa
+
+    try:
+        raw = open(source.path, "rb")
+    except OSError as error:
+        raise DataError(f"can't read this file: {error.strerror}", where=source.path) from error
+    with raw:
+        if source.compression and source.size:
+            yield ByteStream(raw, pa.CompressedInputStream(raw, source.compression), progress)
+        else:
+            yield ByteStream(raw, raw, progress)
