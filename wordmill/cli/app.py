@@ -38,6 +38,14 @@ class Group:
 
 COMMANDS: dict[str, Command | Group] = {
     "demo": Command("demo:demo", "The whole way on this machine's own Python library, offline."),
+    "corpus": Group(
+        "Text into a corpus folder, and what is in one.",
+        {
+            "build": Command("corpus:build", "Turn files and folders of text into a corpus folder."),
+            "show": Command("corpus:show", "Show a corpus: its counts, and the first few documents."),
+            "stats": Command("corpus:stats", "Count documents, bytes, lengths, languages and sources of a corpus."),
+        },
+    ),
     "doctor": Command("doctor:doctor", "What this machine can do, measured, and what wordmill will use."),
 }
 

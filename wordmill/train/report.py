@@ -19,6 +19,9 @@ from wordmill.core.svg import line_plot, short_number
 MOST_SAMPLES = 8
 """Samples shown a prompt: the first, the last, and some between."""
 
+UNITS = ("bytes", "documents", "tokens", "seconds", "loss", "bpb", "layers", "width", "size", "rate")
+"""Names that say what is counted: values under several of them can't share one scale."""
+
 Row = dict[str, Any]
 
 STYLE = """
@@ -39,11 +42,12 @@ h1{font-size:26px;margin:0}h2{font-size:19px;margin:44px 0 12px}h3{font-size:15p
 table{border-collapse:collapse;width:100%}
 td,th{text-align:left;padding:5px 14px 5px 0;vertical-align:top;border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}
-th,td.key{color:var(--faint);font-weight:400;white-space:nowrap}td.key{width:1%}
+th,td.key{color:var(--faint);font-weight:400;white-space:nowrap}td.key{width:1%;min-width:150px}
 td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;width:1%}
 pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.5 ui-monospace,'SF Mono',Menlo,Consolas,monospace}
 .text pre{max-height:10.5em;overflow-y:auto}
 pre .prompt{color:var(--accent);font-weight:600}
+td:has(.bar){vertical-align:middle}
 .bar{height:9px;border-radius:5px;background:var(--accent);min-width:2px}
 details summary{cursor:pointer;font-size:19px;font-weight:650;margin:44px 0 12px}
 footer{margin-top:48px;color:var(--faint);font-size:13px}
@@ -227,15 +231,19 @@ def _table(values: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             if not value:
                 continue
-            numbers = all(isinstance(inner, int | float) and not isinstance(inner, bool) for inner in value.values())
-            below.append(
-                f"<h3>{label}</h3>" + (f'<div class="card">{_bars(value, _number)}</div>' if numbers and len(value) > 1 else _table(value))
-            )
+            inner = f'<div class="card">{_bars(value, _number)}</div>' if _comparable(value) else _table(value)
+            below.append(f"<h3>{label}</h3>{inner}")
         else:
             long = isinstance(value, list) and any(isinstance(item, str) and len(item) > 40 for item in value)
             text = "<br>".join(escape(str(item)) for item in value) if long else escape(_value(str(name), value))
             rows.append(f'<tr><td class="key">{label}</td><td>{text}</td></tr>')
     return (f'<div class="card"><table>{"".join(rows)}</table></div>' if rows else "") + "".join(below)
+
+
+def _comparable(values: Mapping[str, Any]) -> bool:
+    """Whether these are several numbers of one unit, such as counts by reason or by language."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
+    return numbers and len(values) > 1 and not any(unit in str(name) for name in values for unit in UNITS)
 
 
 def _value(name: str, value: Any) -> str:
