@@ -18,9 +18,9 @@ def build(
     field: Annotated[str | None, typer.Option("--field", help="The JSON key, column or column number that holds the text.")] = None,
     keep: Annotated[str, typer.Option("--keep", help="Other fields to keep as metadata: title,url")] = "",
     validation: Annotated[
-        list[str] | None, typer.Option("--validation", help="A share of the documents, or a file or folder (may be repeated). [default: 0.05]")
+        list[str] | None, typer.Option("--validation", help="A share of the documents (0.05), or a file or folder; repeatable.")
     ] = None,
-    split_text: Annotated[str, typer.Option("--split-text", help="What is a document in a text file: auto, file, line or paragraph.")] = "auto",
+    split_text: Annotated[str, typer.Option("--split-text", help="A document in a text file: auto, file, line or paragraph.")] = "auto",
     min_characters: Annotated[int, typer.Option("--min-characters", help="Drop shorter documents.")] = 1,
     encoding: Annotated[str | None, typer.Option("--encoding", help="The encoding of all files, where detecting it fails.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count broken records and files, and go on.")] = False,
@@ -44,7 +44,8 @@ def build(
     config = CorpusConfig.of(settings | ({"validation": share} if share is not None else {}), where="corpus build")
     corpus = build_corpus(sources, out, config, validation=files, rejects=rejects, reporter=reporter(quiet))
     counts = "; ".join(f"{split} {corpus.count(split):,} documents" for split in ("train", "validation"))
-    emit(json, {"folder": str(corpus.folder), **corpus.info}, f"{corpus.folder}: {counts}\nnext: wordmill tokenizer train {corpus.folder} -o tok/")
+    hint = f"next: wordmill tokenizer train {corpus.folder} -o tok/"
+    emit(json, {"folder": str(corpus.folder), **corpus.info}, f"{corpus.folder}: {counts}\n{hint}")
 
 
 def show(
@@ -59,6 +60,7 @@ def show(
 
     Example: wordmill corpus show corpus/ -n 5 --split validation
     """
+    from dataclasses import asdict
     from itertools import islice
 
     from wordmill.corpus import Corpus
@@ -72,7 +74,7 @@ def show(
         about = " ".join(f"{key}={value}" for key, value in document.metadata.items())
         head = " · ".join(filter(None, (document.source, about, document.language, f"{len(document.text):,} characters")))
         lines += ["", f"── {head}", text.rstrip("\n")]
-    rows = [{"id": item.id, "source": item.source, "language": item.language, "metadata": item.metadata, "text": item.text} for item in documents]
+    rows = [asdict(document) for document in documents]
     emit(json, {"folder": str(folder), "hash": corpus.hash, "splits": counts, "documents": rows}, "\n".join(lines))
 
 

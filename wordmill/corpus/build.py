@@ -190,10 +190,9 @@ class _Builder:
         ranks = np.sort(np.concatenate([mix(key, self.config.seed) for key in keys])) if keys else np.zeros(0, np.uint64)
         count = len(ranks)
         if count < 2:
-            raise DataError(
-                f"too little for a training and a validation split: {count} document{'s'[: count != 1]} with {self.held_bytes} bytes of text{self._why()}",
-                fix=f"At least 2 documents are needed, or one of more than {2 * SMALLEST_PIECE} bytes, which is cut; or validation files of their own",
-            )
+            have = f"{count} document{'s'[: count != 1]} with {self.held_bytes} bytes of text{self._why()}"
+            need = f"At least 2 documents are needed, or one of more than {2 * SMALLEST_PIECE} bytes, which is cut"
+            raise DataError(f"too little for a training and a validation split: {have}", fix=f"{need}; or name validation files")
         chosen = min(max(1, round(count * self.config.validation)), count - 1)
         for batch, key in zip(batches, keys, strict=True):
             self._write(batch, mix(key, self.config.seed) <= ranks[chosen - 1])
@@ -227,7 +226,9 @@ class _Builder:
         total = self.meter["all"]
         total.seconds, total.documents, total.bytes = seconds, self.meter["read"].documents, self.read_bytes
         self._report(found_validation)
-        sources = [{"name": item.name, "path": str(item.path), "bytes": item.size, "sha256": future.result()} for item, future in self.hashes]
+        sources = [
+            {"name": item.name, "path": str(item.path), "bytes": item.size, "sha256": future.result()} for item, future in self.hashes
+        ]
         skipped = found.skipped + (found_validation.skipped if found_validation else type(found.skipped)())
         return {
             "format": FORMAT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -25,16 +25,16 @@ class CorpusConfig(Config):
     split_text: Literal["auto", "file", "line", "paragraph"] = "auto"
     """What a document is in a text file: the file when it is short and a piece of it otherwise (auto), the file, a line, or a paragraph."""
 
-    piece_bytes: int = Field(16_000, ge=64)
+    piece_bytes: Annotated[int, Field(ge=64)] = 16_000
     """About how many bytes a piece of a long text file gets, under split_text=auto."""
 
-    whole_below: int = Field(64_000, ge=0)
+    whole_below: Annotated[int, Field(ge=0)] = 64_000
     """Text files below this many bytes are one document, under split_text=auto."""
 
-    min_characters: int = Field(1, ge=1)
+    min_characters: Annotated[int, Field(ge=1)] = 1
     """Documents with fewer characters (without the white space around them) are dropped as too_short."""
 
-    validation: float = Field(0.05, ge=0, lt=1)
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """The share of documents for validation, chosen by the hash of their text; 0 for none. Ignored when validation files are given."""
 
     seed: int = 0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 UNDECODABLE = "\udcff"
-"""Stands in for a byte that can't be decoded. A lone surrogate can't be written as UTF-8, so it can't slip through: its document is dropped."""
+"""Stands in for what can't be decoded. A lone surrogate can't be written as UTF-8, so it can't slip through: its document is dropped."""
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -22,10 +22,12 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_MAGIC = (b"%PDF-", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PK\x03\x04", b"\x7fELF", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"BZh", b"\xfd7zXZ", b"Rar!")
+_MAGIC = (b"%PDF-", b"\x89PNG", b"\xff\xd8\xff", b"PK\x03\x04", b"\x7fELF", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"\xfd7zXZ")
 _COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.MULTILINE)
 # The characters that Chinese text, simplified or traditional, old or new, can hardly avoid.
-_COMMON_HAN = frozenset("的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年这個們來為國說時對於無为者其曰所此與")
+_COMMON_HAN = frozenset(
+    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年這個們來為國說時對於無者其曰所此與"
+)
 _TEXT_CONTROLS = b"\t\n\x0b\x0c\r\x1a\x1b"
 _CONTROLS = bytes(set(range(32)) - set(_TEXT_CONTROLS)) + b"\x7f"
 BINARY_SHARE = 0.1
@@ -121,7 +123,7 @@ def _plausible_gb18030(sample: bytes, whole: bool) -> bool:
 
 
 def _latin(sample: bytes) -> str | None:
-    """Latin-1, or its superset Windows-1252 when there are quotes and dashes in its extra area: letters, mostly standing alone among ASCII."""
+    """Latin-1, or its superset Windows-1252 when there are quotes and dashes in its extra area: letters that stand alone among ASCII."""
     codes = np.frombuffer(sample, np.uint8)
     high = codes >= 0x80
     letters = int(np.count_nonzero(codes >= 0xC0))

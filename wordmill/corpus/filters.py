@@ -9,6 +9,9 @@ from wordmill.corpus.ledger import Ledger
 from wordmill.corpus.text import clean, is_binary, is_clean
 
 
+MANY = 1000
+
+
 def verdict(text: str, config: CorpusConfig) -> str | None:
     """The reason to drop a cleaned text, or None to keep it."""
     if not text or text.isspace():
@@ -23,20 +26,21 @@ def clean_and_filter(batch: RawBatch, config: CorpusConfig, ledger: Ledger) -> C
     keep: list[int] = []
     texts: list[str] = []
     encoded: list[bytes] = []
-    all_clean = _all_clean(batch.texts)
-    for row, text in enumerate(batch.texts):
+    all_encoded = [_encode(text) for text in batch.texts]
+    # One look at all texts is much faster than one at each when they are many and short; when they are few, the rare characters that
+    # need a thorough look are in few of them.
+    all_clean = is_clean(b"\n".join(filter(None, all_encoded)), thorough=len(batch.texts) > MANY)
+    for row, (text, data) in enumerate(zip(batch.texts, all_encoded, strict=True)):
         reason = None
-        try:
-            data = text.encode()
-            if not all_clean and not is_clean(text, data):
-                reason = "binary" if is_binary(text) else None
-                text = clean(text)
-                data = text.encode()
-        except UnicodeEncodeError:
+        if data is None:
             reason = "undecodable"
+        elif not all_clean and not is_clean(data):
+            reason = "binary" if is_binary(text) else None
+            text = clean(text)
+            data = text.encode()
         reason = reason or verdict(text, config)
-        if reason:
-            ledger.drop(reason, batch.sources[row], metadata=batch.metadata[row], text=text)
+        if reason or data is None:
+            ledger.drop(reason or "undecodable", batch.sources[row], metadata=batch.metadata[row], text=text)
             continue
         keep.append(row)
         texts.append(text)
@@ -46,10 +50,9 @@ def clean_and_filter(batch: RawBatch, config: CorpusConfig, ledger: Ledger) -> C
     return CleanBatch(encoded, [len(text) for text in texts], sources, languages, [batch.metadata[row] for row in keep])
 
 
-def _all_clean(texts: list[str]) -> bool:
-    """Whether no text of a batch needs cleaning: one look at all of them is much faster than one at each, when they are short."""
-    joined = "\n".join(texts)
+def _encode(text: str) -> bytes | None:
+    """UTF-8, or None for text with the marks of undecodable bytes (or lone surrogates of JSON's \\u escapes)."""
     try:
-        return is_clean(joined, joined.encode())
+        return text.encode()
     except UnicodeEncodeError:
-        return False
+        return None

@@ -35,7 +35,8 @@ class Corpus:
             raise DataError(f"not a corpus folder (it has no {INFO})", where=folder, fix="Make one: wordmill corpus build SRC… -o FOLDER")
         info = read_json(folder / INFO)
         if info.get("format") != FORMAT:
-            raise DataError(f"a corpus of format {info.get('format')!r}; this version reads {FORMAT}", where=folder / INFO, fix="Build it again")
+            what = f"a corpus of format {info.get('format')!r}; this version reads {FORMAT}"
+            raise DataError(what, where=folder / INFO, fix="Build it again")
         corpus = cls(folder, info)
         try:
             shards = [shard for split in SPLITS for shard in corpus._shards(split)]
@@ -104,8 +105,9 @@ class Corpus:
         fix = "Build the corpus again, or copy it again from where it is whole"
         if not path.is_file():
             raise DataError("this shard of the corpus is missing", where=path, fix=fix)
-        if path.stat().st_size != shard["file_bytes"]:
-            raise DataError(f"this shard is torn: {path.stat().st_size} bytes where {shard['file_bytes']} were written", where=path, fix=fix)
+        size = path.stat().st_size
+        if size != shard["file_bytes"]:
+            raise DataError(f"this shard is torn: {size} bytes where {shard['file_bytes']} were written", where=path, fix=fix)
         with _torn(path), pq.ParquetFile(path) as file:
             rows = file.metadata.num_rows
         if rows != shard["documents"]:

@@ -60,7 +60,8 @@ def read_text(source: Source, reading: Reading) -> Iterator[RawBatch]:
             if head:
                 yield RawBatch([text], [source.name], [""])
         elif config.split_text == "file":
-            raise DataError(f"more than {WHOLE_LIMIT:,} characters are too much for one document", where=source.path, fix="Use split_text=auto")
+            what = f"more than {WHOLE_LIMIT:,} characters are too much for one document"
+            raise DataError(what, where=source.path, fix="Use split_text=auto")
         else:
             yield from batched(cut(chain([text, following], blocks), config.piece_bytes), source, "piece")
 

@@ -16,8 +16,10 @@ from wordmill.corpus.read import WHOLE_LIMIT, Reading, decoded
 from wordmill.corpus.sources import BrokenFile, Source, opened
 from wordmill.corpus.text import unify_line_ends
 
-USUAL_FIELDS = ("text", "content", "body", "document", "article", "passage", "story", "raw_content", "markdown", "code", "sentence", "paragraphs")
+USUAL_FIELDS = ("text", "content", "body", "document", "article", "passage", "story", "raw_content", "code", "sentence", "paragraphs")
 LONGEST_LINE = 64_000_000
+MOST_NAMES = 25
+CHOOSE = "Choose with --field NAME, or go on without such records: --skip-bad"
 
 
 class Collector:
@@ -59,13 +61,14 @@ class Collector:
         if self.field is None:
             self.field = self.choose(record, [name for name, value in record.items() if isinstance(value, str)])
         if self.field is None or self.field not in record:
-            self.bad(number, missing(self.field, record))
+            self.bad(number, missing(self.field, record), fix=CHOOSE)
             return
         value = record[self.field]
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = "\n".join(value)
         if value is not None and not isinstance(value, str):
-            self.bad(number, f"the field {self.field!r} holds {type(value).__name__}, not text", fix=f"Fields: {', '.join(record)}; choose with --field")
+            what = f"the field {self.field!r} holds {type(value).__name__}, not text; fields here: {', '.join(record)}"
+            self.bad(number, what, fix=CHOOSE)
             return
         self.put(value or "", number, record)
 
@@ -89,7 +92,9 @@ class Collector:
 def missing(field: str | None, names: Iterable[str]) -> str:
     """What to say when the field is not there."""
     what = f"no field {field!r}" if field else "no field that is obviously the text"
-    return f"{what}; fields here: {', '.join(map(repr, names)) or 'none'}; choose with --field"
+    names = list(names)
+    listed = ", ".join(map(repr, names[:MOST_NAMES])) + (" …" if len(names) > MOST_NAMES else "")
+    return f"{what}; fields here: {listed or 'none'}"
 
 
 def read_json_lines(source: Source, reading: Reading) -> Iterator[RawBatch]:
@@ -274,10 +279,11 @@ def _parquet_rows(table: Any, source: Source, reading: Reading) -> Iterator[RawB
     collector = Collector(source, reading, "row")
     field = collector.choose(schema.names, [item.name for item in schema if _is_text(item.type)])
     if field is None or field not in schema.names:
-        raise DataError(missing(field, schema.names), where=source.path)
+        raise DataError(missing(field, schema.names), where=source.path, fix="Choose with --field NAME")
     kind = schema.field(field).type
     if not _is_text(kind) and not (pa.types.is_list(kind) and _is_text(kind.value_type)):
-        raise DataError(f"the column {field!r} holds {kind}, not text; columns here: {', '.join(schema.names)}", where=source.path)
+        what = f"the column {field!r} holds {kind}, not text; columns here: {', '.join(schema.names)}"
+        raise DataError(what, where=source.path, fix="Choose with --field NAME")
     columns = [field, *(name for name in reading.config.keep_fields if name in schema.names and name != field)]
     sizes = [table.metadata.row_group(index).total_byte_size for index in range(table.num_row_groups)]
     rows = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS * table.metadata.num_rows // max(1, sum(sizes))))

@@ -144,7 +144,7 @@ def opened(source: Source, progress: Callable[[int], None]) -> Iterator[ByteStre
     import pyarrow as pa
 
     try:
-        raw = open(source.path, "rb")
+        raw = open(source.path, "rb")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise DataError(f"can't read this file: {error.strerror}", where=source.path) from error
     with raw:

@@ -14,7 +14,7 @@ from wordmill.core.files import hash_file
 from wordmill.corpus.document import CleanBatch
 from wordmill.corpus.meter import StageTime
 
-SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("language", pa.string()), ("metadata", pa.string())])
+SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "source", "language", "metadata")])
 ROW_GROUP_BYTES = 8_000_000
 SHARD_BYTES = 512_000_000
 PENDING = 2
