@@ -49,10 +49,6 @@ def test_relative_error():
     assert relative_error(torch.tensor([1.0, float("nan")]), truth) == float("inf")
 
 
-@pytest.mark.parametrize(
-    ("bf16", "error", "dtype", "fast"),
-    [(300.0, 1e-6, "bf16", True), (110.0, 1e-6, "fp32", True), (300.0, 2e-3, "bf16", False)],
-)
-def test_what_is_chosen_follows_from_what_was_measured(bf16, error, dtype, fast):
-    rates = Rates("cpu", {"fp32": 50.0, "fp32 fast": 100.0, "bf16": bf16}, error, 10.0, 10.0)
-    assert (rates.dtype, rates.float32_fast) == (dtype, fast)
+def test_bf16_gain():
+    assert Rates("cpu", {"fp32": 50.0, "fp32 fast": 100.0, "bf16": 150.0}, 1e-6, 10.0, 10.0).bf16_gain == 3
+    assert Rates("cuda", {"fp32": 50.0, "fp32 fast": 100.0}, 1e-6, 10.0, 10.0).bf16_gain == 0

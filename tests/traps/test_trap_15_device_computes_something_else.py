@@ -87,4 +87,4 @@ def test_doctor_says_what_is_wrong_and_exits_with_1(capsys, monkeypatch):
 
 def test_doctor_on_a_device_that_is_not_there(capsys):
     assert main(["doctor", "--device", "cuda:77"]) == 2
-    assert capsys.readouterr().err.startswith("error: --device: this device can't be used")
+    assert capsys.readouterr().err.startswith("error: --device: there is no 'cuda:77' on this machine")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
-from wordmill.core.errors import UsageError
 from wordmill.core.progress import human_bytes
 
 if TYPE_CHECKING:
+    import torch
+
     from wordmill.core.measure import Machine, Rates
     from wordmill.models.checks import KernelCheck
 
@@ -20,47 +21,43 @@ def doctor(device: DeviceOption = "auto", json: JsonOption = False, quiet: Quiet
     uses with the same computation in float64 on the CPU, since a device can be wrong without a word. Takes some
     seconds; exits with 1 when a kernel is wrong.
     """
-    import torch
-
+    from wordmill.core.device import choose_device
     from wordmill.core.measure import describe_machine, measure_rates
     from wordmill.models.checks import check_kernels
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"this device can't be used: {str(error).splitlines()[0]}", where="--device") from error
+    place = choose_device(device)
     notes = reporter(quiet)
     machine = describe_machine()
     notes.note(f"measuring matrix products and memory on {place} …")
     rates = measure_rates(place)
     notes.note("checking the kernels against float64 …")
     checks = check_kernels(place, ("fp32", "bf16") if "bf16" in rates.matmul else ("fp32",))
-    choices = choose(machine, rates)
+    choices = choose(place, machine, rates)
     emit(json, _plain(machine, rates, checks, choices), _text(machine, rates, checks, choices))
     return 0 if all(check.ok for check in checks) else 1
 
 
-def choose(machine: Machine, rates: Rates) -> dict[str, str]:
+def choose(device: torch.device, machine: Machine, rates: Rates) -> dict[str, str]:
     """What wordmill will use here, each with its reason."""
-    bf16, fp32 = rates.matmul.get("bf16", 0.0), rates.matmul["fp32"]
-    chosen = {"device": f"{rates.device}" + ("" if machine.gpus else " (torch sees no GPU)")}
-    if rates.dtype == "bf16":
-        chosen["dtype"] = f"bf16 (its products are {bf16 / fp32:.1f} × as fast as float32's); master weights stay float32"
-    else:
-        chosen["dtype"] = f"fp32 (bf16's products are {bf16 / fp32:.1f} × as fast, which is not worth their rounding)" if bf16 else "fp32"
+    from wordmill.core.device import choose_dtype, tune_float32, tune_memory
+
+    dtype = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(choose_dtype("auto", device))]
+    gain = f"bf16 products are {rates.bf16_gain:.1f} × as fast as float32's here" if rates.bf16_gain else "there is no bf16 here"
+    if dtype == "bf16":
+        gain += "; master weights stay float32" if rates.bf16_gain > 1 else ", so try --dtype fp32 too"
     error = rates.float32_fast_error
-    if rates.float32_fast:
-        gain = rates.matmul["fp32 fast"] / fp32
-        chosen["float32 products"] = f"the faster way ({gain:.1f} ×; relative error {error:.1e}, as good as float32)"
-    else:
-        why = "it rounds to fewer bits" if error is not None and error > 1e-5 else "the faster one gains nothing"
-        chosen["float32 products"] = f"the exact way ({why}: relative error {error:.1e})"
+    chosen = {"device": str(device) + ("" if machine.gpus else " (torch sees no GPU)"), "dtype": f"{dtype}: {gain}"}
+    if device.type == "cpu":
+        faster = rates.matmul["fp32 fast"] / rates.matmul["fp32"]
+        chosen["float32 products"] = (
+            f"the faster way: {faster:.1f} ×, with a relative error of {error:.1e} as good as float32"
+            if tune_float32()
+            else f"the exact way: the faster one ({faster:.1f} ×) rounds to fewer bits, with a relative error of {error:.1e}"
+        )
+        chosen["memory"] = "freed buffers are kept, large ones come in huge pages" if tune_memory() else "as the C library does it"
     chosen["threads"] = f"{machine.threads} of {machine.cores} cores"
     chosen["torch.compile"] = (
-        f"where it pays ({machine.compiler} is there)" if machine.compiler else "never: there is no C++ compiler on the PATH"
+        f"where it pays ({machine.compiler} is there)" if machine.compiler else "never: no C++ compiler is on the PATH"
     )
     return chosen
 

@@ -22,12 +22,6 @@ SECONDS_PER_RATE = 0.35
 MATMUL_CPU, MATMUL_GPU = (2048, 1024, 2048), (8192, 8192, 8192)
 """Rows, inner and columns of the product measured: as large as a small model's on a CPU, filling a GPU's units there."""
 
-BF16_GAIN = 1.3
-"""bf16 must be this much faster than float32 to be worth its rounding."""
-
-FLOAT32_TOLERANCE = 1e-5
-"""Relative error above which the faster float32 mode is held to be something less than float32."""
-
 
 @dataclass(frozen=True)
 class Gpu:
@@ -62,20 +56,14 @@ class Rates:
 
     device: str
     matmul: dict[str, float]
-    float32_fast_error: float | None
+    float32_fast_error: float
     read: float
     copy: float
 
     @property
-    def dtype(self) -> str:
-        """The kind of number to train with: bf16 where it is much faster, else float32."""
-        return "bf16" if self.matmul.get("bf16", 0.0) > BF16_GAIN * max(self.matmul["fp32"], self.matmul.get("fp32 fast", 0.0)) else "fp32"
-
-    @property
-    def float32_fast(self) -> bool:
-        """Whether float32 products may take the faster way: it is no less exact, and at least a tenth faster."""
-        exact = self.float32_fast_error is not None and self.float32_fast_error < FLOAT32_TOLERANCE
-        return exact and self.matmul["fp32 fast"] > 1.1 * self.matmul["fp32"]
+    def bf16_gain(self) -> float:
+        """How many times as fast bf16 products are as float32's; 0 where there are none."""
+        return self.matmul.get("bf16", 0.0) / self.matmul["fp32"]
 
 
 def describe_machine(folder: Path = Path()) -> Machine:
@@ -108,7 +96,6 @@ def usable_cores() -> int:
 def measure_rates(device: torch.device) -> Rates:
     """Matrix products and memory of one device. Takes about two seconds."""
     matmul: dict[str, float] = {}
-    error = None
     matmul["fp32"] = matmul_rate(device, torch.float32)
     with fast_float32():
         matmul["fp32 fast"] = matmul_rate(device, torch.float32)
