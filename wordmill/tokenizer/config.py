@@ -1,0 +1,69 @@
+"""What a tokenizer is asked to be."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from wordmill.core.config import Config
+
+Kind = Literal["bpe", "wordpiece", "unigram", "byte", "char"]
+KINDS: tuple[Kind, ...] = ("bpe", "wordpiece", "unigram", "byte", "char")
+
+END, PAD, TURN_START, TURN_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<|unk|>"
+SPECIAL = (END, PAD, TURN_START, TURN_END)
+"""Special tokens of all kinds but WordPiece, ids 0–3. `END` stands before and after every document: it is bos and eos."""
+MASK = "<|mask|>"
+"""The name that makes one of `TokenizerConfig.extra_special` the mask token."""
+WORDPIECE_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class TokenizerConfig(Config):
+    """How to train a tokenizer."""
+
+    kind: Kind = "bpe"
+    """bpe: byte-level byte-pair encoding, loses nothing, the usual choice. unigram: byte-level Unigram. wordpiece: as in BERT.
+    byte: the 256 bytes. char: the characters of the training text."""
+    vocab: int | None = Field(default=8192, ge=8)
+    """Tokens in the vocabulary, special ones included; none: chosen from the size of the text. For `char` the most there may be;
+    for `byte` there are 256 and the special ones, whatever stands here."""
+    min_count: int = Field(default=2, ge=1)
+    """A pair seen less often than this is not merged (bpe, wordpiece)."""
+    allow_smaller: bool = False
+    """Take a smaller vocabulary, with a note, where the text can't give the one asked for; otherwise that is an error."""
+    sample_bytes: int = Field(default=200_000_000, ge=1)
+    """Train on a sample of about this many bytes when the text is larger: more text hardly changes a vocabulary."""
+    lowercase: bool = False
+    """Lower-case all text and drop accents (wordpiece only: BERT's uncased models)."""
+    extra_special: tuple[str, ...] = ()
+    """More special tokens, after the usual ones; `<|mask|>` becomes the mask token of masked language modelling."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TokenizerConfig:
+        if self.lowercase and self.kind != "wordpiece":
+            raise ValueError(f"lowercase is for wordpiece; a {self.kind} tokenizer keeps the text as it is")
+        known = WORDPIECE_SPECIAL if self.kind == "wordpiece" else (*SPECIAL, UNKNOWN)
+        clash = [name for name in self.extra_special if not name or name in known]
+        if clash or len(set(self.extra_special)) < len(self.extra_special):
+            raise ValueError(f"extra_special holds a token twice, an empty one, or one that is there anyway: {clash or self.extra_special}")
+        return self
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """All special tokens in the order of their ids (from 0)."""
+        if self.kind == "wordpiece":
+            return (*WORDPIECE_SPECIAL, *self.extra_special)
+        return (*SPECIAL, *((UNKNOWN,) if self.kind == "char" else ()), *self.extra_special)
+
+
+def suggest_vocab(n_bytes: int) -> int:
+    """A vocabulary size for a text of `n_bytes` (UTF-8), from 512 to 32,768.
+
+    Every token has an embedding that is learned only where the token occurs. A token is about 4 bytes and the counts
+    fall as 1/rank, so the rarest of V tokens occurs some n_bytes / (4 V ln V) times: 2,048 tokens for 1 MB, 8,192 for 10 MB and 16,384 for
+    100 MB leave it about 16, 35 and 160 occurrences. Larger vocabularies shorten the text by less and less, while the output layer's
+    cost grows in proportion, so growth slows with the size and ends at 32,768.
+    """
+    steps = ((300_000, 512), (700_000, 1024), (3_000_000, 2048), (8_000_000, 4096), (60_000_000, 8192), (500_000_000, 16_384))
+    return next((vocab for limit, vocab in steps if n_bytes < limit), 32_768)
