@@ -1,0 +1,37 @@
+"""How good a model is: bits per byte first, perplexity beside it, with counts of what was scored and what was cut.
+
+The names below are imported when they are first used: importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_PLACES = {
+    "Evaluation": "bpb",
+    "Texts": "data",
+    "compare": "bpb",
+    "evaluate": "api",
+    "evaluate_store": "validation",
+    "evaluate_text": "bpb",
+}
+
+if TYPE_CHECKING:
+    from wordmill.evaluate.api import evaluate as evaluate
+    from wordmill.evaluate.bpb import Evaluation as Evaluation
+    from wordmill.evaluate.bpb import compare as compare
+    from wordmill.evaluate.bpb import evaluate_text as evaluate_text
+    from wordmill.evaluate.data import Texts as Texts
+    from wordmill.evaluate.validation import evaluate_store as evaluate_store
+
+__all__ = ["Evaluation", "Texts", "compare", "evaluate", "evaluate_store", "evaluate_text"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'wordmill.evaluate' has no attribute {name!r}")
+    value = getattr(import_module(f"wordmill.evaluate.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,41 @@
+"""From a model to text: sampling, the engine (ids in, ids out), and `load`, which opens a model folder.
+
+The names below are imported when they are first used: importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_PLACES = {
+    "Generation": "loaded",
+    "Loaded": "loaded",
+    "SamplingConfig": "sampling",
+    "Score": "score",
+    "generate": "loaded",
+    "load": "loaded",
+    "run": "engine",
+    "score_documents": "score",
+}
+
+if TYPE_CHECKING:
+    from wordmill.generate.engine import run as run
+    from wordmill.generate.loaded import Generation as Generation
+    from wordmill.generate.loaded import Loaded as Loaded
+    from wordmill.generate.loaded import generate as generate
+    from wordmill.generate.loaded import load as load
+    from wordmill.generate.sampling import SamplingConfig as SamplingConfig
+    from wordmill.generate.score import Score as Score
+    from wordmill.generate.score import score_documents as score_documents
+
+__all__ = ["Generation", "Loaded", "SamplingConfig", "Score", "generate", "load", "run", "score_documents"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'wordmill.generate' has no attribute {name!r}")
+    value = getattr(import_module(f"wordmill.generate.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -126,9 +126,17 @@ def _layer(block: Block, config: TransformerConfig, keys: Tensor, values: Tensor
         q, k = attention.q_norm.weight.float(), attention.k_norm.weight.float()
         qk_weight = torch.cat((q.expand(config.heads, -1), k.expand(config.kv_heads, -1)))
     return Layer(
-        _norm(block.attention_norm), _norm(block.ffn_norm), _linear(attention.qkv), _linear(attention.output), _linear(block.ffn.up),
-        _linear(block.ffn.down), qk_weight, store[0], store[1], attention.window,
-    )  # fmt: skip
+        _norm(block.attention_norm),
+        _norm(block.ffn_norm),
+        _linear(attention.qkv),
+        _linear(attention.output),
+        _linear(block.ffn.up),
+        _linear(block.ffn.down),
+        qk_weight,
+        store[0],
+        store[1],
+        attention.window,
+    )
 
 
 def _norm(norm: Norm) -> Function:

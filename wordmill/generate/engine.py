@@ -38,7 +38,12 @@ class Token(NamedTuple):
 
 
 def run(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], config: SamplingConfig, *, eos: Sequence[int] = (), dropped: set[int] | None = None
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    config: SamplingConfig,
+    *,
+    eos: Sequence[int] = (),
+    dropped: set[int] | None = None,
 ) -> Iterator[list[Token]]:
     """Yield, step by step, the new token of every live prompt.
 
@@ -53,8 +58,10 @@ def run(
         if not prompt:
             raise UsageError(f"prompt {row + 1} has no tokens, not even a start token")
         if len(prompt) >= limit:
-            raise UsageError(f"prompt {row + 1} has {len(prompt):,} tokens, and the model has {limit:,} positions for prompt and answer together",
-                             fix="Shorten it")  # fmt: skip
+            raise UsageError(
+                f"prompt {row + 1} has {len(prompt):,} tokens, and the model has {limit:,} positions for prompt and answer together",
+                fix="Shorten it",
+            )
     training = model.training
     model.eval()
     try:
@@ -74,8 +81,10 @@ def _steps(
         with torch.inference_mode():
             drawn = sampler.draw(batch.logits, batch.rows)
         made += 1
-        tokens = [Token(row, id_, _reason(id_ in eos, made, config.max_tokens, batch.lengths[row], model.config.max_positions))
-                  for row, id_ in zip(batch.rows, drawn, strict=True)]  # fmt: skip
+        tokens = [
+            Token(row, id_, _reason(id_ in eos, made, config.max_tokens, batch.lengths[row], model.config.max_positions))
+            for row, id_ in zip(batch.rows, drawn, strict=True)
+        ]
         yield tokens
         keep = [i for i, token in enumerate(tokens) if token.reason is None and token.row not in dropped]
         with torch.inference_mode():

@@ -1,0 +1,54 @@
+"""`wordmill evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, for example runs/x/model.", show_default=False)],
+    data: Annotated[
+        list[Path], typer.Argument(metavar="DATA...", help="Files and folders of text, or a corpus folder.", show_default=False)
+    ],
+    context: Annotated[
+        int | None, typer.Option("--context", help="Window in tokens. [default: the model's positions, at most 2048]")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option("--stride", help="Tokens by which the window slides on. [default: half the context]")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Tokens in one forward pass; changes the speed, not the result.")] = 8192,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Stop after so many tokens, and say how much was cut.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="The split of a corpus folder. [default: validation]")] = None,
+    field: Annotated[str | None, typer.Option("--field", help="The JSON key, column or column number that holds the text.")] = None,
+    device: DeviceOption = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="fp32, bf16 or auto: the numbers to compute with.")] = "fp32",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Bits per byte and perplexity of a model on text.
+
+    Every token is scored once, long texts through a sliding window; what was cut or left out is counted. Bits per byte compare all models,
+    perplexity per token only those with the same tokenizer. A corpus folder is scored on its validation split.
+
+    Example: wordmill evaluate runs/x/model other.txt --json
+    """
+    from wordmill.core.device import choose_device, choose_dtype
+    from wordmill.evaluate import Texts
+    from wordmill.evaluate import evaluate as run
+    from wordmill.generate.loaded import load_on
+    from wordmill.models.folder import read_config
+
+    report = reporter(quiet)
+    read_config(model)
+    Texts(data, split=split, field=field)  # errors of names and places come before the model is loaded
+    chosen = choose_device(device)
+    loaded = load_on(model, chosen, choose_dtype(dtype, chosen))
+    found = run(
+        loaded, data, split=split, field=field, context=context, stride=stride, batch_tokens=batch, max_tokens=max_tokens, reporter=report
+    )
+    emit(json, {"model": str(model), "data": [str(item) for item in data], "dtype": dtype, **found.plain()}, found.text())

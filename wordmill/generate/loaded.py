@@ -1,0 +1,310 @@
+"""A model folder, opened: the model, its tokenizer, and everything that the two can do together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from wordmill.core.device import choose_device, choose_dtype
+from wordmill.core.errors import ConfigError, ModelError, UsageError, nearest
+from wordmill.core.files import read_json, write_json
+from wordmill.core.lineage import FILE as LINEAGE
+from wordmill.core.lineage import read_lineage
+from wordmill.core.progress import SILENT, Reporter
+from wordmill.generate.engine import Reason, run
+from wordmill.generate.sampling import SamplingConfig
+from wordmill.generate.score import Score, evaluating, score_documents
+from wordmill.generate.text import TextStream
+from wordmill.models.config import ModelConfig
+from wordmill.models.folder import LanguageModel, load_model, save_model
+from wordmill.tokenizer import Tokenizer
+
+ROWS = 32
+"""Most prompts that are answered side by side."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer."""
+
+    prompt: str
+    text: str
+    """The answer alone, up to a stop text."""
+    ids: list[int]
+    """The tokens drawn, the end token and those of a stop text included."""
+    reason: Reason
+    """Why it ended: "eos", "stop", "length" (max_tokens) or "context" (the model has no more positions)."""
+    prompt_tokens: int
+    """Tokens read, the start token included."""
+    seconds_prompt: float
+    """Time until the first token of the batch that this prompt was in."""
+    seconds: float
+    """Time from the first token of that batch to this answer's last."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed after the first token."""
+        return (len(self.ids) - 1) / self.seconds if self.seconds > 0 else 0.0
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "prompt": self.prompt,
+            "text": self.text,
+            "reason": self.reason,
+            "tokens": len(self.ids),
+            "prompt_tokens": self.prompt_tokens,
+            "seconds_prompt": round(self.seconds_prompt, 4),
+            "tokens_per_second": round(self.tokens_per_second, 2),
+        }
+
+
+class Loaded:
+    """What `wordmill.load(folder)` returns. `model` is the module, `folder` where it came from (None for one in memory)."""
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, folder: Path | None = None, *, eos: Sequence[int] | None = None) -> None:
+        """`eos` are the tokens that end an answer: by default the model's and the tokenizer's end token."""
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise ModelError(
+                f"the tokenizer has {tokenizer.vocab_size:,} tokens and the model only {model.config.vocab_size:,}",
+                where=folder,
+                fix="They belong to different models",
+            )
+        self.model, self.tokenizer, self.folder = model, tokenizer, folder
+        ends = eos if eos is not None else (model.config.eos_id, tokenizer.eos_id)
+        self.eos = frozenset(id_ for id_ in ends if id_ is not None)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return next(self.model.parameters()).device
+
+    @property
+    def start_id(self) -> int | None:
+        """The token before every text: the tokenizer's start token, or its end token where it has no start token and the
+        vocabulary's documents are told apart by that one alone."""
+        return self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """What the model reads for a prompt: the start token once, then the text; what looks like a special token in it stays text."""
+        start = self.start_id
+        return [*([] if start is None else [start]), *self.tokenizer.encode(text)]
+
+    def encode_documents(self, texts: Iterable[str]) -> Iterator[list[int]]:
+        """The ids of whole documents as in training: start token, text, end token. Raises `ModelError` without such tokens."""
+        start, end = self.start_id, self.tokenizer.required("eos")
+        batch: list[str] = []
+        size = 0
+        for text in texts:
+            batch.append(text)
+            size += len(text)
+            if size > 2_000_000:
+                yield from ([start, *ids, end] for ids in self.tokenizer.encode_batch(batch))  # type: ignore[misc]
+                batch, size = [], 0
+        yield from ([start, *ids, end] for ids in self.tokenizer.encode_batch(batch))  # type: ignore[misc]
+
+    def logits(self, ids: Sequence[int] | Sequence[Sequence[int]] | Tensor, mask: Tensor | Sequence[Sequence[int]] | None = None) -> Tensor:
+        """Scores of every next token: ids (T,) or (B, T) → (B, T, V).
+
+        `mask` (B, T) is 1 where a token is real and 0 where it is padding, on either side; what stands at padding is without
+        meaning. Raises `UsageError` for shapes that don't fit and for more tokens than the model has positions.
+        """
+        ids = torch.as_tensor(ids, dtype=torch.long, device=self.device)
+        ids = ids[None] if ids.ndim == 1 else ids
+        if ids.ndim != 2 or ids.numel() == 0:
+            raise UsageError(f"ids must be (T,) or (B, T) and not empty, not {tuple(ids.shape)}")
+        positions = documents = None
+        length = ids.shape[1]
+        if mask is not None:
+            real = torch.as_tensor(mask, device=self.device).bool()
+            if real.shape != ids.shape:
+                raise UsageError(f"the mask has the shape {tuple(real.shape)}, the ids {tuple(ids.shape)}")
+            count = real.long().cumsum(-1)
+            positions = torch.where(real, count - 1, -1)
+            length = int(count.max())
+            if not bool((real[:, :-1] >= real[:, 1:]).all()):
+                # Padding before a token: as a document of its own it is seen by nobody.
+                documents = real.int()
+        if length > self.config.max_positions:
+            raise UsageError(
+                f"{length:,} tokens are more than the model's {self.config.max_positions:,} positions", fix="Score in windows: Loaded.score"
+            )
+        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
+            raise UsageError(f"ids must lie in 0…{self.config.vocab_size - 1}")
+        with evaluating(self.model):
+            hidden, _ = self.model(ids, positions, documents)
+            return self.model.logits(hidden)
+
+    def score(self, text: str, *, context: int | None = None, stride: int | None = None) -> Score:
+        """What the text costs the model, as a document: nats of all its tokens and of its end token, and its UTF-8 bytes.
+
+        Long texts are scored through a sliding window (see `score_documents`); nothing is cut.
+        """
+        found = next(score_documents(self.model, self.encode_documents([text]), context=context, stride=stride))
+        return Score(found.nats, len(text.encode()), found.tokens)
+
+    @overload
+    def generate(self, prompt: str, config: SamplingConfig | None = ..., *, reporter: Reporter = ..., **settings: Any) -> str: ...
+    @overload
+    def generate(
+        self, prompt: Sequence[str], config: SamplingConfig | None = ..., *, reporter: Reporter = ..., **settings: Any
+    ) -> list[str]: ...
+    def generate(
+        self, prompt: str | Sequence[str], config: SamplingConfig | None = None, *, reporter: Reporter = SILENT, **settings: Any
+    ) -> str | list[str]:
+        """The text that follows a prompt, or each of several.
+
+        `settings` are those of `SamplingConfig` (max_tokens=100, temperature=0.8, stop=("\\n",), seed=1, …).
+        """
+        if isinstance(prompt, str):
+            return self.generations([prompt], config, reporter=reporter, **settings)[0].text
+        return [answer.text for answer in self.generations(prompt, config, reporter=reporter, **settings)]
+
+    def generations(
+        self, prompts: Sequence[str], config: SamplingConfig | None = None, *, reporter: Reporter = SILENT, **settings: Any
+    ) -> list[Generation]:
+        """As `generate`, with what else there is to know of each answer: tokens, why it ended, how long it took.
+
+        Warns through `reporter` of answers that ended because the model has no more positions.
+        """
+        sampling = _sampling(config, settings)
+        answers: list[Generation] = []
+        for first in range(0, len(prompts), ROWS):
+            part = prompts[first : first + ROWS]
+            work = _Answers(self, part, sampling.replace(seed=sampling.seed + first))
+            for _ in work.pieces():
+                pass
+            answers += work.results()
+        cut = sum(answer.reason == "context" for answer in answers)
+        if cut:
+            reporter.warn(
+                f"{cut} of {len(answers)} answers ended at the model's last position ({self.config.max_positions:,}), before max_tokens"
+            )
+        return answers
+
+    def stream(self, prompt: str, config: SamplingConfig | None = None, *, reporter: Reporter = SILENT, **settings: Any) -> Iterator[str]:
+        """The same text as `generate`, in pieces as they come. A piece never splits a character, nor shows a part of a stop text."""
+        work = _Answers(self, [prompt], _sampling(config, settings))
+        for _, piece in work.pieces():
+            yield piece
+        if work.results()[0].reason == "context":
+            reporter.warn(f"the answer ended at the model's last position ({self.config.max_positions:,}), before max_tokens")
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder: the weights in their present dtype, the tokenizer, and the lineage where there is one."""
+        folder = Path(folder)
+        weight = next(self.model.parameters())
+        save_model(self.model, folder, dtype=weight.dtype)
+        self.tokenizer.save(folder)
+        if self.folder is not None and (self.folder / LINEAGE).exists() and self.folder.resolve() != folder.resolve():
+            write_json(folder / LINEAGE, read_lineage(self.folder))
+
+    def __getattr__(self, name: str) -> Any:
+        """Verbs of other kinds of models, refused with the reason."""
+        needs = {"fill": "a model trained to fill masks", "embed": "an encoder", "predict": "a model fine-tuned for a task"}
+        if name in needs:
+            raise UsageError(
+                f"this model is a language model and can't {name}: that takes {needs[name]}", where=self.__dict__.get("folder")
+            )
+        raise AttributeError(
+            f"{type(self).__name__!r} has no attribute {name!r}. {nearest(name, [x for x in dir(type(self)) if x[0] != '_'])}"
+        )
+
+
+def _sampling(config: SamplingConfig | None, settings: dict[str, Any]) -> SamplingConfig:
+    stop = settings.get("stop")
+    if isinstance(stop, str):
+        settings = {**settings, "stop": (stop,)}
+    if config is None:
+        return SamplingConfig.of(settings, where="generate")
+    return config.replace(**settings) if settings else config
+
+
+class _Answers:
+    """The answers to a batch of prompts while they grow."""
+
+    def __init__(self, loaded: Loaded, prompts: Sequence[str], config: SamplingConfig) -> None:
+        if any(not isinstance(prompt, str) for prompt in prompts):
+            raise ConfigError("a prompt is a text", where="generate", fix="For token ids use wordmill.generate.engine.run")
+        self.loaded, self.prompts, self.config = loaded, list(prompts), config
+        self.ids = [loaded.encode_prompt(prompt) for prompt in prompts]
+        self.texts = [TextStream(loaded.tokenizer, ids, config.stop) for ids in self.ids]
+        self.made: list[list[int]] = [[] for _ in prompts]
+        self.reasons: list[Reason] = ["length"] * len(self.prompts)
+        self.ends = [0.0] * len(self.prompts)
+        self.started = self.first = time.perf_counter()
+
+    def pieces(self) -> Iterator[tuple[int, str]]:
+        """(row, text) as it becomes certain."""
+        dropped: set[int] = set()
+        self.started = time.perf_counter()
+        steps = run(self.loaded.model, self.ids, self.config, eos=tuple(self.loaded.eos), dropped=dropped)
+        for number, step in enumerate(steps):
+            if number == 0:
+                self.first = time.perf_counter()
+            for row, token, reason in step:
+                self.made[row].append(token)
+                text = self.texts[row]
+                piece = "" if reason == "eos" else text.add(token)
+                if text.stopped is None and reason is not None:
+                    piece += text.end()
+                if text.stopped is not None:
+                    dropped.add(row)
+                    reason = "stop"
+                if reason is not None:
+                    self.reasons[row], self.ends[row] = reason, time.perf_counter()
+                if piece:
+                    yield row, piece
+
+    def results(self) -> list[Generation]:
+        """The answers, when `pieces` is used up."""
+        rows = zip(self.prompts, self.texts, self.made, self.reasons, self.ids, self.ends, strict=True)
+        return [
+            Generation(prompt, text.text, made, reason, len(ids), self.first - self.started, end - self.first)
+            for prompt, text, made, reason, ids, end in rows
+        ]
+
+
+def load(folder: str | Path, *, device: str = "auto", dtype: str | None = None) -> Loaded:
+    """Open a model folder.
+
+    `device` is "auto", "cpu", "cuda" or "cuda:1"; `dtype` "fp32", "bf16", "auto" (bfloat16 where the device computes it much
+    faster: twice as fast in generating), or None for that of the weights on disk. Raises `ModelError` when the folder is missing,
+    incomplete or of another kind, `UsageError` for a device that isn't there.
+    """
+    chosen = choose_device(device)
+    return load_on(Path(folder), chosen, None if dtype is None else choose_dtype(dtype, chosen))
+
+
+def load_on(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Loaded:
+    """As `load`, for a device and a dtype that are settled; None keeps the dtype of the weights on disk."""
+    model = load_model(folder, device=device, dtype=dtype)
+    return Loaded(model, Tokenizer.load(folder), folder, eos=_end_tokens(folder, model))
+
+
+def _end_tokens(folder: Path, model: LanguageModel) -> list[int] | None:
+    """What generation_config.json, else config.json, names as end tokens (chat models name several)."""
+    path = folder / "generation_config.json"
+    named = read_json(path).get("eos_token_id") if path.exists() else model.config.eos_id
+    if named is None:
+        return None
+    return list(named) if isinstance(named, list) else [int(named)]
+
+
+def generate(
+    model: str | Path | Loaded, prompt: str | Sequence[str], config: SamplingConfig | None = None, **settings: Any
+) -> str | list[str]:
+    """Open a model folder (unless it is open already) and continue a prompt, or each of several: see `Loaded.generate`."""
+    loaded = model if isinstance(model, Loaded) else load(model)
+    return loaded.generate(prompt, config, **settings)
