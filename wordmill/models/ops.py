@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE = -100
-"""The target that is not counted in a loss."""
+from wordmill.batches.batch import IGNORE
 
 ROWS_PER_CHUNK = 512
 """Rows of logits held at a time on a CPU: at 8,192 tokens 16 MB in float32, which stays in the last-level cache."""

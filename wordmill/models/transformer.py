@@ -175,6 +175,13 @@ class Transformer(nn.Module):
         c, weight = self.config, self.embedding.weight
         return KVCache(c.layers, batch, length, c.kv_heads, c.head_size, dtype=weight.dtype, device=weight.device)
 
+    def matrix_parts(self) -> dict[str, tuple[int, ...]]:
+        """Rows of the matrices that are stacked in one weight: an optimiser that works on whole matrices takes them apart."""
+        c = self.config
+        q, kv, ffn = c.heads * c.head_size, c.kv_heads * c.head_size, c.ffn_size
+        parts = {f"blocks.{i}.attention.qkv.weight": (q, kv, kv) for i in range(c.layers)}
+        return {**parts, **({f"blocks.{i}.ffn.up.weight": (ffn, ffn) for i in range(c.layers)} if c.gated else {})}
+
     def _view(self, positions: Tensor, documents: Tensor | None, cache: KVCache | None, dtype: torch.dtype) -> View:
         config = self.config
         biases = {window: self._bias(window, positions, documents, cache, dtype) for window in set(config.windows)}

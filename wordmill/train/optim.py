@@ -1,0 +1,223 @@
+"""Optimisers: Muon for the matrices inside the model, AdamW (or Adam, SGD) for everything else.
+
+The model may hold bfloat16 weights: the float32 masters live here. Each step reads the gradients, updates the masters
+and writes them back to the model. Which weight gets which rule is decided once, in `assign`, and can be listed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wordmill.core.config import Config
+
+
+class OptimConfig(Config):
+    """The optimiser and its rates."""
+
+    kind: Literal["muon", "adamw", "adam", "sgd"] = "muon"
+    """`muon`: Muon for matrices inside the model and AdamW for the rest; the others: one rule for all weights."""
+    matrix_lr: float = 0.03
+    """Muon's learning rate: the size of an update's entries relative to an orthogonal matrix."""
+    lr: float = 6e-3
+    """Learning rate of AdamW, Adam or SGD (with `muon`: for norms, biases and whatever is not listed below)."""
+    embedding_lr: float = 0.28
+    """AdamW's learning rate for untied embeddings under `muon`."""
+    head_lr: float = 6e-3
+    """AdamW's learning rate for the output layer (tied or not) under `muon`."""
+    beta1: float = 0.8
+    """Decay of AdamW's first moment."""
+    beta2: float = 0.95
+    """Decay of AdamW's second moment."""
+    eps: float = 1e-10
+    """Added to the root of AdamW's second moment."""
+    momentum: float = 0.95
+    """Momentum of Muon (Nesterov) and SGD."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of matrices, times the learning rate; never on norms, biases or embeddings."""
+    ns_steps: int = 5
+    """Newton–Schulz iterations of Muon."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights that share a rule."""
+
+    rule: str
+    """`muon`, `adamw`, `adam` or `sgd`."""
+    names: tuple[str, ...]
+    """Names of the model's parameters."""
+    lr: float
+    """Peak learning rate."""
+    weight_decay: float
+    """Decoupled weight decay."""
+
+
+def assign(model: nn.Module, config: OptimConfig) -> list[Group]:
+    """Each parameter to exactly one group; a tied weight appears once (named_parameters gives it once).
+
+    Norms, biases and embeddings get no weight decay. Empty groups are left out.
+    """
+    tied = getattr(getattr(model, "config", None), "tie_embeddings", False)
+    kinds: dict[str, list[str]] = {"matrix": [], "embedding": [], "head": [], "vector": []}
+    for name, parameter in model.named_parameters():
+        if "embedding" in name:
+            kinds["head" if tied and name == "embedding.weight" else "embedding"].append(name)
+        elif name.startswith("head."):
+            kinds["head"].append(name)
+        else:
+            kinds["matrix" if parameter.ndim >= 2 else "vector"].append(name)
+    decay = config.weight_decay
+    if config.kind == "muon":
+        groups = [
+            Group("muon", tuple(kinds["matrix"]), config.matrix_lr, decay),
+            Group("adamw", tuple(kinds["embedding"]), config.embedding_lr, 0.0),
+            Group("adamw", tuple(kinds["head"]), config.head_lr, 0.0),
+            Group("adamw", tuple(kinds["vector"]), config.lr, 0.0),
+        ]
+    else:
+        # A tied embedding is an embedding: no decay. An untied output layer is a matrix.
+        head, embedding = (kinds["embedding"] + kinds["head"], []) if not tied else ([], kinds["embedding"] + kinds["head"])
+        untied_head = [name for name in head if name.startswith("head.")]
+        rest = embedding + [name for name in head if not name.startswith("head.")] + kinds["vector"]
+        groups = [Group(config.kind, tuple(kinds["matrix"] + untied_head), config.lr, decay), Group(config.kind, tuple(rest), config.lr, 0.0)]
+    return [group for group in groups if group.names]
+
+
+class Optimizer:
+    """All groups with their masters and moments. `step(factor)` applies one update with the learning rates times `factor`."""
+
+    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
+        self.config, self.model = config, model
+        self.groups = assign(model, config)
+        self.parameters = dict(model.named_parameters())
+        self.steps = 0
+        self.master: dict[str, Tensor] = {
+            name: p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p.detach() for name, p in self.parameters.items()
+        }
+        self.first: dict[str, Tensor] = {name: torch.zeros_like(w) for name, w in self.master.items()}
+        adam = [name for g in self.groups if g.rule in ("adamw", "adam") for name in g.names]
+        self.second: dict[str, Tensor] = {name: torch.zeros_like(self.master[name]) for name in adam}
+        self.gradient: dict[str, Tensor] = {}
+        self._parts = model.matrix_parts() if hasattr(model, "matrix_parts") else {}
+
+    def collect(self) -> None:
+        """Move the gradients of a micro-batch out of the model and add them up in the masters' precision."""
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                continue
+            if name in self.gradient:
+                self.gradient[name].add_(parameter.grad)
+            else:
+                self.gradient[name] = parameter.grad.to(self.master[name].dtype)
+            parameter.grad = None
+
+    def gradient_norm(self) -> Tensor:
+        """Euclidean norm over all gradients collected."""
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(self.gradient.values()))))
+
+    def scale_gradients(self, by: float | Tensor) -> None:
+        """Multiply all collected gradients (clipping)."""
+        torch._foreach_mul_(list(self.gradient.values()), by)
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """One update from the collected gradients, which are dropped afterwards."""
+        self.steps += 1
+        for group in self.groups:
+            names = [name for name in group.names if name in self.gradient]
+            if not names:
+                continue
+            if group.rule == "muon":
+                self._muon(names, group, factor)
+            elif group.rule == "sgd":
+                self._sgd(names, group, factor)
+            else:
+                self._adam(names, group, factor)
+        self.gradient.clear()
+        self.write_back()
+
+    def write_back(self) -> None:
+        """Copy the masters into the model's own weights, where these are not the same tensors."""
+        pairs = [(p.data, self.master[name]) for name, p in self.parameters.items() if p.data_ptr() != self.master[name].data_ptr()]
+        if pairs:
+            torch._foreach_copy_([p for p, _ in pairs], [w for _, w in pairs])
+
+    def _decay(self, names: list[str], group: Group, rate: float) -> None:
+        if group.weight_decay:
+            torch._foreach_mul_([self.master[name] for name in names], 1 - rate * group.weight_decay)
+
+    def _sgd(self, names: list[str], group: Group, factor: float) -> None:
+        self._decay(names, group, group.lr * factor)
+        weights, moments = [self.master[n] for n in names], [self.first[n] for n in names]
+        torch._foreach_mul_(moments, self.config.momentum)
+        torch._foreach_add_(moments, [self.gradient[n] for n in names])
+        torch._foreach_add_(weights, moments, alpha=-group.lr * factor)
+
+    def _adam(self, names: list[str], group: Group, factor: float) -> None:
+        c, rate = self.config, group.lr * factor
+        step = torch._fused_adamw_ if group.rule == "adamw" else torch._fused_adam_
+        weights = [self.master[n] for n in names]
+        counts = [torch.tensor(float(self.steps), device=w.device) for w in weights]
+        step(weights, [self.gradient[n] for n in names], [self.first[n] for n in names], [self.second[n] for n in names], [], counts,
+             lr=rate, beta1=c.beta1, beta2=c.beta2, weight_decay=group.weight_decay, eps=c.eps, amsgrad=False, maximize=False)  # fmt: skip
+
+    def _muon(self, names: list[str], group: Group, factor: float) -> None:
+        """Momentum, orthogonalised: matrices of one shape go through Newton–Schulz together."""
+        rate = group.lr * factor
+        self._decay(names, group, rate)
+        gradients, moments = [self.gradient[n] for n in names], [self.first[n] for n in names]
+        torch._foreach_lerp_(moments, gradients, 1 - self.config.momentum)
+        torch._foreach_lerp_(gradients, moments, self.config.momentum)  # Nesterov: look ahead along the momentum
+        shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for name, update in zip(names, gradients, strict=True):
+            weight, parts = self.master[name], self._parts.get(name)
+            weight, update = weight.flatten(1), update.flatten(1)
+            for w, u in zip(weight.split(parts), update.split(parts), strict=True) if parts else [(weight, update)]:
+                flip = u.shape[0] > u.shape[1]
+                shapes.setdefault((min(u.shape), max(u.shape)), []).append((w.t(), u.t()) if flip else (w, u))
+        for (rows, columns), pairs in shapes.items():
+            flat = orthogonalise(torch.stack([u for _, u in pairs]), self.config.ns_steps)
+            # An update whose entries have the same size in tall and wide matrices: √(out/in) for tall ones.
+            for (w, u), o in zip(pairs, flat, strict=True):
+                tall = w.stride(0) < w.stride(1)
+                w.add_(o.to(w.dtype), alpha=-rate * (math.sqrt(columns / rows) if tall else 1.0))
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that a checkpoint needs, by name."""
+        parts = {"master": self.master, "first": self.first, "second": self.second}
+        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def load_state(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Take back what `state` gave."""
+        for name, tensor in self.state().items():
+            tensor.copy_(tensors[name])
+        self.steps = steps
+        self.write_back()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The groups in plain values, for the log and the report."""
+        return [{"rule": g.rule, "lr": g.lr, "weight_decay": g.weight_decay, "tensors": len(g.names), "names": list(g.names)} for g in self.groups]
+
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(x: Tensor, steps: int) -> Tensor:
+    """The nearest (semi-)orthogonal matrices, roughly: all singular values pulled to about 1 by Newton–Schulz.
+
+    x (n, rows, columns) with rows ≤ columns; returns the same shape in bfloat16, where it is stable and fast (in
+    float32 on a machine without bfloat16). Jordan et al. 2024 (kellerjordan.github.io/posts/muon), quintic iteration.
+    """
+    a, b, c = COEFFICIENTS
+    x = x.bfloat16() if x.dtype != torch.float64 else x
+    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, poly, x, beta=a)
+    return x
