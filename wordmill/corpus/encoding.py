@@ -82,9 +82,10 @@ def _utf16(sample: bytes) -> str | None:
     text, rest = decode_prefix(sample[: len(sample) // 2 * 2], name)
     if min(even, odd) * 10 > max(even, odd) or len(rest) > 2 or not text or any(char in text for char in "\0\1\2\3\4\5\6\ufffe\uffff"):
         return None
-    # A few NULs in what is valid UTF-8 are no UTF-16, though any bytes can be read as such.
+    # A few NULs in what would be good UTF-8 otherwise don't make it UTF-16, though nearly any bytes can be read as such.
+    visible = sample.replace(b"\x00", b"")
     few = max(even, odd) < 0.2 * len(sample)
-    return None if few and len(decode_prefix(sample, "utf-8")[1]) <= 3 else name
+    return None if few and not looks_binary(visible) and len(decode_prefix(visible, "utf-8")[1]) <= 3 else name
 
 
 def decode_prefix(data: bytes, encoding: str) -> tuple[str, bytes]:
