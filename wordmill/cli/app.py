@@ -46,6 +46,8 @@ COMMANDS: dict[str, Command | Group] = {
             "stats": Command("corpus:stats", "Count documents, bytes, lengths, languages and sources of a corpus."),
         },
     ),
+    "evaluate": Command("evaluate:evaluate", "Bits per byte and perplexity of a model on text."),
+    "generate": Command("generate:generate", "Continue a text."),
     "doctor": Command("doctor:doctor", "What this machine can do, measured, and what wordmill will use."),
 }
 
@@ -59,17 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"wordmill {__version__}")
         return 0
-    try:
-        name, command, rest = _find(words)
-    except UsageError as error:
-        print(f"error: {error.one_line()}", file=sys.stderr)
-        return 2
+    from wordmill.cli.common import run
+
+    return run(lambda: call(words))
+
+
+def call(words: Sequence[str]) -> object:
+    """Run one subcommand: what it returns, or raises. A number returned is the exit code."""
+    name, command, rest = _find(words)
     if isinstance(command, Group):
         print(overview(command.commands, name, command.help))
         return 0
-    from wordmill.cli.common import run
-
-    return run(lambda: build(name, command).main(rest, prog_name=name, standalone_mode=False))
+    return build(name, command).main(rest, prog_name=name, standalone_mode=False)
 
 
 def build(name: str, command: Command) -> ClickCommand:
@@ -92,9 +95,9 @@ def overview(commands: dict[str, Command] | dict[str, Command | Group], name: st
     return "\n".join([head, *lines, foot])
 
 
-def _find(words: list[str]) -> tuple[str, Command | Group, list[str]]:
+def _find(words: Sequence[str]) -> tuple[str, Command | Group, list[str]]:
     """The full name of the command that `words` begin with, its entry, and the words left over."""
-    word, rest = words[0], words[1:]
+    word, rest = words[0], list(words[1:])
     if word not in COMMANDS:
         raise UsageError(f"there is no command {word!r}", fix=nearest(word, COMMANDS))
     entry = COMMANDS[word]
