@@ -232,7 +232,7 @@ class _GRU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, h: Tensor, marks: Marks | None) -> Any:
         (steps, batch, _), size, wide, inner = x.shape, w_hh.shape[1], _wide(x), _inner(x, w_hh)
         gates = torch.addmm(b_ih, x.flatten(0, 1), w_ih.t()).view(steps, batch, 3 * size).to(wide)
-        sent = b_hh.to(wide).expand(steps, batch, -1).contiguous()  # what the state sends to r, z and n
+        sent = torch.empty_like(gates).copy_(b_hh)  # what the state sends to r, z and n
         hs = x.new_empty(steps + 1, batch, size, dtype=wide)
         hs[0] = h
         narrow = hs if inner == wide else torch.empty_like(hs, dtype=inner)
