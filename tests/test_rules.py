@@ -6,6 +6,8 @@ import ast
 import importlib
 import os
 import pkgutil
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import wordmill
+from wordmill.cli import app
 from wordmill.cli.app import Command
 from wordmill.core.config import Config, read_yaml
 
@@ -84,7 +87,8 @@ def test_torch_is_imported_only_when_work_starts(package):
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
-    code = "import sys; from wordmill.cli.app import main; main(['--help']); print([n for n in ('torch', 'typer', 'pyarrow') if n in sys.modules])"
+    heavy = "torch", "typer", "pyarrow", "numpy"
+    code = f"import sys; from wordmill.cli.app import main; main(['--help']); print([name for name in {heavy} if name in sys.modules])"
     times = []
     for _ in range(3):
         start = time.perf_counter()
@@ -194,3 +198,34 @@ def test_types():
 def test_style():
     done = _run("-m", "ruff", "check", "--no-cache", "--output-format", "concise", ".")
     assert done.returncode == 0, done.stdout
+
+
+def _commands_in(path: Path) -> Iterator[list[str]]:
+    """The wordmill commands in a page's code blocks."""
+    inside = False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            inside = not inside
+        elif inside and line.removeprefix("$ ").startswith("wordmill ") and "…" not in line and "[" not in line:
+            for part in line.removeprefix("$ ").split(" ; "):
+                words = shlex.split(part.partition("  #")[0])
+                yield words[1 : words.index("<")] if "<" in words else words[1:]
+
+
+PAGES = [path for path in [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").rglob("*.md"))] if path.name != "cli.md"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_the_documentation_are_understood(path):
+    for words in _commands_in(path):
+        if words == ["--help"]:
+            continue
+        name, command, rest = app._find(words)
+        assert isinstance(command, Command), words
+        app.build(name, command).make_context(name, rest)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_in_the_documentation_lead_somewhere(path):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    assert [target for target in targets if "://" not in target and not (path.parent / target).exists()] == []

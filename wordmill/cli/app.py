@@ -46,6 +46,16 @@ COMMANDS: dict[str, Command | Group] = {
             "stats": Command("corpus:stats", "Count documents, bytes, lengths, languages and sources of a corpus."),
         },
     ),
+    "tokenizer": Group(
+        "Train a tokenizer, and see what one does.",
+        {
+            "train": Command(
+                "tokenizer:train", "Train a tokenizer on the training documents of a corpus, and report on its validation documents."
+            ),
+            "show": Command("tokenizer:show", "Show a tokenizer: kind, size, special tokens, and the report made when it was trained."),
+            "encode": Command("tokenizer:encode", "Show the tokens of a text with their ids."),
+        },
+    ),
     "evaluate": Command("evaluate:evaluate", "Bits per byte and perplexity of a model on text."),
     "generate": Command("generate:generate", "Continue a text."),
     "doctor": Command("doctor:doctor", "What this machine can do, measured, and what wordmill will use."),
