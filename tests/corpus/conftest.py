@@ -20,7 +20,9 @@ def all_texts(corpus: Corpus) -> list[str]:
 def build(tmp_path: Path) -> Callable[..., Corpus]:
     """Write files (name → bytes or text) into a folder of their own and build a corpus from it."""
 
-    def call(files: dict[str, bytes | str], *, out: str = "corpus", validation: Any = (), rejects: Path | None = None, **settings: Any) -> Corpus:
+    def call(
+        files: dict[str, bytes | str], *, out: str = "corpus", validation: Any = (), rejects: Path | None = None, **settings: Any
+    ) -> Corpus:
         source = tmp_path / f"{out}-source"
         for name, content in files.items():
             path = source / name

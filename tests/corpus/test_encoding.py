@@ -68,7 +68,11 @@ def test_python_cookie() -> None:
     assert python_cookie(b"# coding: nonsense\n") is None
 
 
-@given(st.text(st.sampled_from("aé文😀\n"), max_size=60), st.integers(1, 9), st.sampled_from(["utf-8", "utf-16-le", "utf-16-be", "gb18030", "utf-32-le"]))
+@given(
+    st.text(st.sampled_from("aé文😀\n"), max_size=60),
+    st.integers(1, 9),
+    st.sampled_from(["utf-8", "utf-16-le", "utf-16-be", "gb18030", "utf-32-le"]),
+)
 def test_decoding_in_blocks_of_any_size(text: str, size: int, encoding: str) -> None:
     data = text.encode(encoding)
     faults: list[int] = []

@@ -8,7 +8,6 @@ from wordmill.corpus.language import guess_languages
 from wordmill.corpus.ledger import Ledger
 from wordmill.corpus.text import clean, is_binary, is_clean
 
-
 MANY = 1000
 
 
