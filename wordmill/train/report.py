@@ -158,7 +158,7 @@ def _curves(train: list[Row], tests: list[Row]) -> str:
         both = {"training": loss, "validation": points(tests, "validation_loss")}
         plots.append(line_plot(both, title="Loss", x_label="step", y_label="nats a token", y_skip=0.06))
     if rate:
-        plots.append(line_plot({"learning rate": rate}, title="Learning rate", x_label="step", y_label="learning rate"))
+        plots.append(line_plot({"learning rate": rate}, title="Learning rate", x_label="step", y_label="share of its peak"))
     speed, norm = points(train, "tokens_per_second"), points(train, "grad_norm")
     if speed:
         plots.append(line_plot({"tokens/s": speed}, title="Speed", x_label="step", y_label="tokens a second", y_from_zero=True))
