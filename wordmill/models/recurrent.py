@@ -182,7 +182,8 @@ class _LSTM(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_last: Tensor, d_last_c: Tensor) -> Any:
         x, w_ih, w_hh, gates, hs, cs, tanh_cs = ctx.saved_tensors
-        marks, (steps, batch, size) = ctx.marks, tanh_cs.shape
+        marks = ctx.marks
+        steps, batch, size = tanh_cs.shape
         h_in, c_in = _entering(hs, marks), _entering(cs, marks)
         # What a gate's input changes: σ' = σ − σ², times what the gate is multiplied with; by the cell's gradient (o: by the output's).
         i, f, g, o = gates.view(steps, batch, 4, size).unbind(2)
@@ -261,7 +262,8 @@ class _GRU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_last: Tensor) -> Any:
         x, w_ih, w_hh, gates, sent, hs, narrow = ctx.saved_tensors
-        marks, (steps, batch, size) = ctx.marks, (len(x), *hs.shape[1:])
+        marks = ctx.marks
+        steps, batch, size = narrow[1:].shape
         h_in, h_narrow = _entering(hs, marks), _entering(narrow, marks)
         # All derivatives are multiples of the output's gradient. Order: n, r, z by the input; then n by what the state
         # sent, so that the last three stand as in the recurrent weights.
