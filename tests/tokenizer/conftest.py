@@ -9,7 +9,7 @@ from wordmill.tokenizer.config import KINDS
 
 ENGLISH = "The mill grinds words into models. It's quick, and the miller's daughter doesn't mind: 1984 sacks, 37 carts!\n"
 CHINESE = "语言模型学习文字的规律。我们在2024年训练了三个模型，效果很好！磨坊把词语磨成模型。\n"
-CODE = "def grind(words, size=16):\n    for word in words:\n        if len(word) > size:\n            yield word[:size]\n\n    return None\n"
+CODE = "def grind(words, size=16):\n    for word in words:\n        if len(word) > size:\n            yield word\n\n    return None\n"
 OTHERS = "Мельница мелет слова. Η μυλόπετρα αλέθει λέξεις. 言葉を挽くミルです。단어를 갈아요. चक्की शब्द पीसती है। طاحونة الكلمات.\n"
 SAMPLES = [ENGLISH, CHINESE, CODE, OTHERS, "naïve café Ⅷ ½ ﬁ — 😀👩‍👩‍👧 é ٣٤ <|endoftext|><|im_start|>user"]
 

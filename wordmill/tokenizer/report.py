@@ -68,7 +68,8 @@ def report(tokenizer: Tokenizer, documents: Iterable[DocumentLike], *, max_bytes
     `all` and, under `languages`, each language ("unknown" where a document names none): documents, bytes, tokens, bytes_per_token,
     tokens_per_character, tokens_per_word (fertility; a word is what stands between white space; None for languages written without it),
     unknown (share of tokens that are the unknown token), round_trip (share of documents that decode to themselves). Further: `used`, the
-    share of the vocabulary that occurs, `frequent` (token, count) and `longest` (token, bytes). None where there is nothing to divide by.
+    share of the vocabulary that occurs, `frequent` (token, count) and `longest` (token, bytes; only those with letters). None where there
+    is nothing to divide by.
     """
     tally = _Tally()
     for batch in _batches(documents, max_bytes):
@@ -98,8 +99,8 @@ def report_text(values: Mapping[str, Any]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths)))
              for row in rows]  # fmt: skip
-    frequent = " ".join(_visible(token) for token, _ in values["frequent"])
-    longest = " ".join(_visible(token) for token, _ in values["longest"])
+    frequent = " ".join(visible(token) for token, _ in values["frequent"])
+    longest = " ".join(visible(token) for token, _ in values["longest"])
     return "\n".join([*table, f"vocabulary used here: {_percent(values['used'])}", f"most frequent: {frequent}", f"longest: {longest}"])
 
 
@@ -128,9 +129,12 @@ def _count(tally: _Tally, tokenizer: Tokenizer, document: DocumentLike, ids: np.
 
 def _longest(tokenizer: Tokenizer) -> list[list[Any]]:
     special = set(tokenizer.special_tokens.values())
-    texts = [tokenizer.token_text(index) for index in range(tokenizer.vocab_size) if index not in special and tokenizer.has_id(index)]
-    by_bytes = sorted(((len(text.encode("utf-8", "replace")), text) for text in texts), key=lambda pair: (-pair[0], pair[1]))
-    return [[text, size] for size, text in by_bytes[:SHOWN]]
+    ids = [index for index in range(tokenizer.vocab_size) if index not in special and tokenizer.has_id(index)]
+    size = (lambda n: len(tokenizer.token_bytes(n))) if tokenizer.byte_level else (lambda n: len(tokenizer.token_text(n).encode()))
+    sized = [(size(index), tokenizer.token_text(index)) for index in ids]
+    # Runs of spaces and the like are no news.
+    words = [pair for pair in sized if any(map(str.isalnum, pair[1]))]
+    return [[text, size] for size, text in sorted(words, key=lambda pair: (-pair[0], pair[1]))[:SHOWN]]
 
 
 def _ratio(a: float, b: float) -> float | None:
@@ -145,6 +149,6 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.3g} %"
 
 
-def _visible(token: str) -> str:
-    """A token between brackets, spaces and line ends made visible."""
-    return f"[{token.replace(' ', '·').encode('unicode_escape').decode() if not token.isprintable() else token.replace(' ', '·')}]"
+def visible(token: str) -> str:
+    """A token between brackets, with spaces as dots and what can't be printed escaped."""
+    return "[" + "".join("·" if char == " " else char if char.isprintable() else repr(char)[1:-1] for char in token) + "]"

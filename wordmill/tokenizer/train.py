@@ -68,7 +68,8 @@ def train_tokenizer(
     first = next(iterator := iter(chunks), None)
     if first is None:
         raise DataError("there is no text to train a tokenizer on")
-    with reporter.task("training the tokenizer", total=min(total_bytes, config.sample_bytes) if total_bytes else None, unit="bytes") as task:
+    size = min(total_bytes, config.sample_bytes) if total_bytes else None
+    with reporter.task("training the tokenizer", total=size, unit="bytes") as task:
 
         def counted() -> Iterator[str]:
             for chunk in chain([first], iterator):
