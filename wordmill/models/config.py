@@ -66,6 +66,8 @@ class TransformerConfig(Config):
     """Share of activations dropped in training, on the embedding and on each part's output."""
     init_std: float = 0.02
     """Standard deviation of the initial weights."""
+    embedding_std: float | None = None
+    """Standard deviation of the initial token embedding; None: `init_std`."""
     bos_id: int | None = 0
     """Token that starts a document."""
     eos_id: int | None = 0

@@ -235,7 +235,8 @@ class Transformer(nn.Module):
             elif name == "head.weight" and zero_outputs:
                 parameter.zero_()
             else:
-                _normal(parameter, std, generator)
+                own = self.config.embedding_std if name == "embedding.weight" else None
+                _normal(parameter, std if own is None else own, generator)
 
 
 def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:

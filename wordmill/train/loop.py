@@ -179,7 +179,7 @@ def fit(run: Training) -> None:
         if save_due(run) or run.stop:
             save(run)
         if run.stop:
-            raise Stopped(run.stop)
+            raise Stopped(run.stop, run.folder)
     run.model.eval()
     notify(run, "end")
 

@@ -1,0 +1,90 @@
+"""`wordmill pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, QuietOption, emit, reporter
+from wordmill.core.errors import UsageError
+
+STOPPED = {"SIGINT": 130, "SIGTERM": 143}
+
+
+def pretrain(
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SRC… [name=value…]", help="Files, folders or a corpus folder; then settings such as model.layers=6.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/DATE-TIME).")] = None,
+    time: Annotated[str | None, typer.Option("--time", help="Time for everything, such as 10m: model size, batch, rate and schedule follow. Default: 10m.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="Number of weights, such as 15m.")] = None,
+    tokens: Annotated[str | None, typer.Option("--tokens", help="Tokens to train on, such as 5m.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Times to go over the corpus.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="qwen3 (default), gpt2, lstm or gru.")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="clm: predict each next token.")] = None,
+    tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of a trained tokenizer; otherwise one is trained on the text.")] = None,
+    validation: Annotated[list[str] | None, typer.Option("--validation", help="Files to validate on (repeatable); otherwise a share of the text is set aside.")] = None,
+    field: Annotated[str | None, typer.Option("--field", help="Field of JSON and tables that holds the text.")] = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML file with settings.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out exactly where it was.")] = False,
+    find_learning_rate: Annotated[bool, typer.Option("--find-learning-rate", help="Try rising learning rates for some steps, plot the loss, suggest one, and stop.")] = False,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Text to continue at every evaluation (repeatable).")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count broken records and go on, instead of stopping at the first.")] = False,
+    compile: Annotated[str | None, typer.Option("--compile", help="auto, on or off: compile the model.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too (needs wordmill[track]).")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Train a language model on text, in the time you have.
+
+    Example: wordmill pretrain my_texts/ -o runs/mine --time 10m
+    """
+    from wordmill.core.config import merge, parse_overrides, read_yaml
+
+    texts, pairs = split_arguments(sources or [])
+    given: dict[str, Any] = {"time": time, "size": size, "tokens": tokens, "epochs": epochs, "steps": steps, "family": model, "objective": objective,
+                             "tokenizer_folder": tokenizer, "validation": validation, "prompts": prompt, "compile": compile, "seed": seed,
+                             "dtype": None if dtype == "auto" else dtype}  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None and value != []}
+    corpus = {**({"field": field} if field else {}), **({"skip_bad": True} if skip_bad else {})}
+    settings = merge(read_yaml(recipe) if recipe else {}, merge(merge(given, {"corpus": corpus} if corpus else {}), parse_overrides(pairs)))
+    recipe_sources = settings.pop("sources", ())
+    from wordmill.tasks.pretrain import pretrain as work
+    from wordmill.tasks.range_test import find_learning_rate as find
+    from wordmill.train.loop import Stopped
+
+    show = reporter(quiet)
+    if find_learning_rate:
+        found = find(texts or recipe_sources, out=out, device=device, reporter=show, **settings)
+        emit(json, found.plain(), found.text())
+        return 0
+    try:
+        run = work(texts or recipe_sources, out=out, resume=resume, device=device, tensorboard=tensorboard, reporter=show, **settings)
+    except Stopped as stopped:
+        name, folder = str(stopped.args[0]), stopped.args[1]
+        show.warn(f"stopped by {name}; a checkpoint is saved. Go on with: wordmill pretrain -o {folder} --resume")
+        return STOPPED.get(name, 130)
+    emit(json, {"run": str(run.folder), "model": str(run.model_folder), "report": str(run.report), **run.metrics},
+         f"model: {run.model_folder}\nreport: {run.report}\nnext: wordmill generate {run.model_folder} \"…\"")  # fmt: skip
+    return 0
+
+
+def split_arguments(words: list[str]) -> tuple[list[str], list[str]]:
+    """Sources, and settings of the form name=value (a file that exists is a source whatever its name).
+
+    Raises `UsageError` for a word such as `layers=6` that names no section.
+    """
+    texts, pairs = [], []
+    for word in words:
+        name = word.partition("=")[0]
+        if "=" not in word or "/" in name or Path(word).exists():
+            texts.append(word)
+        elif "." in name or name in ("time", "size", "tokens", "epochs", "steps", "family", "seed"):
+            pairs.append(word)
+        else:
+            raise UsageError(f"can't read the setting {word!r}", fix=f"Settings name their section, for example model.{word} or train.{word}")
+    return texts, pairs

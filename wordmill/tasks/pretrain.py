@@ -1,0 +1,376 @@
+"""Pretraining: text in, a model folder out, in one call that can be killed and resumed at any moment.
+
+    sources ─ corpus/ ─ tokenizer/ ─ tokens/ ─ plan ─ fit ─ evaluation ─ model/ ─ report.html
+
+`pretrain` reads top to bottom; each stage leaves its folder inside the run folder, and a stage whose folder is there
+is not done again.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import yaml
+
+from wordmill.batches.pack import CarriedRows, PackedRows
+from wordmill.batches.store import TokenStore, encode_corpus
+from wordmill.core.config import Config, differences
+from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
+from wordmill.core.errors import ConfigError, DataError, UsageError
+from wordmill.core.files import new_folder, read_json, write_json, write_text
+from wordmill.core.lineage import write_lineage
+from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time
+from wordmill.corpus import Corpus, CorpusConfig, build_corpus
+from wordmill.evaluate.validation import evaluate_store
+from wordmill.evaluate.watch import Watch, best_weights, weights_in
+from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
+from wordmill.models.folder import LanguageModel, build_model, save_model
+from wordmill.tasks.card import model_card
+from wordmill.tasks.plan import Plan, make_plan, parse_time
+from wordmill.tokenizer import Tokenizer, TokenizerConfig
+from wordmill.tokenizer.report import report as tokenizer_report
+from wordmill.tokenizer.train import train_on_corpus
+from wordmill.train import checkpoint
+from wordmill.train.budget import count_parameters, flops_per_token
+from wordmill.train.distributed import World, world
+from wordmill.train.log import Log
+from wordmill.train.loop import TrainConfig, Training, fit, restore, save
+from wordmill.train.objectives import OBJECTIVES
+from wordmill.train.report import write_report
+
+CONFIG, FACTS = "config.yaml", "run.json"
+T = TypeVar("T")
+
+
+class PretrainConfig(Config):
+    """What is asked of a pretraining run: also the layout of a recipe. What is not given is chosen by measuring."""
+
+    sources: tuple[str, ...] = ()
+    """Files, folders, or one corpus folder."""
+    validation: tuple[str, ...] = ()
+    """Files and folders to validate on; without any, a share of the sources is set aside."""
+    objective: Literal["clm"] = "clm"
+    """What the model learns: clm predicts each next token."""
+    family: str = "qwen3"
+    """qwen3, gpt2, lstm or gru."""
+    time: str | None = None
+    """Time for everything, such as 10m, 90s or 2h; size, batch, learning rate and schedule follow from it."""
+    size: str | None = None
+    """Number of weights, such as 15m."""
+    tokens: str | None = None
+    """Targets to train on, such as 5m."""
+    epochs: float | None = None
+    """How many times to go over the corpus."""
+    steps: int | None = None
+    """Optimiser steps."""
+    tokenizer_folder: str | None = None
+    """A trained tokenizer; without one, it is trained on the corpus."""
+    corpus: CorpusConfig = CorpusConfig()
+    """How the sources become documents."""
+    tokenizer: TokenizerConfig = TokenizerConfig(vocab=None, allow_smaller=True)
+    """How the tokenizer is trained."""
+    model: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it)
+    """Settings of the model (TransformerConfig or RecurrentConfig) that are not to be chosen."""
+    train: dict[str, Any] = {}  # noqa: RUF012
+    """Settings of the training (TrainConfig) that are not to be chosen."""
+    prompts: tuple[str, ...] = ()
+    """Texts to continue at every evaluation; without any, the beginnings of three validation documents."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the model is compiled; auto tries it where the run is long enough to pay for it."""
+    dtype: str = "auto"
+    """Numbers to compute with: auto, bf16 or fp32."""
+    seed: int = 0
+    """Seed of everything random."""
+
+
+@dataclass
+class Run:
+    """A finished run."""
+
+    folder: Path
+    """The run folder."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """The numbers of the final evaluation."""
+
+    @property
+    def model_folder(self) -> Path:
+        """The model folder: give it to any other command."""
+        return self.folder / "model"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.folder / "report.html"
+
+
+def pretrain(
+    sources: str | Path | Sequence[str | Path] = (),
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    tensorboard: bool = False,
+    reporter: Reporter = SILENT,
+    **settings: Any,
+) -> Run:
+    """Train a language model on text and leave a model folder.
+
+    `settings` are the fields of `PretrainConfig` (`time="10m"`, `family="lstm"`, `model={"layers": 6}`, …); without any
+    of time, size, tokens, epochs and steps, ten minutes are taken. `resume` goes on with the run in `out`.
+    Raises `WordmillError` for what can't be read or honoured; `Stopped` after Ctrl-C or SIGTERM, with a checkpoint saved.
+    """
+    started = time.monotonic()
+    tune_memory()
+    names = [str(s) for s in ([sources] if isinstance(sources, str | Path) else sources)]
+    given = {**settings, **({"sources": names} if names else {})}
+    place = choose_device(device)
+    with world(place) as group:
+        log = reporter if group.first else Reporter(quiet=True)
+        config, folder = _open(given, Path(out) if out else None, resume, group)
+        timings: dict[str, float] = {}
+        with _timed(timings, "reading and tokenizing"):
+            data = _first_does(group, lambda: prepare(config, folder, log))
+        with _timed(timings, "measuring the machine"):
+            plan = _planned(config, folder, data, place, group, started, log)
+        run = assemble(config, plan, data, folder, place, group, log)
+        with log.task("training", total=1.0) as task, _signals(run):
+            watch = _callbacks(run, config, plan, data, task, tensorboard)
+            saved = checkpoint.load_newest(folder / "checkpoints")
+            if saved is not None:
+                restore(run, saved)
+                log.note(f"resumed at step {run.step}")
+            elif resume:
+                log.note("there was no checkpoint yet: starting from the beginning")
+            watch.log.rewind(run)
+            before = run.seconds
+            fit(run)
+        timings |= {"training": run.seconds - before - watch.seconds, "validation and samples": watch.seconds}
+        with _timed(timings, "final evaluation and saving"):
+            metrics = finish(run, config, plan, data, folder, timings, log) if group.first else {}
+        group.wait()
+    log.note(f"done in {human_time(time.monotonic() - started)}")
+    return Run(folder, metrics)
+
+
+@dataclass
+class Data:
+    """What the preparing stages hand on."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    stores: dict[str, TokenStore]
+
+    @property
+    def train(self) -> TokenStore:
+        """Tokens to train on."""
+        return self.stores["train"]
+
+    @property
+    def validation(self) -> TokenStore | None:
+        """Tokens to validate on, where there are any."""
+        return self.stores.get("validation")
+
+
+def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
+    """Corpus, tokenizer and tokens, each made once and found again on resuming."""
+    if len(config.sources) == 1 and (Path(config.sources[0]) / "corpus.json").exists():
+        corpus = Corpus.open(config.sources[0])
+        if config.validation:
+            raise UsageError("a corpus folder brings its own validation split", where="--validation", fix="Give the files themselves as sources")
+    elif (folder / "corpus" / "corpus.json").exists():
+        corpus = Corpus.open(folder / "corpus")
+    else:
+        corpus = build_corpus(config.sources, folder / "corpus", config.corpus, validation=config.validation, reporter=reporter)
+    if config.tokenizer_folder is not None:
+        tokenizer = Tokenizer.load(config.tokenizer_folder)
+    elif (folder / "tokenizer" / "tokenizer.json").exists():
+        tokenizer = Tokenizer.load(folder / "tokenizer")
+    else:
+        tokenizer = train_on_corpus(corpus, config.tokenizer, reporter=reporter)
+        facts = {"corpus": corpus.hash, "settings": config.tokenizer.plain(), "report": tokenizer_report(tokenizer, corpus.documents("validation" if corpus.count("validation") else "train"))}
+        tokenizer.save(folder / "tokenizer", lineage=facts)
+    if tokenizer.eos_id is None:
+        raise UsageError("this tokenizer has no end token, so a model could never learn to stop", where=config.tokenizer_folder, fix="Add eos_token to its tokenizer_config.json")
+    splits = ["train"] + (["validation"] if corpus.count("validation") else [])
+    stores = encode_corpus(corpus, tokenizer, folder / "tokens", splits=splits, reporter=reporter)
+    data = Data(corpus, tokenizer, stores)
+    if data.train.n_tokens < 2:
+        raise DataError(f"the training text has {data.train.n_tokens} tokens, which is too few to learn from", fix="Give more text")
+    reporter.note(f"{human_count(data.train.n_tokens)} training tokens from {human_bytes(corpus.bytes('train'))} ({corpus.bytes('train') / data.train.n_tokens:.2f} bytes a token), vocabulary {tokenizer.vocab_size:,}")
+    return data
+
+
+def assemble(config: PretrainConfig, plan: Plan, data: Data, folder: Path, device: torch.device, group: World, reporter: Reporter) -> Training:
+    """The model and everything that trains it."""
+    dtype = choose_dtype(plan.dtype, device)
+    if dtype == torch.float32 and device.type == "cpu":
+        tune_float32()
+    model = build_model(plan.model)
+    model.initialise(config.seed)
+    model.to(device, dtype)
+    train = plan.train
+    if train.compile:
+        compile_blocks(model)
+    recurrent = isinstance(plan.model, RecurrentConfig)
+    rows = (CarriedRows if recurrent else PackedRows)(data.train, train.context, train.rows, config.seed)
+    resumed = {"model": plan.model.plain(), "train": train.plain()}
+    return Training(model, OBJECTIVES[config.objective], rows, train, folder, device, group, reporter, resumed_config=resumed)
+
+
+def compile_blocks(model: LanguageModel) -> None:
+    """Compile each block on its own: all of them share one compilation, a sixth of the time that the whole model takes."""
+    for block in getattr(model, "blocks", []):
+        block.compile(dynamic=False)
+
+
+def finish(run: Training, config: PretrainConfig, plan: Plan, data: Data, folder: Path, timings: dict[str, float], reporter: Reporter) -> dict[str, Any]:
+    """Evaluate on all of the validation text, write the model folder with its lineage and card, and the report."""
+    weights = run.weights()
+    best = best_weights(folder, run.memory.get("best_step")) if run.memory.get("best_step") != run.step else None
+    if best is not None:
+        reporter.note(f"keeping the weights of step {run.memory['best_step']}, the best by validation")
+        weights = best
+    metrics: dict[str, Any] = {"step": run.step, "tokens": run.targets, "epochs": round(run.targets / data.train.n_tokens, 3), "parameters": count_parameters(plan.model)}
+    if data.validation is not None:
+        with weights_in(run, weights):
+            score = evaluate_store(run.model, data.validation, context=plan.train.context)
+        loss = score.nats / score.tokens
+        metrics |= {"validation_bits_per_byte": score.bits_per_byte, "validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700.0)),
+                    "validation_tokens": score.tokens, "validation_bytes": score.bytes, "tokens_cut": 0}  # fmt: skip
+        reporter.note(f"validation: {score.bits_per_byte:.4f} bits per byte, perplexity {math.exp(min(loss, 700.0)):.2f} per token (all {human_count(score.tokens)} tokens, nothing cut)")
+    model_folder = folder / "model"
+    save_model(run.model, model_folder, weights=weights)
+    data.tokenizer.save(model_folder)
+    lineage = {"task": "pretrain", "objective": config.objective, "corpus": {"hash": data.corpus.hash, "sources": data.corpus.info.get("sources")},
+               "tokenizer": data.tokenizer.hash, "parent": None, "recipe": config.plain(), "model": plan.model.plain(), "train": plan.train.plain(),
+               "metrics": metrics, "timings": timings}  # fmt: skip
+    write_lineage(model_folder, **lineage)
+    write_text(model_folder / "README.md", model_card(folder.name, plan.model, metrics, data.corpus, data.tokenizer, config))
+    write_json(folder / "timings.json", timings)
+    write_json(folder / FACTS, {**read_json(folder / FACTS), "metrics": metrics})
+    write_report(folder)
+    return metrics
+
+
+def _callbacks(run: Training, config: PretrainConfig, plan: Plan, data: Data, task: Any, tensorboard: bool) -> Watch:
+    folder = run.folder if run.world.first else None
+    bytes_per_token = max(1e-9, data.corpus.bytes("train") / data.train.n_tokens)
+    log = Log(folder, task, flops_per_token=flops_per_token(plan.model, plan.train.context), peak=plan.peak_flops, bytes_per_token=bytes_per_token, tensorboard=tensorboard)
+    prompts = config.prompts or _prompts(data)
+    watch = Watch(log, data.validation, data.tokenizer, prompts=prompts, max_targets=plan.validation_targets, keep_best=plan.keep_best)
+    run.callbacks += [log, watch] if run.world.first else [watch]
+    return watch
+
+
+def _prompts(data: Data) -> tuple[str, ...]:
+    """The beginnings of three validation documents (training ones where there is no validation text), cut at a word."""
+    found = []
+    for text in data.corpus.texts("validation" if data.validation is not None else "train"):
+        start = text.strip()[:24]
+        found.append(start.rsplit(" ", 1)[0] if " " in start else start[:12])
+        if len(found) == 3:
+            break
+    return tuple(found)
+
+
+def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World) -> tuple[PretrainConfig, Path]:
+    """The settings and the run folder: new, or that of the run to resume, whose settings must not have changed."""
+    if resume:
+        if out is None or not (out / CONFIG).exists():
+            raise UsageError("there is no run to resume here", where=out, fix="Name its folder with -o, or leave --resume away to start a new run")
+        old = yaml.safe_load((out / CONFIG).read_text(encoding="utf-8"))["asked"]
+        new = PretrainConfig.of({**old, **given}).plain()
+        changed = differences(old, new)
+        if changed:
+            raise UsageError("a run is resumed with the settings it was started with; changed: " + "; ".join(changed), where=out, fix="Leave these away, or start a new run with another -o")
+        return PretrainConfig.of(old), out
+    config = PretrainConfig.of(given)
+    if not config.sources:
+        raise UsageError("no text given", fix="Name files, folders or a corpus folder")
+    chosen = [name for name in ("tokens", "epochs", "steps") if getattr(config, name) is not None]
+    if len(chosen) > 1 or (chosen and config.time):
+        raise UsageError(f"{' and '.join([*chosen, *(['time'] if config.time else [])])} both say how long to train", fix="Give one of --time, --tokens, --epochs, --steps")
+    if not chosen and config.time is None:
+        config = config.replace(time="10m")
+    if config.time is not None:
+        parse_time(config.time)
+    folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    if group.first:
+        hint = "Go on with it by --resume, or name another folder with -o" if (folder / CONFIG).exists() else "Name another folder with -o"
+        new_folder(folder, hint=hint)
+        write_text(folder / CONFIG, yaml.safe_dump({"asked": config.plain()}, allow_unicode=True, sort_keys=False))
+    group.wait()
+    return config, folder
+
+
+def _planned(config: PretrainConfig, folder: Path, data: Data, device: torch.device, group: World, started: float, reporter: Reporter) -> Plan:
+    """The plan of this run: made once by the first process, then read from config.yaml by everybody, and on resuming."""
+
+    def plan() -> Plan:
+        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        if "plan" in saved:
+            return Plan.from_plain(saved["plan"])
+        made = make_plan(config, data.train, data.validation, data.tokenizer, device, group.size, started, reporter)
+        write_text(folder / CONFIG, yaml.safe_dump({**saved, "plan": made.plain()}, allow_unicode=True, sort_keys=False))
+        facts = {"summary": made.summary, "data": data.corpus.info.get("counts", {}), "drops": data.corpus.info.get("dropped", {}),
+                 "tokens": {split: store.n_tokens for split, store in data.stores.items()}, "bytes": {split: data.corpus.bytes(split) for split in data.stores},
+                 "tokenizer": {"kind": data.tokenizer.kind, "vocabulary": data.tokenizer.vocab_size, "hash": data.tokenizer.hash},
+                 "parameters": count_parameters(made.model), "device": str(device), "dtype": made.dtype}  # fmt: skip
+        write_json(folder / FACTS, facts)
+        return made
+
+    made = _first_does(group, plan)
+    reporter.note(made.summary)
+    for line in made.notes:
+        reporter.note(f"  {line}")
+    return made
+
+
+def _first_does(group: World, work: Callable[[], T]) -> T:
+    """The first process works, the others wait and then find the result on disk."""
+    if not group.first:
+        group.wait()
+    result = work()
+    if group.first:
+        group.wait()
+    return result
+
+
+@contextmanager
+def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    timings[name] = round(time.monotonic() - begun, 3)
+
+
+@contextmanager
+def _signals(run: Training) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once."""
+
+    def stop(number: int, _frame: Any) -> None:
+        if run.stop is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        run.stop = signal.Signals(number).name
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["ConfigError", "PretrainConfig", "Run", "TrainConfig", "TransformerConfig", "ModelConfig", "pretrain", "save"]

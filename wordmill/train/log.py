@@ -1,0 +1,75 @@
+"""What a run leaves behind as it goes: metrics.jsonl, the progress bar, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from wordmill.core.errors import MissingExtraError, disk_errors
+from wordmill.core.progress import Task, human_count
+from wordmill.train.loop import Event, Training
+
+
+class Log:
+    """A callback that writes one row a step and moves the progress bar.
+
+    Rows: step, time (s), tokens, loss (nats/token), lr (factor on the peak rates), tokens_per_second, mfu (share of the
+    measured matrix-product rate), grad_norm. Other callbacks add rows with `write`.
+    """
+
+    def __init__(self, folder: Path | None, task: Task, *, flops_per_token: float, peak: float, bytes_per_token: float, tensorboard: bool = False) -> None:
+        self.path = folder / "metrics.jsonl" if folder else None
+        self.task, self.flops, self.peak, self.bytes_per_token = task, flops_per_token, peak, bytes_per_token
+        self.board = _tensorboard(folder) if tensorboard and folder else None
+        self.before = (0, 0.0)
+
+    def rewind(self, run: Training) -> None:
+        """Drop rows beyond the step that a resumed run starts from, and an unfinished last line."""
+        self.before = (run.targets, run.seconds)
+        if self.path is None or not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= run.step:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError):
+                continue
+        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row."""
+        if self.path is not None:
+            with disk_errors(self.path, "writing the log"), open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        if self.board is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name not in ("step", "time"):
+                    self.board.add_scalar(name, value, row["step"])
+
+    def __call__(self, run: Training, event: Event) -> None:
+        """One row a logged step."""
+        if event == "end" and self.board is not None:
+            self.board.close()
+        if event != "step" or not run.last.get("logged"):
+            return
+        targets, seconds = run.targets - self.before[0], run.seconds - self.before[1]
+        self.before = (run.targets, run.seconds)
+        speed = targets / seconds if seconds > 0 else 0.0
+        mfu = speed * self.flops / self.peak if self.peak else None
+        row = {"step": run.step, "time": round(run.seconds, 3), "tokens": run.targets, "loss": run.last["loss"], "lr": run.last["lr_factor"],
+               "tokens_per_second": round(speed, 1), "mfu": None if mfu is None else round(mfu, 4), "grad_norm": run.last["grad_norm"]}  # fmt: skip
+        self.write(row)
+        bpb = run.last["loss"] / math.log(2) / self.bytes_per_token
+        shown = {"step": str(run.step), "loss": f"{run.last['loss']:.3f}", "bpb": f"{bpb:.3f}", "tokens/s": human_count(speed)}
+        self.task.set(run.progress, **shown, **({} if mfu is None else {"FLOP utilisation": f"{100 * mfu:.0f} %"}))
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("tensorboard", "track", "--tensorboard") from None
+    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
