@@ -12,14 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.corpus.conftest import all_texts, sentences
 from wordmill.core.errors import DataError
+from wordmill.core.progress import SILENT
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
 from wordmill.corpus import document as document_module
 from wordmill.corpus import read as read_module
 from wordmill.corpus import records as records_module
 from wordmill.corpus import write as write_module
+from wordmill.corpus.ledger import Ledger
+from wordmill.corpus.read import Reading
+from wordmill.corpus.records import Collector, _fast_texts
+from wordmill.corpus.sources import Source
 
 TEXTS = [f"{sentence}\nSecond “line”, with a comma, été und 中文." for sentence in sentences(30)]
 
@@ -176,6 +183,28 @@ def test_a_damaged_parquet_page_is_noticed(build: Callable[..., Corpus], tmp_pat
     path.write_bytes(data)
     with pytest.raises(DataError, match="train-00000.parquet"):
         build_corpus([path], tmp_path / "again")
+
+
+@given(st.lists(st.text(), min_size=1, max_size=8), st.booleans())
+def test_the_fast_way_through_json_lines_is_the_slow_way(texts: list[str], escape: bool) -> None:
+    lines: list[str | None] = [json.dumps({"n": [1, {"text": "inner"}], "text": text}, ensure_ascii=escape) for text in texts]
+    reading = Reading(CorpusConfig(), Ledger(SILENT), lambda _: None)
+    collector = Collector(Source(Path("x.jsonl"), "x.jsonl", "jsonl", None), reading, "line")
+    collector.field = "text"
+    assert _fast_texts(lines, collector) == texts
+    for odd in (
+        '{"text": null}',
+        "{}",
+        '{"text": 1}',
+        '"text"',
+        "{",
+        '{"text": "a"} {"text": "b"}',
+        '{"text": ["a"]}',
+        '{"text": "\\ud800"}',
+        "",
+        " ",
+    ):
+        assert _fast_texts([*lines, odd], collector) is None, odd
 
 
 def test_too_large_to_be_read_whole(build: Callable[..., Corpus], monkeypatch: pytest.MonkeyPatch) -> None:

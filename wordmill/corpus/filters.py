@@ -8,8 +8,6 @@ from wordmill.corpus.language import guess_languages
 from wordmill.corpus.ledger import Ledger
 from wordmill.corpus.text import clean, is_binary, is_clean
 
-MANY = 1000
-
 
 def verdict(text: str, config: CorpusConfig) -> str | None:
     """The reason to drop a cleaned text, or None to keep it."""
@@ -26,9 +24,8 @@ def clean_and_filter(batch: RawBatch, config: CorpusConfig, ledger: Ledger) -> C
     texts: list[str] = []
     encoded: list[bytes] = []
     all_encoded = [_encode(text) for text in batch.texts]
-    # One look at all texts is much faster than one at each when they are many and short; when they are few, the rare characters that
-    # need a thorough look are in few of them.
-    all_clean = is_clean(b"\n".join(filter(None, all_encoded)), thorough=len(batch.texts) > MANY)
+    # One look at all texts is much faster than one at each, when they are short.
+    all_clean = is_clean(b"\n".join(filter(None, all_encoded)))
     for row, (text, data) in enumerate(zip(batch.texts, all_encoded, strict=True)):
         reason = None
         if data is None:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from wordmill.core.errors import DataError, disk_errors
 from wordmill.corpus.document import BATCH_CHARACTERS, BATCH_DOCUMENTS, RawBatch
@@ -81,6 +81,12 @@ class Collector:
         self.batch.metadata.append(metadata)
         self.characters += len(text)
 
+    def put_all(self, texts: list[str], first: int) -> None:
+        """The texts of consecutive records."""
+        self.batch.texts += texts
+        self.batch.metadata += [f'{{"{self.counted}": {number}}}' for number in range(first, first + len(texts))]
+        self.characters += sum(map(len, texts))
+
     def ready(self, *, end: bool = False) -> Iterator[RawBatch]:
         """The batch when it is full, or at the end."""
         if end or self.characters >= BATCH_CHARACTERS or len(self.batch.texts) >= BATCH_DOCUMENTS:
@@ -105,7 +111,40 @@ def read_json_lines(source: Source, reading: Reading) -> Iterator[RawBatch]:
 
 def _json_lines(blocks: Iterable[str], source: Source, reading: Reading) -> Iterator[RawBatch]:
     collector = Collector(source, reading, "line")
-    for number, line in numbered_lines(blocks):
+    for first, lines in line_groups(blocks):
+        texts = _fast_texts(lines, collector)
+        if texts is None:
+            yield from _slow_lines(first, lines, collector)
+        else:
+            collector.put_all(texts, first)
+        yield from collector.ready()
+    yield from collector.ready(end=True)
+
+
+def _fast_texts(lines: list[str | None], collector: Collector) -> list[str] | None:
+    """The text of each line by Arrow's parser, two to three times as fast as Python's; None when any line needs a closer look.
+
+    It reads one known field, and says nothing of use about faults: those are left to `_slow_lines`.
+    """
+    import pyarrow as pa
+    import pyarrow.json as pj
+
+    if collector.field is None or collector.reading.config.keep_fields or None in lines or "" in lines:
+        return None
+    options = pj.ParseOptions(explicit_schema=pa.schema([(collector.field, pa.string())]), unexpected_field_behavior="ignore")
+    try:
+        data = "\n".join(cast(list[str], lines)).encode()
+        reader = pj.ReadOptions(use_threads=False, block_size=len(data) + 1)
+        column = pj.read_json(pa.BufferReader(data), read_options=reader, parse_options=options).column(0)
+    except (pa.ArrowException, UnicodeEncodeError):
+        return None
+    if column.null_count or len(column) != len(lines):
+        return None
+    return column.to_pylist()
+
+
+def _slow_lines(first: int, lines: list[str | None], collector: Collector) -> Iterator[RawBatch]:
+    for number, line in enumerate(lines, first):
         if line is None:
             collector.bad(number, f"a line of more than {LONGEST_LINE:,} characters")
             continue
@@ -118,11 +157,16 @@ def _json_lines(blocks: Iterable[str], source: Source, reading: Reading) -> Iter
             continue
         collector.add(record, number)
         yield from collector.ready()
-    yield from collector.ready(end=True)
 
 
 def numbered_lines(blocks: Iterable[str]) -> Iterator[tuple[int, str | None]]:
-    r"""Lines (ended by \n) with their numbers from 1; None for a line longer than `LONGEST_LINE`, which is never held in memory."""
+    """Lines with their numbers from 1."""
+    for first, lines in line_groups(blocks):
+        yield from enumerate(lines, first)
+
+
+def line_groups(blocks: Iterable[str]) -> Iterator[tuple[int, list[str | None]]]:
+    r"""Lines (ended by \n) by the block, with the number of the first; None for a line longer than `LONGEST_LINE`, never in memory."""
     number, rest, too_long = 1, "", False
     for block in blocks:
         first, *others = block.split("\n")
@@ -130,12 +174,11 @@ def numbered_lines(blocks: Iterable[str]) -> Iterator[tuple[int, str | None]]:
         too_long = too_long or len(rest) > LONGEST_LINE
         if not others:
             continue
-        yield number, None if too_long else rest
-        *whole, rest = others
-        yield from enumerate(whole, number + 1)
-        number, too_long = number + 1 + len(whole), False
+        *whole, following = others
+        yield number, [None if too_long else rest, *whole]
+        number, rest, too_long = number + 1 + len(whole), following, False
     if rest or too_long:
-        yield number, None if too_long else rest
+        yield number, [None if too_long else rest]
 
 
 def read_json(source: Source, reading: Reading) -> Iterator[RawBatch]:
