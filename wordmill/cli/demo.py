@@ -45,10 +45,10 @@ def demo(
     files, size = copy_library(texts)
     notes.note(f"Copied {files:,} files ({human_bytes(size)}) of this machine's Python library to {texts}")
     steps = [
-        ("text → corpus", ["corpus", "build", texts, "-o", corpus]),
+        ("text → corpus", ["corpus", "build", texts, "-o", corpus, "--validation", "0.01"]),
         ("corpus → tokenizer", ["tokenizer", "train", corpus, "-o", tokenizer, "--vocab", "8192"]),
         ("corpus → model", ["pretrain", corpus, "--tokenizer", tokenizer, "-o", run, "--time", time, "--seed", seed]),
-        ("model → evaluation", ["evaluate", model, corpus, "--max-tokens", "100000"]),
+        ("model → evaluation", ["evaluate", model, corpus]),
         ("model → text", ["generate", model, *PROMPTS, "--max-tokens", "80", "--temperature", "0.7", "--seed", seed]),
     ]
     # With --json, standard output holds the result alone.
