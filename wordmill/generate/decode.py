@@ -1,7 +1,8 @@
 """One row, one token, on a CPU: the Transformer's step with nothing but its arithmetic.
 
 With one row the products read every weight once and do little else, so the time is memory traffic plus the cost of
-calling some hundred operations. Hence no modules, no views that could be made once, products as matrix × vector
+calling some hundred operations. Where there is a C compiler, step.c does all of it in one call, at the speed of
+memory. Elsewhere it is done here in PyTorch with no modules, products as matrix × vector
 (about a third faster than the library's one-row linear layer in bfloat16), and keys and values in float32, laid out as
 the attention reads them (the library's small bfloat16 products are five times slower than float32 ones; the numbers
 stored are the same). Sums over the residual stream stay in float32, so this path is closer to exact arithmetic than
@@ -12,6 +13,7 @@ Shapes: D width, H query heads, G key/value heads, R = H/G, K head size, S slots
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wordmill.generate import native
 from wordmill.models.cache import KVCache
 from wordmill.models.config import TransformerConfig
 from wordmill.models.ops import rotary_table
@@ -44,7 +47,8 @@ class Layer(NamedTuple):
 
 
 class OneRow:
-    """Decodes one row; made from a model and the cache of its prompt."""
+    """Decodes one row; made from a model and the cache of its prompt. `compiled` says which of the two steps is used:
+    None takes the one in C where there is a compiler (`native.library()` tells why not)."""
 
     @staticmethod
     def fits(model: Transformer) -> bool:
@@ -52,7 +56,7 @@ class OneRow:
         weight = model.embedding.weight
         return weight.is_cpu and model.config.causal and weight.dtype in (torch.float32, torch.bfloat16)
 
-    def __init__(self, model: Transformer, cache: KVCache, length: int, slots: int) -> None:
+    def __init__(self, model: Transformer, cache: KVCache, length: int, slots: int, *, compiled: bool | None = None) -> None:
         config = model.config
         self.model, self.config, self.place = model, config, length
         self.dtype = model.embedding.weight.dtype
@@ -61,11 +65,20 @@ class OneRow:
         self.head = model.output_layer()[0]
         self.activation = ACTIVATIONS[config.activation]
         self.rotary = _rotary(config, slots) if config.positions == "rotary" else None
+        library = native.library() if compiled is not False else "not asked for"
+        assert compiled is not True or not isinstance(library, str), library
+        self.native = None if isinstance(library, str) else NativeStep(library, self, slots)
 
     def step(self, token: int) -> Tensor:
         """Read `token` at the next place; returns the logits (V,), float32."""
+        x = self._embed(token, self.place)
+        logits = self._step(x) if self.native is None else self.native(x, self.place)
+        self.place += 1
+        cap = self.config.logit_softcap
+        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+
+    def _step(self, x: Tensor) -> Tensor:
         place, config = self.place, self.config
-        x = self._embed(token, place)
         turn = None if self.rotary is None else (self.rotary[0][place], self.rotary[1][place])
         post = config.norm_position == "post"
         for layer in self.layers:
@@ -77,10 +90,7 @@ class OneRow:
                 x = x + self._feed(layer, layer.ffn_norm(x))
         if self.norm is not None:
             x = self.norm(x)
-        logits = torch.mv(self.head, x.to(self.dtype)).float()
-        self.place += 1
-        cap = config.logit_softcap
-        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+        return torch.mv(self.head, x.to(self.dtype)).float()
 
     def _embed(self, token: int, place: int) -> Tensor:
         model = self.model
@@ -164,3 +174,77 @@ def _rotary(config: TransformerConfig, slots: int) -> tuple[Tensor, Tensor]:
     cos, sin = rotary_table(torch.arange(slots)[None], config.rope_theta**-exponents, torch.float32)
     cos, sin = cos[0, :, 0], sin[0, :, 0]
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+class NativeStep:
+    """The arguments of step.c: pointers into the model's weights, the cache, and buffers made once."""
+
+    def __init__(self, library: ctypes.CDLL, row: OneRow, slots: int) -> None:
+        config, model = row.config, row.model
+        self.call = library.step
+        self.call.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+        self.call.restype = None
+        self.kept: list[Tensor] = []  # whatever C points into
+        threads, inner = torch.get_num_threads(), config.ffn_size
+        scratch = -(-max(config.width, slots) // 16) * 16 + 16
+        sizes = (
+            config.width,
+            (config.heads + 2 * config.kv_heads) * config.head_size,
+            config.heads * config.head_size,
+            inner,
+            config.vocab_size,
+        )
+        self.x, *others = (torch.zeros(size) for size in (*sizes, threads * scratch))
+        self.logits = others[3]
+        half = config.head_size // 2
+        turn = (None, None) if row.rotary is None else (row.rotary[0][:, :half].contiguous(), row.rotary[1][:, half:].contiguous())
+        layers = [
+            value
+            for block, layer in zip(model.blocks, row.layers, strict=True)
+            for value in (*self._layer(block), self._at(layer.keys), self._at(layer.values), layer.window)
+        ]
+        self.layers = torch.tensor(layers, dtype=torch.int64)
+        norm = model.norm
+        pointers = [
+            self.layers,
+            row.head,
+            *((None, None) if norm is None else (_wide(norm.weight), _wide(norm.bias))),
+            *turn,
+            self.x,
+            *others,
+        ]
+        numbers = [
+            len(row.layers), config.width, config.heads, config.kv_heads, config.head_size, inner, config.vocab_size, slots, config.gated,
+            ACTIVATION_CODES[config.activation], config.norm_position == "post", row.dtype == torch.bfloat16, threads, scratch,
+        ]  # fmt: skip
+        epsilon = torch.tensor([config.norm_eps], dtype=torch.float64).view(torch.int64).item()
+        self.arguments = torch.tensor([*map(self._at, pointers), *map(int, numbers), epsilon], dtype=torch.int64)
+        self.place_of_arguments = self.arguments.data_ptr()
+
+    def __call__(self, x: Tensor, place: int) -> Tensor:
+        """Logits (V,) after the token with the embedding `x` (D,) at `place`; the next call overwrites them."""
+        self.x.copy_(x)
+        self.call(self.place_of_arguments, place)
+        return self.logits
+
+    def _layer(self, block: Block) -> list[int]:
+        attention, ffn = block.attention, block.ffn
+        linears = (attention.qkv, attention.output, ffn.up, ffn.down)
+        norms = [_wide(x) for norm in (block.attention_norm, block.ffn_norm) for x in (norm.weight, norm.bias)]
+        heads = [_wide(norm.weight) if norm is not None else None for norm in (attention.q_norm, attention.k_norm)]
+        return [self._at(x) for x in (*(linear.weight for linear in linears), *(_wide(linear.bias) for linear in linears), *norms, *heads)]
+
+    def _at(self, tensor: Tensor | None) -> int:
+        if tensor is None:
+            return 0
+        tensor = tensor.detach().contiguous()
+        self.kept.append(tensor)
+        return tensor.data_ptr()
+
+
+ACTIVATION_CODES = {"relu": 0, "gelu": 1, "gelu_tanh": 2, "silu": 3, "relu2": 4}
+"""Their numbers in step.c."""
+
+
+def _wide(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.float()
