@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import chain
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,15 +83,15 @@ def test_line_ends_across_blocks(text: str, block: int) -> None:
 @given(st.text(st.sampled_from("ab \n\t"), max_size=80), st.integers(1, 9))
 @settings(max_examples=200)
 def test_lines_and_paragraphs_lose_nothing(text: str, block: int) -> None:
-    lines = list(lines_or_paragraphs(in_blocks(text, block), "line"))
+    lines = list(chain.from_iterable(lines_or_paragraphs(in_blocks(text, block), "line")))
     assert "\n".join(lines) == (text[:-1] if text.endswith("\n") else text)
-    paragraphs = list(lines_or_paragraphs(in_blocks(text, block), "paragraph"))
+    paragraphs = list(chain.from_iterable(lines_or_paragraphs(in_blocks(text, block), "paragraph")))
     assert "".join("".join(paragraphs).split()) == "".join(text.split())
     assert not any("\n\n" in paragraph.strip() for paragraph in paragraphs)
 
 
 def test_paragraphs() -> None:
-    assert list(lines_or_paragraphs(["one\nstill one\n", "\n \n\ntwo"], "paragraph")) == ["one\nstill one", "two"]
+    assert list(chain.from_iterable(lines_or_paragraphs(["one\nstill one\n", "\n \n\ntwo"], "paragraph"))) == ["one\nstill one", "two"]
 
 
 def test_binary() -> None:

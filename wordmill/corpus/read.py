@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Literal
 
 from wordmill.core.errors import DataError
 from wordmill.corpus.config import CorpusConfig
@@ -50,8 +51,7 @@ def read_text(source: Source, reading: Reading) -> Iterator[RawBatch]:
     with opened(source, reading.progress) as stream:
         blocks = unify_line_ends(decoded(stream, source, reading))
         if config.split_text in ("line", "paragraph"):
-            unit = config.split_text
-            yield from batched(lines_or_paragraphs(blocks, unit), source, unit)
+            yield from _units(blocks, source, config.split_text)
             return
         head = _take(blocks, config.whole_below if config.split_text == "auto" else WHOLE_LIMIT)
         following = next(blocks, "")
@@ -64,6 +64,16 @@ def read_text(source: Source, reading: Reading) -> Iterator[RawBatch]:
             raise DataError(what, where=source.path, fix="Use split_text=auto")
         else:
             yield from batched(cut(chain([text, following], blocks), config.piece_bytes), source, "piece")
+
+
+def _units(blocks: Iterable[str], source: Source, unit: Literal["line", "paragraph"]) -> Iterator[RawBatch]:
+    """Lines or paragraphs, numbered from 1. Blank lines separate documents: they are none, and not counted as dropped."""
+    first = 1
+    for texts in lines_or_paragraphs(blocks, unit):
+        numbers = [number for number, text in enumerate(texts, first) if text and not text.isspace()]
+        kept = texts if len(numbers) == len(texts) else [texts[number - first] for number in numbers]
+        yield RawBatch(kept, [source.name] * len(kept), [f'{{"{unit}": {number}}}' for number in numbers])
+        first += len(texts)
 
 
 def _take(blocks: Iterator[str], characters: int) -> list[str]:

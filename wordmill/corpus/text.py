@@ -112,8 +112,8 @@ def _may_begin(char: str) -> bool:
 LONGEST_UNIT = 4_000_000
 
 
-def lines_or_paragraphs(blocks: Iterable[str], unit: Literal["line", "paragraph"]) -> Iterator[str]:
-    r"""The lines or paragraphs of one text whose line ends are \n, without what separates them.
+def lines_or_paragraphs(blocks: Iterable[str], unit: Literal["line", "paragraph"]) -> Iterator[list[str]]:
+    r"""The lines or paragraphs of one text whose line ends are \n, without what separates them, by the block.
 
     Paragraphs are separated by blank lines. What is longer than `LONGEST_UNIT` bytes is cut, so that memory is bounded.
     """
@@ -124,10 +124,10 @@ def lines_or_paragraphs(blocks: Iterable[str], unit: Literal["line", "paragraph"
         # The last part may go on in the next block, and so may the white space at the end, which a blank line may consist of.
         content = rest if unit == "line" else rest.rstrip("\n\t ")
         *whole, last = separator.split(content)
-        yield from whole
+        yield whole
         rest = last + rest[len(content) :]
         if len(rest) > LONGEST_UNIT:
             *pieces, rest = cut([rest], LONGEST_UNIT // 4)
-            yield from pieces
+            yield pieces
     if rest:
-        yield from separator.split(rest)
+        yield separator.split(rest)
