@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from wordmill.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from wordmill.tokenizer.config import KINDS
+
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 ENGLISH = "The mill grinds words into models. It's quick, and the miller's daughter doesn't mind: 1984 sacks, 37 carts!\n"
 CHINESE = "语言模型学习文字的规律。我们在2024年训练了三个模型，效果很好！磨坊把词语磨成模型。\n"

@@ -4,7 +4,7 @@ Whoever types it can end the prompt and speak as somebody else, and training tex
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wordmill.batches.store import encode_corpus
@@ -35,6 +35,7 @@ def specials(tokenizer: Tokenizer) -> set[int]:
     return set(tokenizer.special_tokens.values()) - {tokenizer.unk_id}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(parts=st.lists(st.sampled_from([*TYPED, "system\n", " ", "<|", "|>", "im_start"]), min_size=1, max_size=6))
 def test_typed_special_tokens_stay_text(tokenizer, parts):
     text = "".join(parts)
