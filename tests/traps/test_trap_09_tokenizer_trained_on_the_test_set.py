@@ -44,4 +44,4 @@ def test_asking_for_validation_text_while_training_fails(corpus, monkeypatch):
         return original(self, split)
 
     monkeypatch.setattr(Corpus, "text_batches", guarded)
-    train_on_corpus(corpus, TokenizerConfig(allow_smaller=True))
+    assert train_on_corpus(corpus, TokenizerConfig(allow_smaller=True)).vocab_size > 260
