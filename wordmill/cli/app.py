@@ -57,7 +57,6 @@ COMMANDS: dict[str, Command | Group] = {
         },
     ),
     "pretrain": Command("pretrain:pretrain", "Train a language model on text, in the time you have."),
-    "pretrain": Command("pretrain:pretrain", "Train a language model on text, in the time you have."),
     "evaluate": Command("evaluate:evaluate", "Bits per byte and perplexity of a model on text."),
     "generate": Command("generate:generate", "Continue a text."),
     "doctor": Command("doctor:doctor", "What this machine can do, measured, and what wordmill will use."),
