@@ -7,10 +7,12 @@ Scripts that one language (nearly) owns give that language (zh, ja, ko, el, he, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-SAMPLE = 96
+SAMPLE = 48
 
 _RANGES = (
     (0x41, 0x5A, "latin"), (0x61, 0x7A, "latin"), (0xC0, 0x24F, "latin"), (0x1E00, 0x1EFF, "latin"), (0xFF21, 0xFF5A, "latin"),
@@ -25,12 +27,17 @@ _RANGES = (
     (0x3400, 0x4DBF, "zh"), (0x4E00, 0x9FFF, "zh"), (0xF900, 0xFAFF, "zh"), (0x20000, 0x323AF, "zh"),
 )  # fmt: skip
 _NAMES = sorted({name for _, _, name in _RANGES})
-_ORDERED = sorted(_RANGES)
-_STARTS = np.array([start for start, _, _ in _ORDERED], np.uint32)
-_ENDS = np.array([end for _, end, _ in _ORDERED], np.uint32)
-_CLASSES = np.array([_NAMES.index(name) for _, _, name in _ORDERED])
 _HAN, _KANA = _NAMES.index("zh"), _NAMES.index("ja")
 KANA_SHARE = 0.08
+
+
+@cache
+def _class_table() -> NDArray[np.uint8]:
+    """For each code point (the last entry: all beyond), the place of its name in `_NAMES`, or one more for none."""
+    table = np.full(max(end for _, end, _ in _RANGES) + 2, len(_NAMES), np.uint8)
+    for start, end, name in _RANGES:
+        table[start : end + 1] = _NAMES.index(name)
+    return table
 
 
 def guess_languages(texts: Sequence[str], sources: Sequence[str]) -> list[str | None]:
@@ -39,8 +46,8 @@ def guess_languages(texts: Sequence[str], sources: Sequence[str]) -> list[str | 
         return []
     samples = [text[:: len(text) // SAMPLE + 1].ljust(SAMPLE) for text in texts]
     codes = np.frombuffer("".join(samples).encode("utf-32-le", "surrogatepass"), np.uint32).reshape(len(texts), SAMPLE)
-    places = np.maximum(np.searchsorted(_STARTS, codes, side="right").astype(np.int64) - 1, 0)
-    classes = np.where((codes >= _STARTS[places]) & (codes <= _ENDS[places]), _CLASSES[places], len(_NAMES))
+    table = _class_table()
+    classes = table[np.minimum(codes, len(table) - 1)].astype(np.int64)
     flat = classes + (len(_NAMES) + 1) * np.arange(len(texts))[:, None]
     counts = np.bincount(flat.ravel(), minlength=len(texts) * (len(_NAMES) + 1)).reshape(len(texts), -1)[:, :-1]
     # Japanese is written with Chinese characters too: kana tell.
