@@ -81,7 +81,8 @@ class _Rows:
             at, index = at + n, index + 1
 
     def _blank(self, rows: int) -> tuple[np.ndarray, ...]:
-        shape = (rows, self.context)
+        """Rows of padding. At least one, so that a process without rows of its own has something to pass through the model."""
+        shape = (max(1, rows), self.context)
         pad = self.store.tokens[0]  # the document mark: any token will do, since nobody looks at padding
         return np.full(shape, pad, np.int64), np.full(shape, IGNORE, np.int64), np.full(shape, -1, np.int64), np.full(shape, -1, np.int32)
 
@@ -93,23 +94,36 @@ class _Rows:
 
 
 class PackedRows(_Rows):
-    """Rows for models that see one context at a time (Transformers): every row stands alone, in shuffled order."""
+    """Rows for models that see one context at a time (Transformers): every row stands alone, in shuffled order.
+
+    With `limit`, there are that many rows in all, and those of the last step beyond it are padding: so a run of whole
+    epochs sees every target equally often, whatever number of rows a step has.
+    """
+
+    def __init__(self, store: TokenStore, context: int, rows: int, seed: int, *, shuffle: bool = True, limit: int | None = None) -> None:
+        super().__init__(store, context, rows, seed, shuffle=shuffle)
+        self.limit = limit
 
     @property
     def rows_per_epoch(self) -> int:
         """Rows that hold every target once."""
         return self._n_rows()
 
+    def rows_for(self, targets: float) -> int:
+        """Rows that hold that many targets; exact for whole epochs."""
+        return max(1, round(targets / self.targets_per_epoch * self.rows_per_epoch))
+
     def steps(self, targets: float) -> int:
         """Steps in which at least that many targets are seen."""
-        rows = max(1.0, targets / self.targets_per_epoch * self.rows_per_epoch)
-        return max(1, -(-round(rows) // self.rows))
+        return -(-self.rows_for(targets) // self.rows)
 
     def batch(self, step: int, first: int = 0, last: int | None = None) -> Batch:
         """Rows `first`…`last` (all, by default) of the batch of step `step`: its global row numbers are step·rows + i."""
         last = self.rows if last is None else last
         arrays = self._blank(last - first)
         for i in range(first, last):
+            if self.limit is not None and step * self.rows + i >= self.limit:
+                break
             epoch_number, number = divmod(step * self.rows + i, self.rows_per_epoch)
             epoch = self._epoch(epoch_number)
             start = int(epoch.rows[number]) * self.context

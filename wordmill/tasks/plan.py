@@ -94,6 +94,8 @@ def make_plan(
     epochs = tokens / train.n_tokens
     if seconds is None:
         values["steps"] = config.steps or _steps(model, train, context, rows, tokens)
+        if config.epochs is not None and "steps" not in config.train and not isinstance(model, RecurrentConfig):
+            values["row_limit"] = PackedRows(train, context, rows, 0).rows_for(tokens)
     guard = budget.regularisation(epochs)
     if epochs > 2:
         notes.append(f"the corpus will be seen {epochs:.1f} times: dropout {guard['dropout']}, weight decay {guard['weight_decay']}, average of the weights, best weights by validation kept")

@@ -220,7 +220,8 @@ def assemble(config: PretrainConfig, plan: Plan, data: Data, folder: Path, devic
     if train.compile:
         compile_blocks(model)
     recurrent = isinstance(plan.model, RecurrentConfig)
-    rows = (CarriedRows if recurrent else PackedRows)(data.train, train.context, train.rows, config.seed)
+    rows = (CarriedRows(data.train, train.context, train.rows, config.seed) if recurrent
+            else PackedRows(data.train, train.context, train.rows, config.seed, limit=train.row_limit))  # fmt: skip
     resumed = {"model": plan.model.plain(), "train": train.plain()}
     return Training(model, OBJECTIVES[config.objective], rows, train, folder, device, group, reporter, resumed_config=resumed)
 

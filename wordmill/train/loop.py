@@ -41,6 +41,8 @@ class TrainConfig(Config):
     """Targets in a row."""
     rows: int = 16
     """Rows a step, over all micro-batches and processes."""
+    row_limit: int | None = None
+    """Rows in all: beyond it the last step is filled up with padding, so that whole epochs end exactly. None: every step is full."""
     micro_rows: int = 16
     """Rows that go through the model at once: decides memory, never the result."""
     optim: OptimConfig = OptimConfig()
@@ -198,7 +200,7 @@ def gradients(run: Training, batch: Batch, n_targets: float) -> Tensor:
     Every micro-batch's sum is divided by the targets of the whole step (all micro-batches, all processes), so the way
     it is cut up does not matter. A process without rows still takes part in the exchange, with a loss of zero rows.
     """
-    total = torch.zeros((), device=run.device)
+    total = torch.zeros((), dtype=torch.float64, device=run.device)  # float32 would round a sum of many micro-batches
     for index, (micro, last) in enumerate(micro_batches(batch, run.config.micro_rows)):
         with exchange(run.module, last):
             loss_sum, _, state = run.module(micro, run.carry.get(index))
@@ -222,12 +224,15 @@ def check_finite(run: Training) -> None:
     """Raises `TrainingError` when the loss or the gradient is no longer a number; the last checkpoint stays as it is."""
     if all(math.isfinite(run.last[name]) for name in ("loss", "grad_norm")):
         return
-    where = "loss" if not math.isfinite(run.last["loss"]) else "gradient"
+    raise not_finite("loss" if not math.isfinite(run.last["loss"]) else "gradient", run, run.step + 1)
+
+
+def not_finite(what: str, run: Training, step: int) -> TrainingError:
+    """The error that says so, and which checkpoint is the last good one."""
     kept = checkpoint.listing(run.folder / "checkpoints")[-1:] if run.folder else []
-    raise TrainingError(
-        f"the {where} is not finite at step {run.step + 1}",
-        fix=f"Lower the learning rate (train.optim.lr=…); the last good checkpoint is {kept[0]}" if kept else "Lower the learning rate (train.optim.lr=…)",
-    )
+    rates = ", ".join(sorted({"train.optim.matrix_lr" if group.rule == "muon" else "train.optim.lr" for group in run.optimizer.groups}))
+    verb = "are" if what == "weights" else "is"
+    return TrainingError(f"the {what} {verb} not finite at step {step}", fix=f"Lower the learning rate ({rates})" + (f"; the last good checkpoint is {kept[0]}" if kept else ""))
 
 
 class Stopped(KeyboardInterrupt):
@@ -253,8 +258,9 @@ def save(run: Training) -> None:
     notify(run, "save")
     carried = run.world.gather({index: state.tensors() for index, state in run.carry.items()})
     if run.world.first:
-        if run.device.type != "cpu" and "loss" in run.last:
-            check_finite(run)
+        total = torch.stack(torch._foreach_norm(list(run.optimizer.master.values()))).sum()
+        if not bool(total.isfinite()):  # a loss can be a number while its update is not; on a GPU the loss may not have been read
+            raise not_finite("weights", run, run.step)
         checkpoint.save(run.folder / "checkpoints", snapshot(run, carried), keep=run.config.keep)
     run.world.wait()
     run.saved_at = time.monotonic()

@@ -38,7 +38,8 @@ class OptimConfig(Config):
     momentum: float = 0.95
     """Momentum of Muon (Nesterov) and SGD."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of matrices, times the learning rate; never on norms, biases or embeddings."""
+    """Weight decay of matrices, times the learning rate; never on norms, biases or embeddings. Decoupled from the gradient, but for
+    `adam` and `sgd`, which add it to the gradient as they always did."""
     ns_steps: int = 5
     """Newton–Schulz iterations of Muon."""
 
@@ -54,7 +55,7 @@ class Group:
     lr: float
     """Peak learning rate."""
     weight_decay: float
-    """Decoupled weight decay."""
+    """Weight decay, times the learning rate."""
 
 
 def assign(model: nn.Module, config: OptimConfig) -> list[Group]:
@@ -152,10 +153,11 @@ class Optimizer:
             torch._foreach_mul_([self.master[name] for name in names], 1 - rate * group.weight_decay)
 
     def _sgd(self, names: list[str], group: Group, factor: float) -> None:
-        self._decay(names, group, group.lr * factor)
-        weights, moments = [self.master[n] for n in names], [self.first[n] for n in names]
+        weights, moments, gradients = ([tensors[n] for n in names] for tensors in (self.master, self.first, self.gradient))
         torch._foreach_mul_(moments, self.config.momentum)
-        torch._foreach_add_(moments, [self.gradient[n] for n in names])
+        torch._foreach_add_(moments, gradients)
+        if group.weight_decay:
+            torch._foreach_add_(moments, weights, alpha=group.weight_decay)
         torch._foreach_add_(weights, moments, alpha=-group.lr * factor)
 
     def _adam(self, names: list[str], group: Group, factor: float) -> None:
