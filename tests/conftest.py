@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+
+
+
+def pytest_configure() -> None:
+    """One thread, here and in the processes that tests start: models this small gain nothing from more, and results don't depend on the machine."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
 
 TEXT = (
     "The mill stands by the river, and the river never asks where the grain came from.\n"
@@ -70,5 +79,41 @@ def make_loaded(make_model: Callable[..., Any], tiny_tokenizer: Any) -> Callable
         from wordmill.generate import Loaded
 
         return Loaded(make_model(shape, vocab_size=tiny_tokenizer.vocab_size, **settings), tiny_tokenizer)
+
+    return make
+
+
+@pytest.fixture
+def make_store(tmp_path: Any) -> Callable[..., Any]:
+    """`make_store([5, 1, 9], vocab=97)`: a token store of documents with that many targets each, their tokens drawn at random (0 is the document mark)."""
+    import numpy as np
+
+    from wordmill.batches.store import TokenStore
+
+    def make(lengths: Any, *, vocab: int = 97, seed: int = 0) -> Any:
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+        tokens = np.random.default_rng(seed).integers(1, vocab, offsets[-1] + 1).astype(np.uint16)
+        tokens[offsets] = 0
+        return TokenStore(tmp_path, tokens, offsets, np.asarray(lengths, np.int64) * 4)
+
+    return make
+
+
+@pytest.fixture
+def make_training(make_model: Callable[..., Any], make_store: Callable[..., Any]) -> Callable[..., Any]:
+    """`make_training("qwen3", rows=4, context=16, steps=5, …)`: a run on a few random documents, ready for `fit`."""
+
+    def make(shape: str = "qwen3", *, lengths: Any = (7, 23, 1, 40, 12, 31, 5, 18), dtype: Any = torch.float32, model: Any = None, **settings: Any) -> Any:
+        from wordmill.batches.pack import CarriedRows, PackedRows
+        from wordmill.train.loop import TrainConfig, Training
+        from wordmill.train.objectives import causal
+
+        values = {"rows": 4, "micro_rows": 4, "context": 16, "steps": 5, "optim": {"kind": "adamw", "lr": 1e-2}, **settings}
+        extra = {name: values.pop(name) for name in ("folder", "callbacks", "world", "reporter") if name in values}
+        config = TrainConfig.of({name: value for name, value in values.items() if name != "seconds" or value} | ({"steps": None} if values.get("seconds") else {}))
+        model = make_model(shape, **(model or {})).to(dtype)
+        kind = CarriedRows if shape in ("lstm", "gru") else PackedRows
+        rows = kind(make_store(lengths), config.context, config.rows, config.seed)
+        return Training(model, causal, rows, config, **extra)
 
     return make
