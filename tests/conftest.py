@@ -10,7 +10,6 @@ import pytest
 import torch
 
 
-
 def pytest_configure() -> None:
     """One thread, here and in the processes that tests start: models this small gain nothing from more, and results don't depend on the machine."""
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -103,14 +102,24 @@ def make_store(tmp_path: Any) -> Callable[..., Any]:
 def make_training(make_model: Callable[..., Any], make_store: Callable[..., Any]) -> Callable[..., Any]:
     """`make_training("qwen3", rows=4, context=16, steps=5, …)`: a run on a few random documents, ready for `fit`."""
 
-    def make(shape: str = "qwen3", *, lengths: Any = (7, 23, 1, 40, 12, 31, 5, 18), dtype: Any = torch.float32, model: Any = None, **settings: Any) -> Any:
+    def make(
+        shape: str = "qwen3",
+        *,
+        lengths: Any = (7, 23, 1, 40, 12, 31, 5, 18),
+        dtype: Any = torch.float32,
+        model: Any = None,
+        **settings: Any,
+    ) -> Any:
         from wordmill.batches.pack import CarriedRows, PackedRows
         from wordmill.train.loop import TrainConfig, Training
         from wordmill.train.objectives import causal
 
         values = {"rows": 4, "micro_rows": 4, "context": 16, "steps": 5, "optim": {"kind": "adamw", "lr": 1e-2}, **settings}
         extra = {name: values.pop(name) for name in ("folder", "callbacks", "world", "reporter") if name in values}
-        config = TrainConfig.of({name: value for name, value in values.items() if name != "seconds" or value} | ({"steps": None} if values.get("seconds") else {}))
+        config = TrainConfig.of(
+            {name: value for name, value in values.items() if name != "seconds" or value}
+            | ({"steps": None} if values.get("seconds") else {})
+        )
         model = make_model(shape, **(model or {})).to(dtype)
         kind = CarriedRows if shape in ("lstm", "gru") else PackedRows
         rows = kind(make_store(lengths), config.context, config.rows, config.seed)

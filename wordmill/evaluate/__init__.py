@@ -5,7 +5,9 @@ The names below are imported when they are first used: importing this package do
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 _PLACES = {
@@ -35,3 +37,13 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"wordmill.evaluate.{_PLACES[name]}"), name)
     globals()[name] = value
     return value
+
+
+class _Callable(ModuleType):
+    """`wordmill.evaluate(…)` works whether the name means this package or the function in it: importing one hides the other."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        return __getattr__("evaluate")(*arguments, **settings)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -50,7 +50,15 @@ class Watch:
     """
 
     def __init__(
-        self, log: Log, store: TokenStore | None, tokenizer: Tokenizer, *, prompts: Sequence[str], max_targets: int | None, keep_best: bool, sample_tokens: int = 48
+        self,
+        log: Log,
+        store: TokenStore | None,
+        tokenizer: Tokenizer,
+        *,
+        prompts: Sequence[str],
+        max_targets: int | None,
+        keep_best: bool,
+        sample_tokens: int = 48,
     ) -> None:
         self.log, self.store, self.tokenizer, self.prompts = log, store, tokenizer, prompts
         self.max_targets, self.keep_best, self.sample_tokens = max_targets, keep_best, sample_tokens

@@ -176,6 +176,10 @@ def _rotary(config: TransformerConfig, slots: int) -> tuple[Tensor, Tensor]:
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
+WORTH_THREADS = 1_000_000
+"""Weights from which on several threads pay: seven times a layer they wait for each other."""
+
+
 class NativeStep:
     """The arguments of step.c: pointers into the model's weights, the cache, and buffers made once."""
 
@@ -185,7 +189,8 @@ class NativeStep:
         self.call.argtypes = [ctypes.c_void_p, ctypes.c_int64]
         self.call.restype = None
         self.kept: list[Tensor] = []  # whatever C points into
-        threads, inner = torch.get_num_threads(), config.ffn_size
+        size = sum(parameter.numel() for parameter in model.parameters())
+        threads, inner = torch.get_num_threads() if size >= WORTH_THREADS else 1, config.ffn_size
         scratch = -(-max(config.width, slots) // 16) * 16 + 16
         sizes = (
             config.width,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import codecs
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 REPLACEMENT = "\ufffd"
@@ -14,6 +15,15 @@ CONTEXT = 6
 
 class Decodes(Protocol):
     """What we need of a tokenizer."""
+
+    special_tokens: Mapping[str, int]
+
+    @property
+    def byte_level(self) -> bool:
+        """Whether every token is a string of bytes."""
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes of a token, where `byte_level`."""
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of some tokens."""
@@ -30,6 +40,9 @@ class TextStream:
         self.tokenizer, self.stop = tokenizer, tuple(stop)
         self.stopped: str | None = None
         self.text = ""
+        # Tokens that are bytes are put together exactly; of others we only see what a whole list of them decodes to.
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace") if tokenizer.byte_level else None
+        self._special = frozenset(tokenizer.special_tokens.values())
         self._known = list(prompt[-CONTEXT:])  # tokens whose text is settled
         self._fresh: list[int] = []  # tokens whose text ends inside a character
         self._shown = 0  # characters of the fresh tokens' text that went on already
@@ -38,12 +51,17 @@ class TextStream:
     def add(self, token: int) -> str:
         """The text that became certain with `token`."""
         assert self.stopped is None, "text goes on after a stop"
+        if self._bytes is not None:
+            return self._emit("" if token in self._special else self._bytes.decode(self.tokenizer.token_bytes(token)))
         self._fresh.append(token)
         return self._emit(self._new_text(final=False))
 
     def end(self) -> str:
         """What was held back: no more tokens come."""
-        new = self._new_text(final=True) if self._fresh else ""
+        if self._bytes is not None:
+            new = self._bytes.decode(b"", final=True)
+        else:
+            new = self._new_text(final=True) if self._fresh else ""
         rest = self._emit(new)
         if self.stopped is None:
             held, self._held = self._held, ""
