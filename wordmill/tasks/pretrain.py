@@ -34,6 +34,7 @@ from wordmill.evaluate.watch import Watch, best_weights, weights_in
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.folder import LanguageModel, build_model, save_model
 from wordmill.tasks.card import model_card
+from wordmill.tasks.facts import run_facts
 from wordmill.tasks.plan import Plan, make_plan, parse_time
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.report import report as tokenizer_report
@@ -321,10 +322,19 @@ def _planned(config: PretrainConfig, folder: Path, data: Data, device: torch.dev
             return Plan.from_plain(saved["plan"])
         made = make_plan(config, data.train, data.validation, data.tokenizer, device, group.size, started, reporter)
         write_text(folder / CONFIG, yaml.safe_dump({**saved, "plan": made.plain()}, allow_unicode=True, sort_keys=False))
-        facts = {"summary": made.summary, "data": data.corpus.info.get("counts", {}), "drops": data.corpus.info.get("dropped", {}),
-                 "tokens": {split: store.n_tokens for split, store in data.stores.items()}, "bytes": {split: data.corpus.bytes(split) for split in data.stores},
-                 "tokenizer": {"kind": data.tokenizer.kind, "vocabulary": data.tokenizer.vocab_size, "hash": data.tokenizer.hash},
-                 "parameters": count_parameters(made.model), "device": str(device), "dtype": made.dtype}  # fmt: skip
+        facts = run_facts(
+            summary=made.summary,
+            notes=made.notes,
+            sources=config.sources,
+            corpus=data.corpus,
+            tokenizer=data.tokenizer,
+            tokenizer_folder=Path(config.tokenizer_folder) if config.tokenizer_folder else folder / "tokenizer",
+            stores=data.stores,
+            model=made.model,
+            context=made.train.context,
+            device=str(device),
+            dtype=made.dtype,
+        )
         write_json(folder / FACTS, facts)
         return made
 

@@ -40,10 +40,10 @@ h1{font-size:26px;margin:0}h2{font-size:19px;margin:44px 0 12px}h3{font-size:15p
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:16px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px;overflow-x:auto}
 table{border-collapse:collapse;width:100%}
-td,th{text-align:left;padding:5px 14px 5px 0;vertical-align:top;border-bottom:1px solid var(--line)}
+td,th{text-align:left;padding:5px 18px 5px 0;vertical-align:top;border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}
 th,td.key{color:var(--faint);font-weight:400;white-space:nowrap}td.key{width:1%;min-width:150px}
-td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;width:1%}
+td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;width:1%}
 pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.5 ui-monospace,'SF Mono',Menlo,Consolas,monospace}
 .text pre{max-height:10.5em;overflow-y:auto}
 pre .prompt{color:var(--accent);font-weight:600}
@@ -118,10 +118,12 @@ def _tiles(train: list[Row], tests: list[Row], facts: Row) -> str:
     """The figures at the head: what came out, and what it took."""
     best = min((row["validation_bpb"] for row in tests if isinstance(row.get("validation_bpb"), int | float)), default=None)
     model = facts.get("model") if isinstance(facts.get("model"), dict) else {}
+    final = facts.get("metrics") if isinstance(facts.get("metrics"), dict) else {}
+    assert isinstance(model, dict) and isinstance(final, dict)
     shown: list[tuple[str, Any, Callable[[float], str]]] = [
-        ("bits per byte (best)", best, lambda value: f"{value:.3f}"),
-        ("perplexity per token", _last(tests, "validation_ppl"), lambda value: f"{value:.1f}"),
-        ("parameters", facts.get("parameters") or (model or {}).get("parameters"), human_count),
+        ("bits per byte", final.get("validation_bits_per_byte", best), lambda value: f"{value:.3f}"),
+        ("perplexity per token", final.get("validation_perplexity", _last(tests, "validation_ppl")), lambda value: f"{value:.1f}"),
+        ("parameters", model.get("parameters"), human_count),
         ("tokens seen", _last([*train, *tests], "tokens"), human_count),
         ("training time", _last([*train, *tests], "time"), human_time),
         ("tokens/s (median)", _middle(train, "tokens_per_second"), human_count),
@@ -224,20 +226,37 @@ def _facts(facts: Row) -> str:
 
 
 def _table(values: Mapping[str, Any]) -> str:
-    """Names and values; an object whose values are all numbers becomes bars (reasons for drops, languages)."""
+    """Names and values; an object of counts becomes bars (reasons for drops), one of like objects a table (splits, languages)."""
     rows, below = [], []
     for name, value in values.items():
         label = escape(str(name).replace("_", " "))
         if isinstance(value, Mapping):
             if not value:
                 continue
-            inner = f'<div class="card">{_bars(value, _number)}</div>' if _comparable(value) else _table(value)
+            inner = f'<div class="card">{_bars(value, _number)}</div>' if _comparable(value) else _grid(value) or _table(value)
             below.append(f"<h3>{label}</h3>{inner}")
         else:
             long = isinstance(value, list) and any(isinstance(item, str) and len(item) > 40 for item in value)
             text = "<br>".join(escape(str(item)) for item in value) if long else escape(_value(str(name), value))
             rows.append(f'<tr><td class="key">{label}</td><td>{text}</td></tr>')
     return (f'<div class="card"><table>{"".join(rows)}</table></div>' if rows else "") + "".join(below)
+
+
+def _grid(values: Mapping[str, Any]) -> str:
+    """A row for each object in `values` and a column for each of their names; empty where they are no like, flat objects."""
+    rows = list(values.values())
+    if not all(isinstance(row, Mapping) and row and list(row) == list(rows[0]) for row in rows):
+        return ""
+    if any(isinstance(value, Mapping | list) for row in rows for value in row.values()):
+        return ""
+    head = "".join(f'<th class="number">{escape(str(name).replace("_", " "))}</th>' for name in rows[0])
+    lines = [
+        f'<tr><td class="key">{escape(str(label).replace("_", " "))}</td>'
+        + "".join(f'<td class="number">{escape(_value(str(name), value))}</td>' for name, value in row.items())
+        + "<td></td></tr>"
+        for label, row in values.items()
+    ]
+    return f'<div class="card"><table><tr><th></th>{head}<th></th></tr>{"".join(lines)}</table></div>'
 
 
 def _comparable(values: Mapping[str, Any]) -> bool:
