@@ -15,29 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wordmill.batches.batch import IGNORE
+from wordmill.models import kernels
 
 ROWS_PER_CHUNK = 512
 """Rows of logits held at a time on a CPU: at 8,192 tokens 16 MB in float32, which stays in the last-level cache."""
-
-
-class _RMSNorm(torch.autograd.Function):
-    """Root-mean-square normalisation that keeps one number a row for the backward pass instead of float32 copies."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_accumulate(x)).square_().div_(x.shape[-1])
-        scale = mean_square.add_(eps).rsqrt_().to(x.dtype)
-        ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        x, weight, scale = ctx.saved_tensors
-        unit = x * scale
-        d_weight = (grad * unit).flatten(0, -2).sum(0)
-        d_unit = grad * weight
-        inner = (d_unit * unit).mean(-1, keepdim=True)
-        return d_unit.sub_(unit.mul_(inner)).mul_(scale), d_weight, None
 
 
 def _accumulate(x: Tensor) -> torch.dtype:
@@ -47,8 +28,6 @@ def _accumulate(x: Tensor) -> torch.dtype:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / sqrt(mean(x²) + eps) · weight` over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467)."""
-    if x.is_cpu and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
-        return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return]
     wide = x.to(_accumulate(x))
     return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
@@ -145,7 +124,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_bias = torch.zeros_like(bias, dtype=wide) if train and bias is not None else None
         for start in range(0, hidden.shape[0], rows):
             h, y = hidden[start : start + rows], targets[start : start + rows]
-            logits = F.linear(h, weight, bias).to(wide)
+            logits = F.linear(h, weight, bias)
+            if kernels.usable(logits):
+                total += kernels.cross_entropy_(logits, y, softcap, back=train).sum()
+                if d_hidden is not None and d_weight is not None:
+                    torch.mm(logits, weight, out=d_hidden[start : start + rows])
+                    d_weight += kernels.transpose(logits) @ h
+                    if d_bias is not None:
+                        d_bias += logits.sum(0, dtype=wide)
+                continue
+            logits = logits.to(wide)
             if softcap:
                 logits = logits.div_(softcap).tanh_()
                 slope = 1 - logits.square()

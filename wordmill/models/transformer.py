@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wordmill.models import kernels
 from wordmill.models.cache import KVCache
 from wordmill.models.config import TransformerConfig
 from wordmill.models.ops import attend, rms_norm, rotary_table, rotate
@@ -39,9 +40,19 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(size)) if kind == "layernorm" else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if kernels.usable(x):
+            return kernels.norm(x, self.weight, self.bias, self.eps)
         if self.bias is None:
             return rms_norm(x, self.weight, self.eps)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class Linear(nn.Linear):
+    """A linear layer whose gradients are fast on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, O)."""
+        return kernels.linear(x, self.weight, self.bias) if kernels.usable(x) else F.linear(x, self.weight, self.bias)
 
 
 class View(NamedTuple):
@@ -51,6 +62,8 @@ class View(NamedTuple):
     """For each window size, the additive mask (B or 1, 1, T, S), or None where plain causal or full attention is right."""
     rotary: tuple[Tensor, Tensor] | None
     cache: KVCache | None
+    first: dict[int, Tensor | None] | None
+    """For each window size, the first key that each query sees (B, T), where the CPU kernels serve; else None."""
 
 
 class Attention(nn.Module):
@@ -59,15 +72,21 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.heads, self.groups, self.size = layer, config.heads, config.kv_heads, config.head_size
+        self.eps = config.norm_eps
         self.window, self.causal = config.windows[layer % len(config.windows)], config.causal
-        self.qkv = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * config.head_size, bias=config.attention_bias)
-        self.output = nn.Linear(config.heads * config.head_size, config.width, bias=config.output_bias)
+        self.qkv = Linear(config.width, (config.heads + 2 * config.kv_heads) * config.head_size, bias=config.attention_bias)
+        self.output = Linear(config.heads * config.head_size, config.width, bias=config.output_bias)
         self.q_norm = Norm(config.head_size, "rmsnorm", config.norm_eps) if config.qk_norm else None
         self.k_norm = Norm(config.head_size, "rmsnorm", config.norm_eps) if config.qk_norm else None
 
     def forward(self, x_BTD: Tensor, view: View) -> Tensor:
         batch, length, _ = x_BTD.shape
         qkv = self.qkv(x_BTD).view(batch, length, self.heads + 2 * self.groups, self.size)
+        if view.first is not None:
+            weights = (None, None) if self.q_norm is None or self.k_norm is None else (self.q_norm.weight, self.k_norm.weight)
+            mixed = kernels.attention(qkv, *weights, view.rotary, view.first[self.window], heads=self.heads, groups=self.groups,
+                                      scale=self.size**-0.5, eps=self.eps)  # fmt: skip
+            return self.output(mixed)  # type: ignore[no-any-return]
         q_BTHK, k_BTGK, v_BTGK = qkv.split((self.heads, self.groups, self.groups), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHK, k_BTGK = self.q_norm(q_BTHK), self.k_norm(k_BTGK)
@@ -84,12 +103,14 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.gated, self.activation = config.gated, ACTIVATIONS[config.activation]
-        self.up = nn.Linear(config.width, config.ffn_size * (2 if config.gated else 1), bias=config.ffn_bias)
-        self.down = nn.Linear(config.ffn_size, config.width, bias=config.ffn_bias)
+        self.gated, self.name, self.activation = config.gated, config.activation, ACTIVATIONS[config.activation]
+        self.up = Linear(config.width, config.ffn_size * (2 if config.gated else 1), bias=config.ffn_bias)
+        self.down = Linear(config.ffn_size, config.width, bias=config.ffn_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         inner = self.up(x_BTD)
+        if kernels.usable(inner):
+            return self.down(kernels.activate(inner, self.name, self.gated))  # type: ignore[no-any-return]
         if self.gated:
             gate, inner = inner.chunk(2, dim=-1)
             return self.down(self.activation(gate) * inner)  # type: ignore[no-any-return]
@@ -132,7 +153,7 @@ class Transformer(nn.Module):
         self.position_embedding = nn.Embedding(config.max_positions, config.width) if config.positions == "learned" else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = Norm(config.width, config.norm, config.norm_eps) if config.norm_position == "pre" else None
-        self.head = None if config.tie_embeddings else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size, bias=False)
 
     def forward(
         self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None, state: KVCache | None = None
@@ -140,7 +161,7 @@ class Transformer(nn.Module):
         """Hidden states for `ids` (B, T) → (B, T, D), and the state given (a cache, extended in place).
 
         `positions` (B, T): place of each token in its document, 0… by default; −1 marks padding. `documents` (B, T):
-        which document of the row a token belongs to; tokens see their own document only. None: one document a row.
+        which document of the row a token belongs to (each a run without gaps); tokens see their own document only. None: one document a row.
         """
         if positions is None:
             start = state.used if state is not None else 0
@@ -184,13 +205,35 @@ class Transformer(nn.Module):
 
     def _view(self, positions: Tensor, documents: Tensor | None, cache: KVCache | None, dtype: torch.dtype) -> View:
         config = self.config
-        biases = {window: self._bias(window, positions, documents, cache, dtype) for window in set(config.windows)}
+        first = self._first(positions, documents, dtype) if cache is None else None
+        biases = {} if first is not None else {window: self._bias(window, positions, documents, cache, dtype) for window in set(config.windows)}
         rotary = None
         if config.positions == "rotary":
             wide = torch.float64 if dtype == torch.float64 else torch.float32
             exponents = torch.arange(0, config.head_size, 2, device=positions.device, dtype=wide) / config.head_size
-            rotary = rotary_table(positions, config.rope_theta**-exponents, dtype)
-        return View(biases, rotary, cache)
+            rows = positions[:1] if documents is None and bool((positions == positions[:1]).all()) else positions
+            rotary = rotary_table(rows, config.rope_theta**-exponents, wide if first is not None else dtype)
+        return View(biases, rotary, cache, first)
+
+    def _first(self, positions: Tensor, documents: Tensor | None, dtype: torch.dtype) -> dict[int, Tensor | None] | None:
+        """What the CPU kernels take for a mask: documents are runs within a row, so a query's keys are one stretch that
+        ends with itself. None where they don't serve."""
+        (batch, length), config = positions.shape, self.config
+        fits = length <= kernels.LONGEST and config.head_size <= kernels.LARGEST_HEAD and config.causal
+        if not fits or not kernels.usable(self.embedding.weight):
+            return None
+        place = torch.arange(length, dtype=torch.int32).expand(batch, length)
+        start = torch.zeros_like(place)
+        if documents is not None:
+            begins = torch.ones(batch, length, dtype=torch.bool)
+            begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+            start = torch.where(begins, place, 0).cummax(1).values.to(torch.int32)
+        found: dict[int, Tensor | None] = {}
+        for window in set(config.windows):
+            cut = bool(window) and window < length
+            first = torch.maximum(start, place - (window - 1)) if cut else start
+            found[window] = first.contiguous() if documents is not None or cut else None
+        return found
 
     def _bias(self, window: int, positions: Tensor, documents: Tensor | None, cache: KVCache | None, dtype: torch.dtype) -> Tensor | None:
         """The additive mask for one window size, or None where none is needed: one document a row costs nothing."""

@@ -1,0 +1,383 @@
+/* The row-wise parts of a Transformer in bfloat16 on a CPU, each in one pass: between the matrix products, a training
+ * step is memory traffic, and a chain of library calls reads and writes every tensor many times over.
+ *
+ * Numbers are stored as bfloat16 (the upper half of a float32) and computed in float32. Compiled by core/native.py when
+ * it is first needed; models/kernels.py calls it, with PyTorch doing the same where there is no compiler.
+ * Letters: N rows, D width, F inner size, B batch, T tokens, H heads, K head size, V vocabulary. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef uint16_t bf16;
+typedef int64_t i64;
+
+#define LOWEST -3.0e38f
+
+static inline float wide(bf16 x) {
+    union { uint32_t u; float f; } v = {(uint32_t)x << 16};
+    return v.f;
+}
+
+static inline bf16 narrow(float x) { /* to nearest, ties to even */
+    union { float f; uint32_t u; } v = {x};
+    return (bf16)((v.u + 0x7fff + ((v.u >> 16) & 1)) >> 16);
+}
+
+static inline float fast_exp(float x) { /* relative error below 3e-7; 0 below -87, so that a masked score of -inf gives 0 */
+    float y = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+    float n = __builtin_floorf(y * 1.44269504f + 0.5f);
+    float f = y - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    p = p * f * f + f + 1.0f;
+    union { int32_t i; float f; } s = {((int32_t)n + 127) << 23};
+    return x < -87.0f ? 0.0f : p * s.f;
+}
+
+/* erf by Abramowitz and Stegun 7.1.26 (absolute error below 2e-7); e is exp(-x*x). */
+static inline float erf_with(float x, float e) {
+    float a = x < 0 ? -x : x, t = 1.0f / (1.0f + 0.3275911f * a);
+    float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    float r = 1.0f - p * e;
+    return x < 0 ? -r : r;
+}
+
+/* ---- transposition: what the weight gradient's product wants contiguous ---- */
+
+typedef bf16 row16 __attribute__((vector_size(32)));
+typedef bf16 loose16 __attribute__((vector_size(32), aligned(2), may_alias));
+
+/* 16 × 16: interleaving row i with row i + 8, four times over, is a transposition. */
+static inline void transpose16(const bf16 *x, bf16 *y, i64 from, i64 to) {
+    const row16 low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}, high = low + 8;
+    row16 a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = *(const loose16 *)(x + i * from);
+#define ROUND(IN, OUT)                                                                                              \
+    for (int i = 0; i < 8; i++) {                                                                                   \
+        OUT[2 * i] = __builtin_shuffle(IN[i], IN[i + 8], low);                                                      \
+        OUT[2 * i + 1] = __builtin_shuffle(IN[i], IN[i + 8], high);                                                 \
+    }
+    ROUND(a, b) ROUND(b, a) ROUND(a, b) ROUND(b, a)
+    for (int i = 0; i < 16; i++) *(loose16 *)(y + i * to) = a[i];
+}
+
+void transpose(const bf16 *x, bf16 *y, i64 rows, i64 columns) {
+    enum { S = 64 };
+#pragma omp parallel for collapse(2) schedule(static)
+    for (i64 c = 0; c < columns; c += S)
+        for (i64 r = 0; r < rows; r += S) {
+            i64 re = r + S < rows ? r + S : rows, ce = c + S < columns ? c + S : columns;
+            for (i64 j = c; j < ce; j += 16)
+                for (i64 i = r; i < re; i += 16)
+                    if (j + 16 <= ce && i + 16 <= re)
+                        transpose16(x + i * columns + j, y + j * rows + i, columns, rows);
+                    else
+                        for (i64 k = j; k < ce && k < j + 16; k++)
+                            for (i64 l = i; l < re && l < i + 16; l++) y[k * rows + l] = x[l * columns + k];
+        }
+}
+
+/* ---- activations. kind: 0 relu, 1 gelu, 2 gelu by tanh, 3 silu, 4 squared relu ---- */
+
+static inline float act(float x, int kind) {
+    if (kind == 0) return x > 0 ? x : 0;
+    if (kind == 1) { float u = x * 0.70710678f; return 0.5f * x * (1.0f + erf_with(u, fast_exp(-u * u))); }
+    if (kind == 2) { float u = 0.79788456f * (x + 0.044715f * x * x * x); return x - x / (fast_exp(2.0f * u) + 1.0f); }
+    if (kind == 3) return x / (1.0f + fast_exp(-x));
+    return x > 0 ? x * x : 0;
+}
+
+static inline float act_slope(float x, int kind) {
+    if (kind == 0) return x > 0 ? 1 : 0;
+    if (kind == 1) {
+        float u = x * 0.70710678f, e = fast_exp(-u * u);
+        return 0.5f * (1.0f + erf_with(u, e)) + x * 0.39894228f * e;
+    }
+    if (kind == 2) {
+        float u = 0.79788456f * (x + 0.044715f * x * x * x), t = 1.0f - 2.0f / (fast_exp(2.0f * u) + 1.0f);
+        return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.79788456f * (1.0f + 0.134145f * x * x);
+    }
+    if (kind == 3) { float s = 1.0f / (1.0f + fast_exp(-x)); return s * (1.0f + x * (1.0f - s)); }
+    return x > 0 ? 2 * x : 0;
+}
+
+#define ACT_ROWS(KIND)                                                                                              \
+    for (i64 i = 0; i < n; i++) y[i] = narrow(act(wide(x[i]), KIND));
+#define ACT_BACK(KIND)                                                                                              \
+    for (i64 i = 0; i < n; i++) dx[i] = narrow(wide(dy[i]) * act_slope(wide(x[i]), KIND));
+#define GLU_ROWS(KIND)                                                                                              \
+    for (i64 i = 0; i < f; i++) y[i] = narrow(act(wide(g[i]), KIND) * wide(u[i]));
+#define GLU_BACK(KIND)                                                                                              \
+    for (i64 i = 0; i < f; i++) {                                                                                   \
+        float a = wide(g[i]), d = wide(dy[i]);                                                                      \
+        dg[i] = narrow(d * wide(u[i]) * act_slope(a, KIND));                                                        \
+        du[i] = narrow(d * act(a, KIND));                                                                           \
+    }
+#define BY_KIND(BODY)                                                                                               \
+    switch (kind) {                                                                                                 \
+    case 0: BODY(0) break;                                                                                          \
+    case 1: BODY(1) break;                                                                                          \
+    case 2: BODY(2) break;                                                                                          \
+    case 3: BODY(3) break;                                                                                          \
+    default: BODY(4)                                                                                                \
+    }
+
+/* gated: x is (N, 2F), gate first; otherwise (N, F). y is (N, F). */
+void activation(const bf16 *xs, bf16 *ys, i64 rows, i64 f, i64 kind, i64 gated) {
+#pragma omp parallel for schedule(static)
+    for (i64 r = 0; r < rows; r++) {
+        bf16 *y = ys + r * f;
+        if (gated) {
+            const bf16 *g = xs + r * 2 * f, *u = g + f;
+            BY_KIND(GLU_ROWS)
+        } else {
+            const bf16 *x = xs + r * f;
+            i64 n = f;
+            BY_KIND(ACT_ROWS)
+        }
+    }
+}
+
+void activation_back(const bf16 *xs, const bf16 *dys, bf16 *dxs, i64 rows, i64 f, i64 kind, i64 gated) {
+#pragma omp parallel for schedule(static)
+    for (i64 r = 0; r < rows; r++) {
+        const bf16 *dy = dys + r * f;
+        if (gated) {
+            const bf16 *g = xs + r * 2 * f, *u = g + f;
+            bf16 *dg = dxs + r * 2 * f, *du = dg + f;
+            BY_KIND(GLU_BACK)
+        } else {
+            const bf16 *x = xs + r * f;
+            bf16 *dx = dxs + r * f;
+            i64 n = f;
+            BY_KIND(ACT_BACK)
+        }
+    }
+}
+
+/* ---- normalisation. b != 0: LayerNorm, else RMSNorm. stats: (N, 2) mean and 1/deviation, for the way back ---- */
+
+void norm(const bf16 *xs, const bf16 *w, const bf16 *b, bf16 *ys, float *stats, i64 rows, i64 d, float eps) {
+#pragma omp parallel for schedule(static)
+    for (i64 r = 0; r < rows; r++) {
+        const bf16 *x = xs + r * d;
+        bf16 *y = ys + r * d;
+        float sum = 0, squares = 0;
+        if (b) {
+            for (i64 i = 0; i < d; i++) sum += wide(x[i]);
+            sum /= d;
+        }
+        for (i64 i = 0; i < d; i++) { float c = wide(x[i]) - sum; squares += c * c; }
+        float scale = 1.0f / sqrtf(squares / d + eps);
+        if (b)
+            for (i64 i = 0; i < d; i++) y[i] = narrow((wide(x[i]) - sum) * scale * wide(w[i]) + wide(b[i]));
+        else
+            for (i64 i = 0; i < d; i++) y[i] = narrow(wide(x[i]) * scale * wide(w[i]));
+        stats[2 * r] = sum;
+        stats[2 * r + 1] = scale;
+    }
+}
+
+/* dw and db are (threads, D) float32, zero at the start: each thread sums into its own. extra, where given, is added to dx
+ * (the gradient that comes by the residual connection). */
+void norm_back(const bf16 *xs, const bf16 *w, const bf16 *dys, const float *stats, const bf16 *extra, bf16 *dxs, float *dws, float *dbs,
+               i64 rows, i64 d, i64 threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 t = 0; t < threads; t++) {
+        float *dw = dws + t * d, *db = dbs ? dbs + t * d : 0;
+        for (i64 r = rows * t / threads; r < rows * (t + 1) / threads; r++) {
+            const bf16 *x = xs + r * d, *dy = dys + r * d;
+            bf16 *dx = dxs + r * d;
+            float mean = stats[2 * r], scale = stats[2 * r + 1], inner = 0, total = 0;
+            for (i64 i = 0; i < d; i++) {
+                float g = wide(dy[i]), u = (wide(x[i]) - mean) * scale, gw = g * wide(w[i]);
+                dw[i] += g * u;
+                inner += gw * u;
+                total += gw;
+            }
+            inner /= d;
+            total = db ? total / d : 0;
+            if (db)
+                for (i64 i = 0; i < d; i++) db[i] += wide(dy[i]);
+            if (extra)
+                for (i64 i = 0; i < d; i++) {
+                    float u = (wide(x[i]) - mean) * scale;
+                    dx[i] = narrow((wide(dy[i]) * wide(w[i]) - total - u * inner) * scale + wide(extra[r * d + i]));
+                }
+            else
+                for (i64 i = 0; i < d; i++) {
+                    float u = (wide(x[i]) - mean) * scale;
+                    dx[i] = narrow((wide(dy[i]) * wide(w[i]) - total - u * inner) * scale);
+                }
+        }
+    }
+}
+
+/* ---- attention's ways in and out. qkv (B, T, H+2G, K) → q (B, H, T, K), k, v (B, G, T, K), as the products want them;
+ * optionally each head of q and k normalised (weights qw, kw; RMS) and turned (cos, sin: (B·T or T, K/2)) on the way.
+ * stats: (B, T, H+G) the 1/deviation of each head. ---- */
+
+void heads_in(const bf16 *qkv, bf16 *q, bf16 *k, bf16 *v, const bf16 *qw, const bf16 *kw, const float *cosines, const float *sines,
+              float *stats, i64 batch, i64 t_n, i64 h_n, i64 g_n, i64 size, i64 shared, float eps) {
+    i64 all = h_n + 2 * g_n, half = size / 2;
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < batch * t_n; row++) {
+        i64 b = row / t_n, t = row % t_n;
+        const float *c = cosines ? cosines + (shared ? t : row) * half : 0, *s = sines ? sines + (shared ? t : row) * half : 0;
+        for (i64 h = 0; h < all; h++) {
+            const bf16 *x = qkv + (row * all + h) * size;
+            bf16 *y = h < h_n ? q + ((b * h_n + h) * t_n + t) * size
+                              : (h < h_n + g_n ? k + ((b * g_n + h - h_n) * t_n + t) * size : v + ((b * g_n + h - h_n - g_n) * t_n + t) * size);
+            const bf16 *w = h < h_n ? qw : kw;
+            if (h >= h_n + g_n || (!w && !c)) {
+                memcpy(y, x, size * sizeof(bf16));
+                continue;
+            }
+            float u[512], scale = 1;
+            for (i64 i = 0; i < size; i++) u[i] = wide(x[i]);
+            if (w) {
+                float squares = 0;
+                for (i64 i = 0; i < size; i++) squares += u[i] * u[i];
+                scale = 1.0f / sqrtf(squares / size + eps);
+                for (i64 i = 0; i < size; i++) u[i] *= scale * wide(w[i]);
+                stats[row * (h_n + g_n) + h] = scale;
+            }
+            if (c)
+                for (i64 i = 0; i < half; i++) {
+                    y[i] = narrow(u[i] * c[i] - u[i + half] * s[i]);
+                    y[i + half] = narrow(u[i + half] * c[i] + u[i] * s[i]);
+                }
+            else
+                for (i64 i = 0; i < size; i++) y[i] = narrow(u[i]);
+        }
+    }
+}
+
+/* The way back: dq, dk, dv → dqkv. dws: (threads, 2, K) sums for the two norm weights, zero at the start. */
+void heads_in_back(const bf16 *qkv, const bf16 *dq, const bf16 *dk, const bf16 *dv, const bf16 *qw, const bf16 *kw, const float *cosines,
+                   const float *sines, const float *stats, bf16 *dqkv, float *dws, i64 batch, i64 t_n, i64 h_n, i64 g_n, i64 size, i64 shared,
+                   i64 threads) {
+    i64 all = h_n + 2 * g_n, half = size / 2, rows = batch * t_n;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 thread = 0; thread < threads; thread++)
+        for (i64 row = rows * thread / threads; row < rows * (thread + 1) / threads; row++) {
+            i64 b = row / t_n, t = row % t_n;
+            const float *c = cosines ? cosines + (shared ? t : row) * half : 0, *s = sines ? sines + (shared ? t : row) * half : 0;
+            for (i64 h = 0; h < all; h++) {
+                bf16 *dx = dqkv + (row * all + h) * size;
+                const bf16 *dy = h < h_n ? dq + ((b * h_n + h) * t_n + t) * size
+                                         : (h < h_n + g_n ? dk + ((b * g_n + h - h_n) * t_n + t) * size : dv + ((b * g_n + h - h_n - g_n) * t_n + t) * size);
+                const bf16 *w = h < h_n ? qw : kw;
+                if (h >= h_n + g_n || (!w && !c)) {
+                    memcpy(dx, dy, size * sizeof(bf16));
+                    continue;
+                }
+                float d[512];
+                if (c)
+                    for (i64 i = 0; i < half; i++) {
+                        float a = wide(dy[i]), z = wide(dy[i + half]);
+                        d[i] = a * c[i] + z * s[i];
+                        d[i + half] = z * c[i] - a * s[i];
+                    }
+                else
+                    for (i64 i = 0; i < size; i++) d[i] = wide(dy[i]);
+                if (w) {
+                    const bf16 *x = qkv + (row * all + h) * size;
+                    float *dw = dws + thread * 2 * size + (h < h_n ? 0 : size), scale = stats[row * (h_n + g_n) + h], inner = 0;
+                    for (i64 i = 0; i < size; i++) {
+                        float u = wide(x[i]) * scale;
+                        dw[i] += d[i] * u;
+                        d[i] *= wide(w[i]);
+                        inner += d[i] * u;
+                    }
+                    inner /= size;
+                    for (i64 i = 0; i < size; i++) dx[i] = narrow((d[i] - wide(x[i]) * scale * inner) * scale);
+                } else
+                    for (i64 i = 0; i < size; i++) dx[i] = narrow(d[i]);
+            }
+        }
+}
+
+/* x (B, H, T, K) ↔ y (B, T, H, K). */
+void heads_swap(const bf16 *x, bf16 *y, i64 batch, i64 a_n, i64 b_n, i64 size) {
+#pragma omp parallel for collapse(2) schedule(static)
+    for (i64 b = 0; b < batch; b++)
+        for (i64 j = 0; j < b_n; j++)
+            for (i64 i = 0; i < a_n; i++) memcpy(y + ((b * b_n + j) * a_n + i) * size, x + ((b * a_n + i) * b_n + j) * size, size * sizeof(bf16));
+}
+
+/* ---- softmax over scores (B·H, T, S) in place, scaled; first (B, T) tells for each query its first visible key, the
+ * last one is the query itself. Everything outside becomes 0. ---- */
+
+void softmax(bf16 *scores, const int32_t *first, i64 batch, i64 heads, i64 t_n, i64 s_n, float scale) {
+#pragma omp parallel for schedule(dynamic, 64)
+    for (i64 row = 0; row < batch * heads * t_n; row++) {
+        i64 t = row % t_n, b = row / (heads * t_n), from = first ? first[b * t_n + t] : 0, to = t + 1 + s_n - t_n;
+        bf16 *x = scores + row * s_n;
+        float u[2048], top = LOWEST, sum = 0;
+        for (i64 i = from; i < to; i++) { u[i] = wide(x[i]) * scale; top = u[i] > top ? u[i] : top; }
+        for (i64 i = from; i < to; i++) { u[i] = fast_exp(u[i] - top); sum += u[i]; }
+        sum = 1.0f / sum;
+        for (i64 i = from; i < to; i++) x[i] = narrow(u[i] * sum);
+        if (from) memset(x, 0, from * sizeof(bf16));
+        if (to < s_n) memset(x + to, 0, (s_n - to) * sizeof(bf16));
+    }
+}
+
+/* d (the gradient of the probabilities) becomes, in place, the gradient of the unscaled products. */
+void softmax_back(bf16 *d, const bf16 *p, const int32_t *first, i64 batch, i64 heads, i64 t_n, i64 s_n, float scale) {
+#pragma omp parallel for schedule(dynamic, 64)
+    for (i64 row = 0; row < batch * heads * t_n; row++) {
+        i64 t = row % t_n, b = row / (heads * t_n), from = first ? first[b * t_n + t] : 0, to = t + 1 + s_n - t_n;
+        bf16 *x = d + row * s_n;
+        const bf16 *q = p + row * s_n;
+        float inner = 0;
+        for (i64 i = from; i < to; i++) inner += wide(x[i]) * wide(q[i]);
+        for (i64 i = from; i < to; i++) x[i] = narrow((wide(x[i]) - inner) * wide(q[i]) * scale);
+        if (from) memset(x, 0, from * sizeof(bf16));
+        if (to < s_n) memset(x + to, 0, (s_n - to) * sizeof(bf16));
+    }
+}
+
+/* ---- cross-entropy: logits (N, V) become their gradients in place; losses (N). target −100 is not counted ---- */
+
+void cross_entropy(bf16 *logits, const i64 *targets, float *losses, i64 rows, i64 v_n, float softcap, i64 back) {
+#pragma omp parallel for schedule(static)
+    for (i64 r = 0; r < rows; r++) {
+        bf16 *x = logits + r * v_n;
+        i64 y = targets[r];
+        if (y < 0) {
+            losses[r] = 0;
+            if (back) memset(x, 0, v_n * sizeof(bf16));
+            continue;
+        }
+        float top = LOWEST, sum = 0;
+        if (softcap > 0)
+            for (i64 i = 0; i < v_n; i++) { float t = wide(x[i]) / softcap; x[i] = narrow(softcap * (1.0f - 2.0f / (fast_exp(2.0f * t) + 1.0f))); }
+        for (i64 i = 0; i < v_n; i++) { float a = wide(x[i]); top = a > top ? a : top; }
+        int bad = 0; /* infinite or no number: seen in the bits, since the compiler was told that there is no such thing */
+        for (i64 i = 0; i < v_n; i++) { bad |= (x[i] & 0x7fff) >= 0x7f80; sum += fast_exp(wide(x[i]) - top); }
+        if (bad) {
+            union { uint32_t u; float f; } nan = {0x7fc00000};
+            losses[r] = nan.f;
+            if (back) memset(x, 0, v_n * sizeof(bf16));
+            continue;
+        }
+        float own = wide(x[y]), share = 1.0f / sum;
+        losses[r] = logf(sum) + top - own;
+        if (!back) continue;
+        if (softcap > 0) {
+            float inverse = 1.0f / softcap, before = own * inverse;
+            for (i64 i = 0; i < v_n; i++) { float a = wide(x[i]), t = a * inverse; x[i] = narrow(fast_exp(a - top) * share * (1.0f - t * t)); }
+            x[y] = narrow((fast_exp(own - top) * share - 1.0f) * (1.0f - before * before));
+        } else {
+            for (i64 i = 0; i < v_n; i++) x[i] = narrow(fast_exp(wide(x[i]) - top) * share);
+            x[y] = narrow(fast_exp(own - top) * share - 1.0f);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+"""kernels.c for PyTorch: the row-wise parts of a Transformer in bfloat16 on a CPU, with their gradients.
+
+Each function does what its namesake in ops.py does; `usable` says for which tensors. Letters as in ops.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wordmill.core import native
+
+LONGEST = 2048
+"""Keys that the softmax keeps in its buffer."""
+LARGEST_HEAD = 512
+
+KINDS = {"relu": 0, "gelu": 1, "gelu_tanh": 2, "silu": 3, "relu2": 4}
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    found = native.library(Path(__file__).with_name("kernels.c"))
+    return None if isinstance(found, str) else found
+
+
+def usable(x: Tensor) -> bool:
+    """Whether these kernels serve: bfloat16 on a CPU, a C compiler on the machine, and nobody tracing."""
+    return x.is_cpu and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling() and _library() is not None
+
+
+def _call(name: str, *arguments: Tensor | int | float | None) -> None:
+    """Call a function of kernels.c. Tensors go as pointers (they must be contiguous), integers as int64 (or int), None as null."""
+    library = _library()
+    assert library is not None
+    values: list[Any] = []
+    for x in arguments:
+        if isinstance(x, Tensor):
+            assert x.is_contiguous()
+            values.append(ctypes.c_void_p(x.data_ptr()))
+        elif isinstance(x, float):
+            values.append(ctypes.c_float(x))
+        else:
+            values.append(ctypes.c_void_p(None) if x is None else ctypes.c_int64(x))
+    getattr(library, name)(*values)
+
+
+class _Linear(torch.autograd.Function):
+    """x (N, D) times weight (O, D) transposed. The library's product for the weight gradient reads the gradient against
+    the grain and runs at two thirds of its speed; a transposed copy first is cheaper."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.bias = bias is not None
+        return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        d_x = grad @ weight if ctx.needs_input_grad[0] else None
+        d_weight = transpose(grad) @ x if ctx.needs_input_grad[1] else None
+        return d_x, d_weight, grad.sum(0) if ctx.bias else None
+
+
+def transpose(x: Tensor) -> Tensor:
+    """(N, D) → (D, N), contiguous."""
+    out = x.new_empty(x.shape[1], x.shape[0])
+    _call("transpose", x, out, *x.shape)
+    return out
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` for x (…, D)."""
+    return _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
+
+
+class _Activate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kind: int, gated: bool) -> Tensor:
+        x = x.contiguous()
+        inner = x.shape[-1] // (2 if gated else 1)
+        out = x.new_empty(*x.shape[:-1], inner)
+        _call("activation", x, out, out.numel() // inner, inner, kind, int(gated))
+        ctx.save_for_backward(x)
+        ctx.how = inner, kind, gated
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (x,), (inner, kind, gated) = ctx.saved_tensors, ctx.how
+        out = torch.empty_like(x)
+        _call("activation_back", x, grad.contiguous(), out, grad.numel() // inner, inner, kind, int(gated))
+        return out, None, None
+
+
+def activate(x: Tensor, activation: str, gated: bool) -> Tensor:
+    """The feed-forward part's non-linearity: (…, F), or (…, 2F) → (…, F) when gated."""
+    return _Activate.apply(x, KINDS[activation], gated)  # type: ignore[no-any-return]
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        x = x.contiguous()
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
+        out, stats = torch.empty_like(x), x.new_empty(rows, 2, dtype=torch.float32)
+        _call("norm", x, weight, bias, out, stats, rows, width, float(eps))
+        ctx.save_for_backward(x, weight, stats)
+        ctx.bias = bias is not None
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:  # type: ignore[override]
+        x, weight, stats = ctx.saved_tensors
+        width, threads = x.shape[-1], torch.get_num_threads()
+        out, d_weight = torch.empty_like(x), torch.zeros(threads, width)
+        d_bias = torch.zeros(threads, width) if ctx.bias else None
+        _call("norm_back", x, weight, grad.contiguous(), stats, None, out, d_weight, d_bias, x.numel() // width, width, threads)
+        return out, d_weight.sum(0).to(weight.dtype), None if d_bias is None else d_bias.sum(0).to(weight.dtype), None
+
+
+def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """LayerNorm with a bias, RMSNorm without, over the last dimension."""
+    return _Norm.apply(x, weight, bias, eps)  # type: ignore[no-any-return]
+
+
+class _Attention(torch.autograd.Function):
+    """From the stacked projections to the mixed values: split into heads (normalised and turned on the way), scores,
+    softmax over what is visible, values, and back to one row a token. Grouped queries share a product, not a copy."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, first: Tensor | None,
+        heads: int, groups: int, scale: float, eps: float,
+    ) -> Tensor:  # fmt: skip
+        batch, length, _, size = qkv.shape
+        qkv = qkv.contiguous()
+        q = qkv.new_empty(batch * groups, heads // groups * length, size)
+        k, v = (qkv.new_empty(batch * groups, length, size) for _ in "kv")
+        stats = qkv.new_empty(batch * length * (heads + groups), dtype=torch.float32)
+        shared = int(cos is None or cos.shape[0] == 1)
+        _call("heads_in", qkv, q, k, v, q_weight, k_weight, cos, sin, stats, batch, length, heads, groups, size, shared, float(eps))
+        p = torch.bmm(q, k.transpose(1, 2))
+        _call("softmax", p, first, batch, heads, length, length, float(scale))
+        mixed = torch.bmm(p, v)
+        out = qkv.new_empty(batch, length, heads * size)
+        _call("heads_swap", mixed, out, batch, heads, length, size)
+        ctx.save_for_backward(qkv, q, k, v, p, q_weight, k_weight, cos, sin, first, stats)
+        ctx.how = heads, groups, scale, shared
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        qkv, q, k, v, p, q_weight, k_weight, cos, sin, first, stats = ctx.saved_tensors
+        heads, groups, scale, shared = ctx.how
+        batch, length, _, size = qkv.shape
+        d_mixed = torch.empty_like(q)
+        _call("heads_swap", grad.contiguous(), d_mixed, batch, length, heads, size)
+        d_v = torch.bmm(p.transpose(1, 2), d_mixed)
+        d_scores = torch.bmm(d_mixed, v.transpose(1, 2))
+        _call("softmax_back", d_scores, p, first, batch, heads, length, length, float(scale))
+        d_q, d_k = torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q)
+        threads = torch.get_num_threads()
+        d_qkv, d_weights = torch.empty_like(qkv), torch.zeros(threads, 2, size)
+        _call("heads_in_back", qkv, d_q, d_k, d_v, q_weight, k_weight, cos, sin, stats, d_qkv, d_weights, batch, length, heads, groups, size, shared, threads)
+        d_qw, d_kw = (d_weights.sum(0).to(qkv.dtype) if q_weight is not None else (None, None))
+        return d_qkv, d_qw, d_kw, None, None, None, None, None, None, None
+
+
+def attention(
+    qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, rotary: tuple[Tensor, Tensor] | None, first: Tensor | None, *,
+    heads: int, groups: int, scale: float, eps: float,
+) -> Tensor:  # fmt: skip
+    """Causal self-attention without a cache: qkv (B, T, H+2G, K) → (B, T, H·K).
+
+    `q_weight`, `k_weight` (K,) of the heads' norms or None; `rotary`: cosines and sines (B or 1, T, 1, K/2) float32 or None;
+    `first` (B, T) int32: the first key that each query sees, None: all.
+    """
+    cos, sin = (None, None) if rotary is None else (x.float().contiguous() for x in rotary)
+    return _Attention.apply(qkv, q_weight, k_weight, cos, sin, first, heads, groups, scale, eps)  # type: ignore[no-any-return]
+
+
+def cross_entropy_(logits: Tensor, targets: Tensor, softcap: float, *, back: bool) -> Tensor:
+    """The loss of each row (N,) in float32; `back`: logits (N, V) become the gradients of the losses, in place."""
+    losses = logits.new_empty(logits.shape[0], dtype=torch.float32)
+    _call("cross_entropy", logits, targets, losses, *logits.shape, float(softcap), int(back))
+    return losses
