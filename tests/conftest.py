@@ -25,8 +25,8 @@ TEXT = (
 )
 
 GPT2 = {
-    "family": "gpt2", "norm": "layernorm", "norm_eps": 1e-5, "activation": "gelu_tanh", "gated": False, "qk_norm": False, "positions": "learned",
-    "attention_bias": True, "output_bias": True, "ffn_bias": True,
+    "family": "gpt2", "norm": "layernorm", "norm_eps": 1e-5, "activation": "gelu_tanh", "gated": False, "qk_norm": False,
+    "positions": "learned", "attention_bias": True, "output_bias": True, "ffn_bias": True,
 }  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3": {"kv_heads": 2},

@@ -76,8 +76,9 @@ def test_logits_do_not_depend_on_padding_on_either_side(make_loaded):
 def test_calls_that_can_not_be_honoured_are_refused(make_loaded, tiny_tokenizer, make_model):
     loaded = make_loaded(max_positions=8)
     for call, part in [
-        (lambda: loaded.logits([0] * 9), "8 positions"), (lambda: loaded.logits([[0, 1]], [[1]]), "mask"), (lambda: loaded.logits([]), "not empty"),
-        (lambda: loaded.logits([10**6]), "ids must lie in"), (lambda: loaded.fill("a"), "can't fill"), (lambda: loaded.embed(["a"]), "encoder"),
+        (lambda: loaded.logits([0] * 9), "8 positions"), (lambda: loaded.logits([[0, 1]], [[1]]), "mask"),
+        (lambda: loaded.logits([]), "not empty"), (lambda: loaded.logits([10**6]), "ids must lie in"),
+        (lambda: loaded.fill("a"), "can't fill"), (lambda: loaded.embed(["a"]), "encoder"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=part):
             call()

@@ -60,8 +60,10 @@ def generate(
     loaded = _load(model, device, dtype)
     report = reporter(quiet)
     if len(texts) == 1 and not json:
-        print(texts[0], end="", flush=True)
-        for piece in loaded.stream(texts[0], config, reporter=report):
+        pieces = loaded.stream(texts[0], config, reporter=report)
+        first = next(pieces, "")  # what is wrong with the prompt is said before anything is printed
+        print(texts[0] + first, end="", flush=True)
+        for piece in pieces:
             print(piece, end="", flush=True)
         print(flush=True)
         return

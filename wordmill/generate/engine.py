@@ -19,6 +19,7 @@ from torch import Tensor
 from wordmill.core.errors import UsageError
 from wordmill.generate.decode import OneRow
 from wordmill.generate.sampling import Sampler, SamplingConfig
+from wordmill.generate.score import without_dropout
 from wordmill.models.folder import LanguageModel
 from wordmill.models.transformer import Transformer
 
@@ -62,13 +63,8 @@ def run(
                 f"prompt {row + 1} has {len(prompt):,} tokens, and the model has {limit:,} positions for prompt and answer together",
                 fix="Shorten it",
             )
-    training = model.training
-    model.eval()
-    try:
-        # inference_mode is entered piece by piece: a generator must not leave it on while its caller runs.
+    with without_dropout(model):
         yield from _steps(model, prompts, config, frozenset(eos), dropped if dropped is not None else set())
-    finally:
-        model.train(training)
 
 
 def _steps(
@@ -78,6 +74,7 @@ def _steps(
     sampler = Sampler(config, prompts, model.config.vocab_size, batch.device)
     made = 0
     while batch.rows:
+        # Entered piece by piece: a generator must not leave it on while its caller runs.
         with torch.inference_mode():
             drawn = sampler.draw(batch.logits, batch.rows)
         made += 1
@@ -143,7 +140,9 @@ class Batch:
             return
         self.rows = [self.rows[i] for i in places]
         if self.rows:
-            self.state.select(torch.tensor(places, device=self.device))
+            live = torch.tensor(places, device=self.device)
+            self.state.select(live)
+            self.logits = self.logits[live]
 
     def step(self, ids: Sequence[int]) -> None:
         """Read one token a live row."""

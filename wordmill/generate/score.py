@@ -70,16 +70,22 @@ class Window(NamedTuple):
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off and no gradients inside; afterwards every module is back in the mode that it was in."""
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module is back in the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """As `without_dropout`, and no gradients either. Not for generators: what is off would stay off while their caller runs."""
+    with without_dropout(model), torch.no_grad():
+        yield
 
 
 def window_sizes(model: LanguageModel, context: int | None, stride: int | None) -> tuple[int, int]:
