@@ -1,7 +1,7 @@
 # make demo   the whole way, from this machine's own Python library to a language model (about 8 minutes after the install)
 # make test   every test, and the rules of this repository (ruff, mypy, import directions, …) as tests
 # make lint   the quick rules alone
-# make bench  the side-by-side measurements (long; see benchmarks/README.md)
+# make bench  the side-by-side measurements that need nothing from elsewhere (long; results in benchmarks/results)
 #
 # Each sets up .venv by itself, again whenever pyproject.toml or constraints.txt has changed.
 
@@ -31,7 +31,9 @@ lint: .venv/.ready-dev
 	@$(BIN)/lint-imports --no-cache | tail -n 3
 
 bench: .venv/.ready-dev
-	@$(BIN)/python benchmarks/run.py $(ARGS)
+	@for name in startup tokenizing generation; do \
+	    echo "── benchmarks/$$name.py ──"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@echo "throughput, time_to_loss, recurrent, corpus and budget_curve need a peer's checkout or a data set: see the head of each."
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
