@@ -1,0 +1,49 @@
+"""A cache that stores keys at wrong positions, or lets a window slip, gives other logits than the full forward pass, a little more with
+every step (x-transformers #219). Here cached and uncached logits are equal at every step, for every family, windowed attention included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wordmill.generate import native
+from wordmill.generate.decode import OneRow
+from wordmill.generate.engine import Batch
+
+SHAPES = ["qwen3", "qwen3-windowed", "gpt2", "lstm", "gru"]
+
+
+def _full(model, ids):
+    return model.logits(model(torch.tensor([ids]))[0])[0, -1]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("lengths", [(4,), (3, 3), (1, 6, 11)], ids=["one", "equal", "uneven"])
+def test_cached_logits_equal_the_full_forward_at_every_step(make_model, shape, lengths):
+    model = make_model(shape)
+    rows = [[0, *range(5, 4 + length)] for length in lengths]
+    with torch.inference_mode():
+        batch = Batch(model, rows, 20)
+        for step in range(20):
+            for row, logits in zip(rows, batch.logits, strict=True):
+                assert torch.allclose(logits, _full(model, row), atol=1e-5, rtol=1e-5)
+                row.append(30 + (step * 7 + len(row)) % 60)
+            batch.step([row[-1] for row in rows])
+
+
+@pytest.mark.parametrize("shape", ["qwen3", "qwen3-windowed", "gpt2"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["c", "torch"])
+def test_the_lean_step_takes_over_where_rows_leave(make_model, shape, compiled):
+    if compiled and isinstance(native.library(), str):
+        pytest.skip(str(native.library()))
+    model, rows = make_model(shape), [[0, 5, 6], [0, *range(5, 15)]]
+    with torch.inference_mode():
+        batch = Batch(model, rows, 20)
+        batch.step([40, 41])
+        row = [*rows[1], 41]
+        batch.keep([1])
+        batch.one = OneRow(model, batch.state, len(row), batch.slots, compiled=compiled)
+        for step in range(15):
+            assert torch.allclose(batch.logits[0], _full(model, row), atol=1e-5, rtol=1e-5)
+            row.append(30 + step * 7 % 60)
+            batch.step(row[-1:])
