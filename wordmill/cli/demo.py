@@ -44,10 +44,11 @@ def demo(
     model = run / "model"
     files, size = copy_library(texts)
     notes.note(f"Copied {files:,} files ({human_bytes(size)}) of this machine's Python library to {texts}")
+    samples = [word for prompt in PROMPTS[:2] for word in ("--prompt", prompt)]
     steps = [
         ("text → corpus", ["corpus", "build", texts, "-o", corpus, "--validation", "0.01"]),
         ("corpus → tokenizer", ["tokenizer", "train", corpus, "-o", tokenizer, "--vocab", "8192"]),
-        ("corpus → model", ["pretrain", corpus, "--tokenizer", tokenizer, "-o", run, "--time", time, "--seed", seed]),
+        ("corpus → model", ["pretrain", corpus, "--tokenizer", tokenizer, "-o", run, "--time", time, "--seed", seed, *samples]),
         ("model → evaluation", ["evaluate", model, corpus]),
         ("model → text", ["generate", model, *PROMPTS, "--max-tokens", "80", "--temperature", "0.7", "--seed", seed]),
     ]
