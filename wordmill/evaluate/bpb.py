@@ -179,7 +179,7 @@ def evaluate_text(
     recurrent = isinstance(loaded.config, RecurrentConfig)
     if batch_tokens < 1 or (max_tokens is not None and max_tokens < 1):
         raise UsageError("batch_tokens and max_tokens must be at least 1")
-    sizes = (None, None) if recurrent else window_sizes(loaded.model, context, stride)
+    sizes: tuple[int | None, int | None] = (None, None) if recurrent else window_sizes(loaded.model, context, stride)
     counts = _Counts(loaded, max_tokens)
     asked = (context, stride) if recurrent else sizes
     nats, tokens = 0.0, 0
@@ -193,18 +193,19 @@ def evaluate_text(
     if counts.unknown:
         reporter.warn(f"{counts.unknown:,} of {tokens:,} tokens are unknown to the tokenizer: their text costs the model too little")
     return Evaluation(
-        nats,
-        tokens,
-        counts.bytes,
-        counts.words,
-        counts.documents,
-        *sizes,
-        "carried" if recurrent else "sliding",
-        loaded.tokenizer.hash,
-        counts.unknown,
-        counts.cut_documents,
-        counts.cut_bytes,
-        dropped,
+        nats=nats,
+        tokens=tokens,
+        bytes=counts.bytes,
+        words=counts.words,
+        documents=counts.documents,
+        context=sizes[0],
+        stride=sizes[1],
+        window="carried" if recurrent else "sliding",
+        tokenizer_hash=loaded.tokenizer.hash,
+        unknown=counts.unknown,
+        cut_documents=counts.cut_documents,
+        cut_bytes=counts.cut_bytes,
+        dropped=dropped,
     )
 
 

@@ -20,6 +20,7 @@ from wordmill.core.errors import UsageError
 from wordmill.generate.decode import OneRow
 from wordmill.generate.sampling import Sampler, SamplingConfig
 from wordmill.generate.score import without_dropout
+from wordmill.models.cache import KVCache
 from wordmill.models.folder import LanguageModel
 from wordmill.models.transformer import Transformer
 
@@ -146,8 +147,10 @@ class Batch:
 
     def step(self, ids: Sequence[int]) -> None:
         """Read one token a live row."""
-        if len(self.rows) == 1 and self.one is None and isinstance(self.model, Transformer) and OneRow.fits(self.model):
-            self.one = OneRow(self.model, self.state, self.lengths[self.rows[0]], self.slots)
+        model, state = self.model, self.state
+        alone = len(self.rows) == 1 and self.one is None
+        if alone and isinstance(state, KVCache) and isinstance(model, Transformer) and OneRow.fits(model):
+            self.one = OneRow(model, state, self.lengths[self.rows[0]], self.slots)
         if self.one is not None:
             self.logits = self.one.step(ids[0])[None]
         else:

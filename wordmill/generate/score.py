@@ -19,10 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wordmill.batches.batch import IGNORE
 from wordmill.core.errors import UsageError
 from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
-from wordmill.models.ops import IGNORE, token_losses
+from wordmill.models.ops import token_losses
 
 DEFAULT_CONTEXT = 2048
 """Longest window taken without being asked: some models have positions for far more than fits into memory at once."""

@@ -16,7 +16,9 @@ CONTEXT = 6
 class Decodes(Protocol):
     """What we need of a tokenizer."""
 
-    special_tokens: Mapping[str, int]
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Name → id of the tokens that are not text."""
 
     @property
     def byte_level(self) -> bool:
