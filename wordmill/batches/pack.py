@@ -7,6 +7,7 @@ one row of every epoch, and the last row is padded rather than dropped.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -152,7 +153,7 @@ class CarriedRows(_Rows):
 
     def steps(self, targets: float) -> int:
         """Steps in which at least that many targets are seen."""
-        return max(1, round(targets / self.targets_per_epoch * self.steps_per_epoch))
+        return max(1, math.ceil(targets / self.targets_per_epoch * self.steps_per_epoch - 1e-9))
 
     def batch(self, step: int, first: int = 0, last: int | None = None) -> Batch:
         """Lanes `first`…`last` (all, by default) of step `step`."""

@@ -164,9 +164,7 @@ def _kept(folder: Path, reporter: Reporter) -> TokenStore | None:
         return None
 
 
-def _encode(
-    corpus: CorpusLike, split: str, tokenizer: Tokenizer, eos: int, folder: Path, threads: int, reporter: Reporter
-) -> TokenStore:
+def _encode(corpus: CorpusLike, split: str, tokenizer: Tokenizer, eos: int, folder: Path, threads: int, reporter: Reporter) -> TokenStore:
     with disk_errors(folder, f"encoding {split}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,21 +15,34 @@ STOPPED = {"SIGINT": 130, "SIGTERM": 143}
 
 
 def pretrain(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="SRC… [name=value…]", help="Files, folders or a corpus folder; then settings such as model.layers=6.")] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SRC… [name=value…]", help="Files, folders or a corpus folder; then settings such as model.layers=6."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/DATE-TIME).")] = None,
-    time: Annotated[str | None, typer.Option("--time", help="Time for everything, such as 10m: model size, batch, rate and schedule follow. Default: 10m.")] = None,
+    time: Annotated[
+        str | None,
+        typer.Option("--time", help="Time for everything, such as 10m: model size, batch, rate and schedule follow. Default: 10m."),
+    ] = None,
     size: Annotated[str | None, typer.Option("--size", help="Number of weights, such as 15m.")] = None,
     tokens: Annotated[str | None, typer.Option("--tokens", help="Tokens to train on, such as 5m.")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Times to go over the corpus.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="qwen3 (default), gpt2, lstm or gru.")] = None,
     objective: Annotated[str | None, typer.Option("--objective", help="clm: predict each next token.")] = None,
-    tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of a trained tokenizer; otherwise one is trained on the text.")] = None,
-    validation: Annotated[list[str] | None, typer.Option("--validation", help="Files to validate on (repeatable); otherwise a share of the text is set aside.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="Folder of a trained tokenizer; otherwise one is trained on the text.")
+    ] = None,
+    validation: Annotated[
+        list[str] | None,
+        typer.Option("--validation", help="Files to validate on (repeatable); otherwise a share of the text is set aside."),
+    ] = None,
     field: Annotated[str | None, typer.Option("--field", help="Field of JSON and tables that holds the text.")] = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML file with settings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out exactly where it was.")] = False,
-    find_learning_rate: Annotated[bool, typer.Option("--find-learning-rate", help="Try rising learning rates for some steps, plot the loss, suggest one, and stop.")] = False,
+    find_learning_rate: Annotated[
+        bool, typer.Option("--find-learning-rate", help="Try rising learning rates for some steps, plot the loss, suggest one, and stop.")
+    ] = False,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Text to continue at every evaluation (repeatable).")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count broken records and go on, instead of stopping at the first.")] = False,
     compile: Annotated[str | None, typer.Option("--compile", help="auto, on or off: compile the model.")] = None,
@@ -65,9 +79,14 @@ def pretrain(
     try:
         run = work(texts or recipe_sources, out=out, resume=resume, device=device, tensorboard=tensorboard, reporter=show, **settings)
     except Stopped as stopped:
-        name, folder = str(stopped.args[0]), stopped.args[1]
-        show.warn(f"stopped by {name}; a checkpoint is saved. Go on with: wordmill pretrain -o {folder} --resume")
+        name, folder = str(stopped.args[0]), str(stopped.args[1])
+        show.warn(f"stopped by {name}; a checkpoint is saved. Go on with: wordmill pretrain -o {shlex.quote(folder)} --resume")
         return STOPPED.get(name, 130)
+    except KeyboardInterrupt:
+        if out is None or not (out / "config.yaml").exists():
+            raise
+        show.warn(f"stopped. Go on with: wordmill pretrain -o {shlex.quote(str(out))} --resume")
+        return 130
     emit(json, {"run": str(run.folder), "model": str(run.model_folder), "report": str(run.report), **run.metrics},
          f"model: {run.model_folder}\nreport: {run.report}\nnext: wordmill generate {run.model_folder} \"…\"")  # fmt: skip
     return 0
@@ -86,5 +105,7 @@ def split_arguments(words: list[str]) -> tuple[list[str], list[str]]:
         elif "." in name or name in ("time", "size", "tokens", "epochs", "steps", "family", "seed"):
             pairs.append(word)
         else:
-            raise UsageError(f"can't read the setting {word!r}", fix=f"Settings name their section, for example model.{word} or train.{word}")
+            raise UsageError(
+                f"can't read the setting {word!r}", fix=f"Settings name their section, for example model.{word} or train.{word}"
+            )
     return texts, pairs

@@ -29,7 +29,7 @@ class Config(BaseModel):
         Raises `ConfigError` for an unknown key (naming the nearest known one) or a value of the wrong type.
         """
         values = dict(values or {})
-        _check_names(cls, values, where)
+        check_names(cls, values, where)
         try:
             return cls(**values)
         except ValidationError as error:
@@ -54,13 +54,14 @@ def _nested(cls: type[Config], name: str) -> type[Config] | None:
     return next((option for option in options if isinstance(option, type) and issubclass(option, Config)), None)
 
 
-def _check_names(cls: type[Config], values: Mapping[str, Any], where: str) -> None:
+def check_names(cls: type[Config], values: Mapping[str, Any], where: str) -> None:
+    """Raises `ConfigError` for a name that `cls` does not have, also inside nested settings; it suggests the nearest."""
     for name, value in values.items():
         if name not in cls.model_fields:
             raise ConfigError(f"unknown setting {name!r}", where=where, fix=nearest(name, cls.model_fields))
         inner = _nested(cls, name)
         if inner is not None and isinstance(value, Mapping):
-            _check_names(inner, value, f"{where}: {name}")
+            check_names(inner, value, f"{where}: {name}")
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
@@ -83,7 +84,12 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 def _scalar(raw: str) -> Any:
     """A YAML value, except that 1e-3 (which YAML 1.1 takes for text) is a number, as people expect."""
-    value = yaml.safe_load(raw)
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"can't read the value {raw!r}", fix="Values are written as in YAML; put quotes around text with special signs"
+        ) from error
     if isinstance(value, str):
         try:
             return float(value)
@@ -109,7 +115,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError("no such recipe", where=path) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}:{mark.line + 1}" if mark else path) from error
+        raise ConfigError(
+            f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}:{mark.line + 1}" if mark else path
+        ) from error
     if not isinstance(values, dict):
         raise ConfigError("a recipe is a mapping of settings", where=path)
     return values

@@ -150,8 +150,16 @@ class Reporter:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[fields]}"),
-                   TimeElapsedColumn(), TextColumn("passed,"), TimeRemainingColumn(), TextColumn("left")]
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[fields]}"),
+            TimeElapsedColumn(),
+            TextColumn("passed,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        ]
         with Progress(*columns, console=Console(file=self.stream), transient=True) as bar:
             self._bar = bar
             try:

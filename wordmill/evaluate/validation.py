@@ -17,11 +17,12 @@ def evaluate_store(
     """The cost of a token store, for validation while training: packed rows of `context` targets, each on its own
     (recurrent models carry their state along `batch_tokens / context` lanes).
 
-    With `max_targets` only the first rows are read, and the bytes are taken in proportion. The model's mode is put back.
+    With `max_targets` only that many are read, drawn from everywhere (the same each time), and the bytes are taken in proportion. The model's mode is put back.
     """
     rows = max(1, batch_tokens // context)
     recurrent = isinstance(model.config, RecurrentConfig)
-    packed = CarriedRows(store, context, rows, 0, shuffle=False) if recurrent else PackedRows(store, context, rows, 0, shuffle=False)
+    some = max_targets is not None  # a part of the rows stands for all only when it is drawn from everywhere
+    packed = CarriedRows(store, context, rows, 0, shuffle=some) if recurrent else PackedRows(store, context, rows, 0, shuffle=some)
     steps = packed.steps_per_epoch if isinstance(packed, CarriedRows) else -(-packed.rows_per_epoch // rows)
     if max_targets is not None:
         steps = min(steps, max(1, max_targets // (rows * context)))

@@ -14,15 +14,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wordmill.batches.store import TokenStore
+from wordmill.core.errors import disk_errors
 from wordmill.core.files import write_atomic
 from wordmill.evaluate.validation import evaluate_store
 from wordmill.generate.loaded import Loaded
 from wordmill.tokenizer import Tokenizer
-from wordmill.train.checkpoint import save_tensors
+from wordmill.train.checkpoint import listing, save_tensors
 from wordmill.train.log import Log
 from wordmill.train.loop import Event, Training
 
-BEST = "best.safetensors"
+BEST = "best-{:08}.safetensors"
+"""The best weights by validation, by their step."""
 
 
 @contextmanager
@@ -46,7 +48,8 @@ class Watch:
     """Validates `config.evaluations` times, evenly spread over the run, and at its end; draws samples each time.
 
     The validation loss is that of the weights that would be saved (the average where there is one). With `keep_best`
-    the best weights by validation are kept in checkpoints/best.safetensors.
+    the best weights by validation are kept in checkpoints/best-STEP.safetensors, and so are those that a kept checkpoint
+    would go back to.
     """
 
     def __init__(
@@ -98,9 +101,21 @@ class Watch:
 
     def _keep(self, run: Training) -> None:
         if run.folder is not None:
-            place = run.folder / "checkpoints" / BEST
-            place.parent.mkdir(exist_ok=True)
-            write_atomic(place, lambda part: save_tensors(run.weights(), part))
+            folder = run.folder / "checkpoints"
+            folder.mkdir(exist_ok=True)
+            write_atomic(folder / BEST.format(run.step), lambda part: save_tensors(run.weights(), part))
+            found = best_steps(folder)
+            needed = {max((s for s in found if s <= int(place.name.removeprefix("step-"))), default=None) for place in listing(folder)}
+            for step in set(found) - needed - {run.step}:
+                (folder / BEST.format(step)).unlink()
+
+    def rewind(self, run: Training) -> None:
+        """Forget what lies beyond the step that a resumed run starts from."""
+        self.log.rewind(run)
+        if run.folder is not None and run.world.first:
+            for step in best_steps(run.folder / "checkpoints"):
+                if step > run.step:
+                    (run.folder / "checkpoints" / BEST.format(step)).unlink()
 
     def _sample(self, run: Training) -> None:
         if not self.prompts:
@@ -109,7 +124,8 @@ class Watch:
         texts = loaded.generate(list(self.prompts), max_tokens=self.sample_tokens, temperature=0.8, top_p=0.95, seed=0)
         run.model.train()
         if run.folder is not None:
-            with open(run.folder / "samples.jsonl", "a", encoding="utf-8") as file:
+            place = run.folder / "samples.jsonl"
+            with disk_errors(place, "writing samples"), open(place, "a", encoding="utf-8") as file:
                 for prompt, text in zip(self.prompts, texts, strict=True):
                     file.write(json.dumps({"step": run.step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
         run.reporter.note(f"  {self.prompts[0]}{' '.join(texts[0].split())[:100]}")
@@ -117,5 +133,10 @@ class Watch:
 
 def best_weights(folder: Path, step: int | None) -> dict[str, Tensor] | None:
     """The best weights by validation, when they were kept."""
-    place = folder / "checkpoints" / BEST
+    place = folder / "checkpoints" / BEST.format(step or 0)
     return load_file(place) if step is not None and place.exists() else None
+
+
+def best_steps(folder: Path) -> list[int]:
+    """The steps whose weights were kept as the best so far."""
+    return sorted(int(place.stem.removeprefix("best-")) for place in folder.glob("best-*.safetensors"))

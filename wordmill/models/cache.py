@@ -14,7 +14,9 @@ class KVCache:
     Shapes: B rows, S slots, G key/value heads, K head size.
     """
 
-    def __init__(self, layers: int, batch: int, slots: int, groups: int, head_size: int, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, layers: int, batch: int, slots: int, groups: int, head_size: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
         shape = (batch, slots + 1, groups, head_size)
         self.slots = slots
         self.used = 0
@@ -28,7 +30,11 @@ class KVCache:
         assert self.used <= self.slots, f"position {self.used - 1} in a cache of {self.slots}"
         self.uniform = positions.shape[0] == 1 or bool((positions == positions[:1]).all())
         first = int(positions[0, 0])
-        run = self.uniform and first >= 0 and bool((positions[0] == torch.arange(first, first + positions.shape[1], device=positions.device)).all())
+        run = (
+            self.uniform
+            and first >= 0
+            and bool((positions[0] == torch.arange(first, first + positions.shape[1], device=positions.device)).all())
+        )
         self._slice = slice(first, first + positions.shape[1]) if run else None
         self._index = None if run else torch.where(positions < 0, self.slots, positions)
 

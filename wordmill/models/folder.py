@@ -7,6 +7,8 @@ Loading maps the file into memory and copies tensor by tensor, so it takes littl
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,9 @@ def read_config(folder: Path) -> ModelConfig:
     """The settings in a folder's config.json. Raises `ModelError` for what is missing or not supported."""
     path = folder / "config.json"
     if not folder.is_dir():
-        raise ModelError("no such model folder", where=folder, fix="Give the folder that a training command wrote, for example runs/NAME/model")
+        raise ModelError(
+            "no such model folder", where=folder, fix="Give the folder that a training command wrote, for example runs/NAME/model"
+        )
     if not path.exists():
         raise ModelError("this folder has no config.json, so it is not a model folder", where=folder)
     values = read_json(path)
@@ -71,10 +75,20 @@ def save_model(model: LanguageModel, folder: Path, *, dtype: torch.dtype = torch
     folder.mkdir(parents=True, exist_ok=True)
     config, ours = model.config, dict(weights if weights is not None else model.state_dict())
     theirs = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in _to_family(config, ours)}
-    write_atomic(folder / WEIGHTS, lambda part: save_file(theirs, part, metadata={"format": "pt"}))
+    write_atomic(folder / WEIGHTS, lambda part: write_tensors(theirs, part))
     write_json(folder / "config.json", config_json(config, dtype))
     ids = {"bos_token_id": config.bos_id, "eos_token_id": config.eos_id, "pad_token_id": config.pad_id}
     write_json(folder / "generation_config.json", {name: value for name, value in ids.items() if value is not None})
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors to a file. Raises OSError, with its number, when the disk is full: the library hides that inside a message."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        if "os error 28" in str(error) or "No space left" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
 
 
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
@@ -137,7 +151,9 @@ def _from_family(config: ModelConfig, folder: Path) -> dict[str, Tensor]:
         found.pop(kind.head, None)
     left = [name for name in found if not name.endswith(kind.skip or ("\0",))]
     if left:
-        raise ModelError(f"unexpected tensor {left[0]} ({len(left)} in all)", where=folder, fix=f"Is this a plain {config.family} language model?")
+        raise ModelError(
+            f"unexpected tensor {left[0]} ({len(left)} in all)", where=folder, fix=f"Is this a plain {config.family} language model?"
+        )
     return ours
 
 

@@ -64,8 +64,8 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
         d_x = grad @ weight if ctx.needs_input_grad[0] else None
-        d_weight = transpose(grad) @ x if ctx.needs_input_grad[1] else None
-        return d_x, d_weight, grad.sum(0) if ctx.bias else None
+        across = transpose(grad)
+        return d_x, across @ x, across.sum(1) if ctx.bias else None
 
 
 def transpose(x: Tensor) -> Tensor:
@@ -168,8 +168,28 @@ class _Attention(torch.autograd.Function):
         d_q, d_k = torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q)
         threads = torch.get_num_threads()
         d_qkv, d_weights = torch.empty_like(qkv), torch.zeros(threads, 2, size)
-        _call("heads_in_back", qkv, d_q, d_k, d_v, q_weight, k_weight, cos, sin, stats, d_qkv, d_weights, batch, length, heads, groups, size, shared, threads)
-        d_qw, d_kw = (d_weights.sum(0).to(qkv.dtype) if q_weight is not None else (None, None))
+        _call(
+            "heads_in_back",
+            qkv,
+            d_q,
+            d_k,
+            d_v,
+            q_weight,
+            k_weight,
+            cos,
+            sin,
+            stats,
+            d_qkv,
+            d_weights,
+            batch,
+            length,
+            heads,
+            groups,
+            size,
+            shared,
+            threads,
+        )
+        d_qw, d_kw = d_weights.sum(0).to(qkv.dtype) if q_weight is not None else (None, None)
         return d_qkv, d_qw, d_kw, None, None, None, None, None, None, None
 
 

@@ -89,8 +89,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, causal: bool
     """
     (batch, length, heads, size), keys, groups = q.shape, k.shape[1], k.shape[2]
     if not q.is_cpu or keys > LONGEST_SCORES:
-        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias,
-                                               is_causal=causal and bias is None, scale=scale, enable_gqa=groups != heads)
+        mixed = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=bias,
+            is_causal=causal and bias is None,
+            scale=scale,
+            enable_gqa=groups != heads,
+        )
         return mixed.transpose(1, 2)
     if bias is None and causal and length > 1:
         bias = causal_bias(length, q.dtype, q.device)

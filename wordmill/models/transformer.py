@@ -206,7 +206,9 @@ class Transformer(nn.Module):
     def _view(self, positions: Tensor, documents: Tensor | None, cache: KVCache | None, dtype: torch.dtype) -> View:
         config = self.config
         first = self._first(positions, documents, dtype) if cache is None else None
-        biases = {} if first is not None else {window: self._bias(window, positions, documents, cache, dtype) for window in set(config.windows)}
+        biases = (
+            {} if first is not None else {window: self._bias(window, positions, documents, cache, dtype) for window in set(config.windows)}
+        )
         rotary = None
         if config.positions == "rotary":
             wide = torch.float64 if dtype == torch.float64 else torch.float32

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 def model_card(name: str, model: ModelConfig, metrics: dict[str, Any], corpus: Corpus, tokenizer: Tokenizer, config: PretrainConfig) -> str:
     """Markdown with a YAML head: what the model is, what it was trained on, how good it is, how to use it."""
     recurrent = isinstance(model, RecurrentConfig)
-    head = {"library_name": "wordmill" if recurrent else "transformers", "pipeline_tag": "text-generation", "tags": ["wordmill", model.cell if isinstance(model, RecurrentConfig) else model.family]}
+    head = {
+        "library_name": "wordmill" if recurrent else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["wordmill", model.cell if isinstance(model, RecurrentConfig) else model.family],
+    }
     lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", ""]
     kind = f"{model.cell.upper()} language model" if isinstance(model, RecurrentConfig) else f"{model.family} decoder"
     lines += [f"A {kind} with {human_count(metrics['parameters'])} weights, trained from scratch by wordmill on {human_bytes(corpus.bytes('train'))} of text "
@@ -37,5 +41,12 @@ def model_card(name: str, model: ModelConfig, metrics: dict[str, Any], corpus: C
         lines += ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", 'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
                   'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
                   'print(tokenizer.decode(model.generate(**tokenizer("Once", return_tensors="pt"), max_new_tokens=50)[0]))']  # fmt: skip
-    lines += ["```", "", "## Limits", "", "A small model trained on little text: it repeats what its text says, true or not, biases included. It was not tuned to follow instructions or to be safe.", ""]
+    lines += [
+        "```",
+        "",
+        "## Limits",
+        "",
+        "A small model trained on little text: it repeats what its text says, true or not, biases included. It was not tuned to follow instructions or to be safe.",
+        "",
+    ]
     return "\n".join(lines)

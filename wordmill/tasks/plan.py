@@ -12,7 +12,7 @@ import torch
 
 from wordmill.batches.pack import CarriedRows, PackedRows
 from wordmill.batches.store import TokenStore
-from wordmill.core.config import merge
+from wordmill.core.config import check_names, merge
 from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.measure import matmul_rate
@@ -31,6 +31,8 @@ VALIDATION_SHARE = 0.01
 """One validation during training takes at most about this share of the training time."""
 SAVING_SECONDS = 2.5
 """Kept back for writing the model folder and the report."""
+REFERENCE = (256, 4)
+"""Width and layers of the model whose training speed says how many operations a time budget buys."""
 COMPILE_FROM = 300.0
 """Budgets below this many seconds don't pay for a compilation, which takes about half a minute."""
 
@@ -66,28 +68,52 @@ class Plan:
 
 
 def make_plan(
-    config: PretrainConfig, train: TokenStore, validation: TokenStore | None, tokenizer: Tokenizer, device: torch.device, processes: int, started: float, reporter: Reporter
+    config: PretrainConfig,
+    train: TokenStore,
+    validation: TokenStore | None,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    processes: int,
+    started: float,
+    reporter: Reporter,
 ) -> Plan:
     """Choose what was not asked for. `started` is the monotonic time at which a time budget began."""
     dtype = choose_dtype(config.dtype, device)
     peak = 1e9 * matmul_rate(device, dtype)
     seconds = parse_time(config.time) if config.time is not None else None
     context = _context(config, device, seconds)
-    model = _model(config, tokenizer, context, seconds, peak, started)
+    model, rate = _model(config, tokenizer, context, seconds, dtype, device, started)
     tokens = _tokens(config, train)
-    guess = tokens if tokens is not None else (seconds or 600.0) * 0.5 * peak / budget.flops_per_token(model, context)
+    guess = (
+        tokens
+        if tokens is not None
+        else ((seconds or 600.0) - (time.monotonic() - started)) * rate / budget.flops_per_token(model, context)
+    )
     optim = OptimConfig.of(merge(_optim_defaults(model), config.train.get("optim", {})), where="train.optim")
     rows = int(config.train.get("rows") or _rows(model, guess, context, train))
-    micro = int(config.train.get("micro_rows") or max(1, min(rows, (4096 if device.type == "cpu" else 65_536) // context)))
+    micro = int(config.train.get("micro_rows") or max(1, min(rows, (2048 if device.type == "cpu" else 65_536) // context)))
     speed = _measure(model, optim, context, rows, micro, dtype, device, seconds)
-    notes = [f"measured: {human_count(speed.tokens_per_second)} tokens/s, {100 * speed.rate / peak:.0f} % of the {human_count(peak)} FLOP/s of a plain matrix product"]
-    values: dict[str, Any] = {"context": context, "rows": rows, "micro_rows": micro, "optim": optim.plain(), "seed": config.seed, "clip": 0.0 if optim.kind == "muon" else 1.0}
+    notes = [
+        f"measured: {human_count(speed.tokens_per_second)} tokens/s, {100 * speed.rate / peak:.0f} % of the {human_count(peak)} FLOP/s of a plain matrix product"
+    ]
+    values: dict[str, Any] = {
+        "context": context,
+        "rows": rows,
+        "micro_rows": micro,
+        "optim": optim.plain(),
+        "seed": config.seed,
+        "clip": 0.0 if optim.kind == "muon" else 1.0,
+    }
     left = 0.0
     if seconds is not None:
-        reserve = SAVING_SECONDS + (validation.n_tokens / (2.5 * speed.tokens_per_second) if validation else 0.0)
+        reserve = SAVING_SECONDS + (validation.n_tokens / speed.reading if validation else 0.0)
         left = seconds - (time.monotonic() - started) - reserve
         if left < 0.3 * seconds:
-            raise UsageError(f"{config.time} is too short: reading, tokenizing and evaluating alone take {human_time(seconds - left)}", where="--time", fix="Give more time, or less text")
+            raise UsageError(
+                f"{config.time} is too short: reading, tokenizing and evaluating alone take {human_time(seconds - left)}",
+                where="--time",
+                fix="Give more time, or less text",
+            )
         values["seconds"] = round(left, 2)
         tokens = left * speed.tokens_per_second * processes
     assert tokens is not None
@@ -98,7 +124,9 @@ def make_plan(
             values["row_limit"] = PackedRows(train, context, rows, 0).rows_for(tokens)
     guard = budget.regularisation(epochs)
     if epochs > 2:
-        notes.append(f"the corpus will be seen {epochs:.1f} times: dropout {guard['dropout']}, weight decay {guard['weight_decay']}, average of the weights, best weights by validation kept")
+        notes.append(
+            f"the corpus will be seen {epochs:.1f} times: dropout {guard['dropout']}, weight decay {guard['weight_decay']}, average of the weights, best weights by validation kept"
+        )
     model = model.replace(**{"dropout": guard["dropout"], **config.model})
     values["ema"] = guard["ema"]
     values["optim"] = {**values["optim"], "weight_decay": guard["weight_decay"], **config.train.get("optim", {})}
@@ -108,12 +136,19 @@ def make_plan(
     cap = None
     if validation is not None:
         total = left or tokens / speed.tokens_per_second
-        affordable = VALIDATION_SHARE * total * 2.5 * speed.tokens_per_second
+        affordable = VALIDATION_SHARE * total * speed.reading
         cap = None if affordable >= validation.n_tokens else max(8192, int(affordable))
     length = human_time(seconds) + " in all" if seconds is not None else f"{trained.steps} steps"
     summary = (f"{model.family if isinstance(model, TransformerConfig) else model.cell} of {human_count(budget.count_parameters(model))} weights, context {context}, "
                f"{rows * context:,} tokens a step, {length}, about {human_count(tokens)} tokens ({epochs:.2g} epochs), {config.dtype if config.dtype != 'auto' else str(dtype).removeprefix('torch.')} on {device}")  # fmt: skip
     return Plan(model, trained, "bf16" if dtype == torch.bfloat16 else "fp32", peak, cap, epochs > 2, summary, notes)
+
+
+def check_settings(config: PretrainConfig) -> None:
+    """What can be known to be wrong before the text is read: names of settings, values of the training. Raises `ConfigError`."""
+    budget.family_shape(config.family, 64, 1)
+    check_names(RecurrentConfig if config.family in ("lstm", "gru") else TransformerConfig, config.model, "model")
+    TrainConfig.of({**({} if "seconds" in config.train else {"steps": 1}), **config.train}, where="train")
 
 
 def _context(config: PretrainConfig, device: torch.device, seconds: float | None) -> int:
@@ -122,7 +157,11 @@ def _context(config: PretrainConfig, device: torch.device, seconds: float | None
         context = int(config.train["context"])
         limit = config.model.get("max_positions")
         if limit is not None and context > int(limit):
-            raise ConfigError(f"context {context} is longer than the model's {limit} positions", where="train.context", fix="Lower train.context or raise model.max_positions")
+            raise ConfigError(
+                f"context {context} is longer than the model's {limit} positions",
+                where="train.context",
+                fix="Lower train.context or raise model.max_positions",
+            )
         return context
     if config.family in ("lstm", "gru"):
         return 64
@@ -131,18 +170,46 @@ def _context(config: PretrainConfig, device: torch.device, seconds: float | None
     return 256 if (seconds or 0) <= 1200 else 512
 
 
-def _model(config: PretrainConfig, tokenizer: Tokenizer, context: int, seconds: float | None, peak: float, started: float) -> ModelConfig:
-    common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+def _model(
+    config: PretrainConfig,
+    tokenizer: Tokenizer,
+    context: int,
+    seconds: float | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    started: float,
+) -> tuple[ModelConfig, float]:
+    """The model, and the operations a second that a reference model of its family was measured to train at (0: not needed)."""
+    common: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size,
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
+        "pad_id": tokenizer.pad_id,
+    }
     if config.family not in ("lstm", "gru"):
         common["max_positions"] = max(context, 1024 if config.family == "gpt2" else 2048)
     if config.family == "qwen3":
         common |= {"tie_embeddings": False, "embedding_std": 0.8}
     sized = {"width", "layers", "hidden_size", "embedding_size"} & set(config.model)
+    rate = 0.0
+    if seconds is not None:
+        reference = budget.model_config(config.family, {**budget.family_shape(config.family, *REFERENCE), **common})
+        tokens_a_step = 2048 if device.type == "cpu" else 65_536
+        rate = _measure(
+            reference,
+            OptimConfig.of(_optim_defaults(reference)),
+            context,
+            tokens_a_step // context,
+            tokens_a_step // context,
+            dtype,
+            device,
+            100.0,
+        ).rate
     if config.size is not None:
         chosen = budget.for_size(config.family, parse_count(config.size, "--size"), common)
     elif seconds is not None and not sized:
         left = max(1.0, seconds - (time.monotonic() - started))
-        chosen = budget.for_operations(config.family, 0.5 * peak * left, common)
+        chosen = budget.for_operations(config.family, rate * left, common)
     else:
         width = int(config.model.get("width") or config.model.get("hidden_size") or 384)
         layers = int(config.model.get("layers") or max(1, round(width / 64)))
@@ -153,10 +220,16 @@ def _model(config: PretrainConfig, tokenizer: Tokenizer, context: int, seconds: 
         own = {**{k: v for k, v in budget.family_shape(config.family, int(width), chosen.layers).items() if k != "layers"}, **config.model}
     model = budget.model_config(config.family, {**chosen.plain(), **own})
     if model.vocab_size < tokenizer.vocab_size:
-        raise ConfigError(f"model.vocab_size ({model.vocab_size}) is smaller than the tokenizer's ({tokenizer.vocab_size})", where="model.vocab_size")
+        raise ConfigError(
+            f"model.vocab_size ({model.vocab_size}) is smaller than the tokenizer's ({tokenizer.vocab_size})", where="model.vocab_size"
+        )
     if model.max_positions < context:
-        raise ConfigError(f"context {context} is longer than the model's {model.max_positions} positions", where="train.context", fix="Lower train.context or raise model.max_positions")
-    return model
+        raise ConfigError(
+            f"context {context} is longer than the model's {model.max_positions} positions",
+            where="train.context",
+            fix="Lower train.context or raise model.max_positions",
+        )
+    return model, rate
 
 
 def _optim_defaults(model: ModelConfig) -> dict[str, Any]:
@@ -189,7 +262,16 @@ def _steps(model: ModelConfig, train: TokenStore, context: int, rows: int, token
     return kind(train, context, rows, 0).steps(tokens)
 
 
-def _measure(model: ModelConfig, optim: OptimConfig, context: int, rows: int, micro: int, dtype: torch.dtype, device: torch.device, seconds: float | None) -> budget.Speed:
+def _measure(
+    model: ModelConfig,
+    optim: OptimConfig,
+    context: int,
+    rows: int,
+    micro: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    seconds: float | None,
+) -> budget.Speed:
     trial = build_model(model)
     trial.initialise(0)
     return budget.measure_speed(trial.to(device, dtype), optim, context, rows, micro, seconds=min(5.0, 0.02 * seconds) if seconds else 1.0)

@@ -9,6 +9,7 @@ is not done again.
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +20,13 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import yaml
+from pydantic import Field
 
 from wordmill.batches.pack import CarriedRows, PackedRows
 from wordmill.batches.store import TokenStore, encode_corpus
-from wordmill.core.config import Config, differences
+from wordmill.core.config import Config, differences, merge
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
-from wordmill.core.errors import ConfigError, DataError, UsageError
+from wordmill.core.errors import ConfigError, DataError, DiskFullError, UsageError, WordmillError
 from wordmill.core.files import new_folder, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time
@@ -35,7 +37,7 @@ from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConf
 from wordmill.models.folder import LanguageModel, build_model, save_model
 from wordmill.tasks.card import model_card
 from wordmill.tasks.facts import run_facts
-from wordmill.tasks.plan import Plan, make_plan, parse_time
+from wordmill.tasks.plan import Plan, check_settings, make_plan, parse_time
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.report import report as tokenizer_report
 from wordmill.tokenizer.train import train_on_corpus
@@ -88,7 +90,7 @@ class PretrainConfig(Config):
     """Whether the model is compiled; auto tries it where the run is long enough to pay for it."""
     dtype: str = "auto"
     """Numbers to compute with: auto, bf16 or fp32."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
 
 
@@ -136,11 +138,16 @@ def pretrain(
     with world(place) as group:
         log = reporter if group.first else Reporter(quiet=True)
         config, folder = _open(given, Path(out) if out else None, resume, group)
+        done = finished(folder) if resume else None
+        if done is not None:
+            log.note("this run is finished")
+            return done
         timings: dict[str, float] = {}
-        with _timed(timings, "reading and tokenizing"):
-            data = _first_does(group, lambda: prepare(config, folder, log))
-        with _timed(timings, "measuring the machine"):
-            plan = _planned(config, folder, data, place, group, started, log)
+        with _left_as_it_was(folder, new=group.first and not resume):
+            with _timed(timings, "reading and tokenizing"):
+                data = _first_does(group, lambda: prepare(config, folder, log))
+            with _timed(timings, "measuring the machine"):
+                plan = _planned(config, folder, data, place, group, started, log)
         run = assemble(config, plan, data, folder, place, group, log)
         with log.task("training", total=1.0) as task, _signals(run):
             watch = _callbacks(run, config, plan, data, task, tensorboard)
@@ -150,7 +157,7 @@ def pretrain(
                 log.note(f"resumed at step {run.step}")
             elif resume:
                 log.note("there was no checkpoint yet: starting from the beginning")
-            watch.log.rewind(run)
+            watch.rewind(run)
             before = run.seconds
             fit(run)
         timings |= {"training": run.seconds - before - watch.seconds, "validation and samples": watch.seconds}
@@ -159,6 +166,24 @@ def pretrain(
         group.wait()
     log.note(f"done in {human_time(time.monotonic() - started)}")
     return Run(folder, metrics)
+
+
+def finished(folder: Path) -> Run | None:
+    """The run in a folder, when it went to its end."""
+    metrics = read_json(folder / FACTS).get("metrics") if (folder / FACTS).exists() else None
+    return Run(folder, metrics) if metrics is not None and (folder / "model" / "config.json").exists() else None
+
+
+@contextmanager
+def _left_as_it_was(folder: Path, *, new: bool) -> Iterator[None]:
+    """Remove a new run's folder when the run can't begin for a reason that the user mends in the command, so that the mended command works.
+    What a full disk stopped can be resumed, and stays."""
+    try:
+        yield
+    except WordmillError as error:
+        if new and not isinstance(error, DiskFullError):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @dataclass
@@ -185,7 +210,9 @@ def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
     if len(config.sources) == 1 and (Path(config.sources[0]) / "corpus.json").exists():
         corpus = Corpus.open(config.sources[0])
         if config.validation:
-            raise UsageError("a corpus folder brings its own validation split", where="--validation", fix="Give the files themselves as sources")
+            raise UsageError(
+                "a corpus folder brings its own validation split", where="--validation", fix="Give the files themselves as sources"
+            )
     elif (folder / "corpus" / "corpus.json").exists():
         corpus = Corpus.open(folder / "corpus")
     else:
@@ -196,20 +223,32 @@ def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
         tokenizer = Tokenizer.load(folder / "tokenizer")
     else:
         tokenizer = train_on_corpus(corpus, config.tokenizer, reporter=reporter)
-        facts = {"corpus": corpus.hash, "settings": config.tokenizer.plain(), "report": tokenizer_report(tokenizer, corpus.documents("validation" if corpus.count("validation") else "train"))}
+        facts = {
+            "corpus": corpus.hash,
+            "settings": config.tokenizer.plain(),
+            "report": tokenizer_report(tokenizer, corpus.documents("validation" if corpus.count("validation") else "train")),
+        }
         tokenizer.save(folder / "tokenizer", lineage=facts)
     if tokenizer.eos_id is None:
-        raise UsageError("this tokenizer has no end token, so a model could never learn to stop", where=config.tokenizer_folder, fix="Add eos_token to its tokenizer_config.json")
+        raise UsageError(
+            "this tokenizer has no end token, so a model could never learn to stop",
+            where=config.tokenizer_folder,
+            fix="Add eos_token to its tokenizer_config.json",
+        )
     splits = ["train"] + (["validation"] if corpus.count("validation") else [])
     stores = encode_corpus(corpus, tokenizer, folder / "tokens", splits=splits, reporter=reporter)
     data = Data(corpus, tokenizer, stores)
     if data.train.n_tokens < 2:
         raise DataError(f"the training text has {data.train.n_tokens} tokens, which is too few to learn from", fix="Give more text")
-    reporter.note(f"{human_count(data.train.n_tokens)} training tokens from {human_bytes(corpus.bytes('train'))} ({corpus.bytes('train') / data.train.n_tokens:.2f} bytes a token), vocabulary {tokenizer.vocab_size:,}")
+    reporter.note(
+        f"{human_count(data.train.n_tokens)} training tokens from {human_bytes(corpus.bytes('train'))} ({corpus.bytes('train') / data.train.n_tokens:.2f} bytes a token), vocabulary {tokenizer.vocab_size:,}"
+    )
     return data
 
 
-def assemble(config: PretrainConfig, plan: Plan, data: Data, folder: Path, device: torch.device, group: World, reporter: Reporter) -> Training:
+def assemble(
+    config: PretrainConfig, plan: Plan, data: Data, folder: Path, device: torch.device, group: World, reporter: Reporter
+) -> Training:
     """The model and everything that trains it."""
     dtype = choose_dtype(plan.dtype, device)
     if dtype == torch.float32 and device.type == "cpu":
@@ -233,21 +272,30 @@ def compile_blocks(model: LanguageModel) -> None:
         block.compile(dynamic=False)
 
 
-def finish(run: Training, config: PretrainConfig, plan: Plan, data: Data, folder: Path, timings: dict[str, float], reporter: Reporter) -> dict[str, Any]:
+def finish(
+    run: Training, config: PretrainConfig, plan: Plan, data: Data, folder: Path, timings: dict[str, float], reporter: Reporter
+) -> dict[str, Any]:
     """Evaluate on all of the validation text, write the model folder with its lineage and card, and the report."""
     weights = run.weights()
     best = best_weights(folder, run.memory.get("best_step")) if run.memory.get("best_step") != run.step else None
     if best is not None:
         reporter.note(f"keeping the weights of step {run.memory['best_step']}, the best by validation")
         weights = best
-    metrics: dict[str, Any] = {"step": run.step, "tokens": run.targets, "epochs": round(run.targets / data.train.n_tokens, 3), "parameters": count_parameters(plan.model)}
+    metrics: dict[str, Any] = {
+        "step": run.step,
+        "tokens": run.targets,
+        "epochs": round(run.targets / data.train.n_tokens, 3),
+        "parameters": count_parameters(plan.model),
+    }
     if data.validation is not None:
         with weights_in(run, weights):
             score = evaluate_store(run.model, data.validation, context=plan.train.context)
         loss = score.nats / score.tokens
         metrics |= {"validation_bits_per_byte": score.bits_per_byte, "validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700.0)),
                     "validation_tokens": score.tokens, "validation_bytes": score.bytes, "tokens_cut": 0}  # fmt: skip
-        reporter.note(f"validation: {score.bits_per_byte:.4f} bits per byte, perplexity {math.exp(min(loss, 700.0)):.2f} per token (all {human_count(score.tokens)} tokens, nothing cut)")
+        reporter.note(
+            f"validation: {score.bits_per_byte:.4f} bits per byte, perplexity {math.exp(min(loss, 700.0)):.2f} per token (all {human_count(score.tokens)} tokens, nothing cut)"
+        )
     model_folder = folder / "model"
     save_model(run.model, model_folder, weights=weights)
     data.tokenizer.save(model_folder)
@@ -265,7 +313,14 @@ def finish(run: Training, config: PretrainConfig, plan: Plan, data: Data, folder
 def _callbacks(run: Training, config: PretrainConfig, plan: Plan, data: Data, task: Any, tensorboard: bool) -> Watch:
     folder = run.folder if run.world.first else None
     bytes_per_token = max(1e-9, data.corpus.bytes("train") / data.train.n_tokens)
-    log = Log(folder, task, flops_per_token=flops_per_token(plan.model, plan.train.context), peak=plan.peak_flops, bytes_per_token=bytes_per_token, tensorboard=tensorboard)
+    log = Log(
+        folder,
+        task,
+        flops_per_token=flops_per_token(plan.model, plan.train.context),
+        peak=plan.peak_flops,
+        bytes_per_token=bytes_per_token,
+        tensorboard=tensorboard,
+    )
     prompts = config.prompts or _prompts(data)
     watch = Watch(log, data.validation, data.tokenizer, prompts=prompts, max_targets=plan.validation_targets, keep_best=plan.keep_best)
     run.callbacks += [log, watch] if run.world.first else [watch]
@@ -287,23 +342,33 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
     """The settings and the run folder: new, or that of the run to resume, whose settings must not have changed."""
     if resume:
         if out is None or not (out / CONFIG).exists():
-            raise UsageError("there is no run to resume here", where=out, fix="Name its folder with -o, or leave --resume away to start a new run")
+            raise UsageError(
+                "there is no run to resume here", where=out, fix="Name its folder with -o, or leave --resume away to start a new run"
+            )
         old = yaml.safe_load((out / CONFIG).read_text(encoding="utf-8"))["asked"]
-        new = PretrainConfig.of({**old, **given}).plain()
+        new = PretrainConfig.of(merge(old, given)).plain()
         changed = differences(old, new)
         if changed:
-            raise UsageError("a run is resumed with the settings it was started with; changed: " + "; ".join(changed), where=out, fix="Leave these away, or start a new run with another -o")
+            raise UsageError(
+                "a run is resumed with the settings it was started with; changed: " + "; ".join(changed),
+                where=out,
+                fix="Leave these away, or start a new run with another -o",
+            )
         return PretrainConfig.of(old), out
     config = PretrainConfig.of(given)
     if not config.sources:
         raise UsageError("no text given", fix="Name files, folders or a corpus folder")
     chosen = [name for name in ("tokens", "epochs", "steps") if getattr(config, name) is not None]
     if len(chosen) > 1 or (chosen and config.time):
-        raise UsageError(f"{' and '.join([*chosen, *(['time'] if config.time else [])])} both say how long to train", fix="Give one of --time, --tokens, --epochs, --steps")
+        raise UsageError(
+            f"{' and '.join([*chosen, *(['time'] if config.time else [])])} both say how long to train",
+            fix="Give one of --time, --tokens, --epochs, --steps",
+        )
     if not chosen and config.time is None:
         config = config.replace(time="10m")
     if config.time is not None:
         parse_time(config.time)
+    check_settings(config)
     folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     if group.first:
         hint = "Go on with it by --resume, or name another folder with -o" if (folder / CONFIG).exists() else "Name another folder with -o"
@@ -313,7 +378,9 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
     return config, folder
 
 
-def _planned(config: PretrainConfig, folder: Path, data: Data, device: torch.device, group: World, started: float, reporter: Reporter) -> Plan:
+def _planned(
+    config: PretrainConfig, folder: Path, data: Data, device: torch.device, group: World, started: float, reporter: Reporter
+) -> Plan:
     """The plan of this run: made once by the first process, then read from config.yaml by everybody, and on resuming."""
 
     def plan() -> Plan:
@@ -321,7 +388,6 @@ def _planned(config: PretrainConfig, folder: Path, data: Data, device: torch.dev
         if "plan" in saved:
             return Plan.from_plain(saved["plan"])
         made = make_plan(config, data.train, data.validation, data.tokenizer, device, group.size, started, reporter)
-        write_text(folder / CONFIG, yaml.safe_dump({**saved, "plan": made.plain()}, allow_unicode=True, sort_keys=False))
         facts = run_facts(
             summary=made.summary,
             notes=made.notes,
@@ -336,6 +402,8 @@ def _planned(config: PretrainConfig, folder: Path, data: Data, device: torch.dev
             dtype=made.dtype,
         )
         write_json(folder / FACTS, facts)
+        # Last, since a resumed run that finds a plan takes all of this for done.
+        write_text(folder / CONFIG, yaml.safe_dump({**saved, "plan": made.plain()}, allow_unicode=True, sort_keys=False))
         return made
 
     made = _first_does(group, plan)

@@ -41,10 +41,14 @@ class RangeTest:
     def text(self) -> str:
         """For people."""
         rates = " ".join(f"train.optim.{name}={rate:.3g}" for name, rate in self.rates.items())
-        return f"the loss falls fastest at {self.suggested:.2g} × the planned rates: {rates}" + (f"\nplot: {self.plot}" if self.plot else "")
+        return f"the loss falls fastest at {self.suggested:.2g} × the planned rates: {rates}" + (
+            f"\nplot: {self.plot}" if self.plot else ""
+        )
 
 
-def find_learning_rate(sources: Sequence[str | Path], *, out: Path | None = None, device: str = "auto", reporter: Reporter = SILENT, **settings: Any) -> RangeTest:
+def find_learning_rate(
+    sources: Sequence[str | Path], *, out: Path | None = None, device: str = "auto", reporter: Reporter = SILENT, **settings: Any
+) -> RangeTest:
     """Plan a run as `pretrain` would, then train `STEPS` steps while all rates rise together from 1/100 to 30 times the planned ones.
 
     Stops where the loss bursts. With `out`, the folder gets learning-rate.svg and learning-rate.json. Raises as `pretrain`.
@@ -107,7 +111,9 @@ def _sweep(run: Any, reporter: Reporter) -> tuple[list[float], list[float]]:
             best = min(best, losses[-1])
             task.advance(loss=f"{losses[-1]:.3f}", factor=f"{factor:.2g}")
     if len(factors) < 10:
-        raise TrainingError("the loss bursts at once, so no learning rate can be suggested", fix="Lower the rates (train.optim.lr=…) and try again")
+        raise TrainingError(
+            "the loss bursts at once, so no learning rate can be suggested", fix="Lower the rates (train.optim.lr=…) and try again"
+        )
     return factors, losses
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +21,35 @@ from wordmill.core.progress import human_count
 from wordmill.models import recurrent, transformer
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.folder import LanguageModel, build_model
+from wordmill.models.ops import token_losses
 from wordmill.train.objectives import causal
 from wordmill.train.optim import OptimConfig, Optimizer
 
-SHAPES = ((64, 2), (128, 2), (128, 3), (192, 3), (192, 4), (256, 4), (256, 6), (320, 5), (384, 6), (448, 7), (512, 8), (640, 10), (768, 12), (1024, 16), (1280, 20), (1536, 24))
+SHAPES = (
+    (64, 2),
+    (128, 2),
+    (128, 3),
+    (192, 3),
+    (192, 4),
+    (256, 4),
+    (256, 6),
+    (320, 5),
+    (384, 6),
+    (448, 7),
+    (512, 8),
+    (640, 10),
+    (768, 12),
+    (1024, 16),
+    (1280, 20),
+    (1536, 24),
+)
 """Width and layers of the models that the planner chooses among: about 64 of width a layer."""
 
-OPTIMUM = (1.0e6, 1.0e14, 0.5)
+OPTIMUM = (0.5e6, 2.8e13, 0.5)
 """The best number of weights inside the blocks: OPTIMUM[0] · (operations / OPTIMUM[1]) ** OPTIMUM[2]; from benchmarks/budget_curve.py."""
 
-ROWS_SHARE = 500
-"""A step holds about 1/500 of all tokens of the run: fewer steps learn too little, more are too noisy and cost optimiser time."""
+ROWS_SHARE = 1000
+"""A step holds about 1/1000 of all tokens of the run: fewer steps learn too little, more are too noisy and cost optimiser time."""
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -42,19 +61,31 @@ def count_parameters(config: ModelConfig) -> int:
 def block_parameters(config: ModelConfig) -> int:
     """Weights without embeddings and output layer."""
     with torch.device("meta"):
-        return sum(p.numel() for name, p in build_model(config).named_parameters() if "embedding" not in name and not name.startswith("head"))
+        return sum(
+            p.numel() for name, p in build_model(config).named_parameters() if "embedding" not in name and not name.startswith("head")
+        )
 
 
 def flops_per_token(config: ModelConfig, context: int) -> float:
     """Operations to train on one token, forward and backward."""
-    return recurrent.flops_per_token(config, context) if isinstance(config, RecurrentConfig) else transformer.flops_per_token(config, context)
+    return (
+        recurrent.flops_per_token(config, context) if isinstance(config, RecurrentConfig) else transformer.flops_per_token(config, context)
+    )
 
 
 def shape(width: int, layers: int, **given: Any) -> dict[str, Any]:
     """The settings of a decoder of that width: heads of 64, a gated feed-forward part of 8/3 the width."""
     heads = max(1, width // 64)
     kv = heads if heads <= 8 else next(n for n in (heads // 2, heads // 3, heads) if n and heads % n == 0)
-    return {"width": width, "layers": layers, "heads": heads, "kv_heads": kv, "head_size": 64, "ffn_size": 64 * round(width * 8 / 3 / 64), **given}
+    return {
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": kv,
+        "head_size": 64,
+        "ffn_size": 64 * round(width * 8 / 3 / 64),
+        **given,
+    }
 
 
 def family_shape(family: str, width: int, layers: int) -> dict[str, Any]:
@@ -85,7 +116,11 @@ def for_size(family: str, parameters: float, common: dict[str, Any]) -> ModelCon
     ratio = count_parameters(best) / parameters
     if not 0.5 < ratio < 2:
         smallest, largest = (human_count(count_parameters(configs[i])) for i in (0, -1))
-        raise ConfigError(f"no {family} of {human_count(parameters)} weights with this vocabulary", where="--size", fix=f"Choose between {smallest} and {largest}, or set model.width=… and model.layers=…")
+        raise ConfigError(
+            f"no {family} of {human_count(parameters)} weights with this vocabulary",
+            where="--size",
+            fix=f"Choose between {smallest} and {largest}, or set model.width=… and model.layers=…",
+        )
     return best
 
 
@@ -106,6 +141,8 @@ class Speed:
     """In that step."""
     flops: float
     """Operations of that step."""
+    reading: float
+    """Tokens a second when the model only reads (validation)."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -142,12 +179,29 @@ def measure_speed(model: LanguageModel, optim: OptimConfig, context: int, rows: 
         wait()
         times.append(time.perf_counter() - start)
     steady = sorted(times[1:])
-    return Speed(steady[len(steady) // 2], rows * context, rows * context * flops_per_token(model.config, context))
+    return Speed(
+        steady[len(steady) // 2], rows * context, rows * context * flops_per_token(model.config, context), _reading(model, context, wait)
+    )
+
+
+def _reading(model: LanguageModel, context: int, wait: Callable[[], object]) -> float:
+    """Tokens a second of scoring without gradients, the output layer included; the better of two tries."""
+    rows = max(1, 8192 // context)
+    ids = torch.zeros(rows, context, dtype=torch.int64, device=next(model.parameters()).device)
+    best = math.inf
+    with torch.no_grad():
+        for _ in range(2):
+            start = time.perf_counter()
+            hidden, _ = model(ids)
+            token_losses(hidden.flatten(0, -2), *model.output_layer(), ids.flatten())
+            wait()
+            best = min(best, time.perf_counter() - start)
+    return rows * context / best
 
 
 def rows_for(tokens: float, context: int) -> int:
-    """Rows a step for a run of that many tokens: a power of two, from about 1,000 to 500,000 tokens a step."""
-    wanted = min(max(tokens / ROWS_SHARE, 1024), 524_288) / context
+    """Rows a step for a run of that many tokens: a power of two, from about 2,000 to 500,000 tokens a step."""
+    wanted = min(max(tokens / ROWS_SHARE, 2048), 524_288) / context
     return max(1, 2 ** round(math.log2(wanted)))
 
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from wordmill.core.errors import CheckpointError, DataError, disk_errors
 from wordmill.core.files import hash_file, read_json, write_json
+from wordmill.models.folder import write_tensors
 
 TENSORS, FACTS = "state.safetensors", "state.json"
 
@@ -46,7 +47,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     part = folder / f".{place.name}.part"
     with disk_errors(place, "writing a checkpoint"):
         try:
-            shutil.rmtree(part, ignore_errors=True)
+            for left in folder.glob(".step-*.part"):  # what a kill has left
+                shutil.rmtree(left, ignore_errors=True)
             part.mkdir(parents=True)
             save_tensors(checkpoint.tensors, part / TENSORS)
             write_json(part / FACTS, {"step": checkpoint.step, "sha256": hash_file(part / TENSORS), **checkpoint.facts})
@@ -61,14 +63,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors to a file and flush it to the disk. Raises OSError, with its errno, also when the disk is full."""
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # the library hides the system's number inside its message
-        message = str(error)
-        if "os error 28" in message or "No space left" in message:
-            raise OSError(28, "No space left on device") from error
-        raise
+    """Write tensors to a file and flush it to the disk. Raises OSError, with its number, also when the disk is full."""
+    write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
     with open(path, "rb+") as handle:
         os.fsync(handle.fileno())
 

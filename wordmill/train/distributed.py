@@ -80,7 +80,9 @@ def world(device: torch.device) -> Iterator[World]:
     try:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"can't join the processes that torchrun started: {error}", fix="Start with: torchrun --nproc-per-node 2 -m wordmill pretrain …") from error
+        raise UsageError(
+            f"can't join the processes that torchrun started: {error}", fix="Start with: torchrun --nproc-per-node 2 -m wordmill pretrain …"
+        ) from error
     try:
         yield World(distributed.get_rank(), distributed.get_world_size())
     finally:

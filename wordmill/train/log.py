@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wordmill.core.errors import MissingExtraError, disk_errors
+from wordmill.core.files import write_text
 from wordmill.core.progress import Task, human_count
 from wordmill.train.loop import Event, Training
 
@@ -19,25 +20,21 @@ class Log:
     measured matrix-product rate), grad_norm. Other callbacks add rows with `write`.
     """
 
-    def __init__(self, folder: Path | None, task: Task, *, flops_per_token: float, peak: float, bytes_per_token: float, tensorboard: bool = False) -> None:
+    def __init__(
+        self, folder: Path | None, task: Task, *, flops_per_token: float, peak: float, bytes_per_token: float, tensorboard: bool = False
+    ) -> None:
         self.path = folder / "metrics.jsonl" if folder else None
         self.task, self.flops, self.peak, self.bytes_per_token = task, flops_per_token, peak, bytes_per_token
         self.board = _tensorboard(folder) if tensorboard and folder else None
         self.before = (0, 0.0)
 
     def rewind(self, run: Training) -> None:
-        """Drop rows beyond the step that a resumed run starts from, and an unfinished last line."""
+        """Drop rows and samples beyond the step that a resumed run starts from, and an unfinished last line."""
         self.before = (run.targets, run.seconds)
-        if self.path is None or not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= run.step:
-                    kept.append(line)
-            except (json.JSONDecodeError, KeyError):
-                continue
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        for path in (self.path, self.path.with_name("samples.jsonl")) if self.path else ():
+            if path.exists():
+                lines = path.read_bytes().split(b"\n")
+                write_text(path, "".join(f"{line.decode()}\n" for line in lines if _step_of(line) <= run.step))
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row."""
@@ -65,6 +62,14 @@ class Log:
         bpb = run.last["loss"] / math.log(2) / self.bytes_per_token
         shown = {"step": str(run.step), "loss": f"{run.last['loss']:.3f}", "bpb": f"{bpb:.3f}", "tokens/s": human_count(speed)}
         self.task.set(run.progress, **shown, **({} if mfu is None else {"FLOP utilisation": f"{100 * mfu:.0f} %"}))
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a row; infinite for a line that is not whole."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _tensorboard(folder: Path) -> Any:

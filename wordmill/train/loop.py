@@ -156,12 +156,18 @@ def fit(run: Training) -> None:
         batch = run.rows.batch(run.step, *world.share(config.rows))
         n_targets = world.total(batch.n_targets, run.device)
         if not n_targets:
-            raise TrainingError(f"step {run.step + 1} has no target that counts", fix="Look at the data: every answer was cut away or masked")
+            raise TrainingError(
+                f"step {run.step + 1} has no target that counts", fix="Look at the data: every answer was cut away or masked"
+            )
         loss = gradients(run, batch.to(run.device), n_targets)
         norm = run.optimizer.gradient_norm()
         if config.clip:
             run.optimizer.scale_gradients((config.clip / (norm + 1e-6)).clamp(max=1.0))
-        done = (run.step + 1) / config.steps if config.steps is not None else world.agree((run.seconds + step_seconds) / config.seconds, run.device)
+        done = (
+            (run.step + 1) / config.steps
+            if config.steps is not None
+            else world.agree((run.seconds + step_seconds) / config.seconds, run.device)
+        )
         rate = factor(config.schedule, done)
         log = (run.step + 1) % config.log_every == 0 or run.step == 0
         if log or run.device.type == "cpu":  # reading the loss waits for a GPU, so there it is done with the log alone
@@ -178,10 +184,11 @@ def fit(run: Training) -> None:
         step_seconds = 0.8 * step_seconds + 0.2 * (time.monotonic() - before) if step_seconds else time.monotonic() - before
         run.last.update(lr_factor=rate, step_seconds=step_seconds, logged=float(log))
         notify(run, "step")
-        if save_due(run) or run.stop:
+        stopping = bool(world.total(float(run.stop is not None), run.device))  # a signal may reach the processes at different steps
+        if save_due(run) or stopping:
             save(run)
-        if run.stop:
-            raise Stopped(run.stop, run.folder)
+        if stopping:
+            raise Stopped(run.stop or "SIGTERM", run.folder)
     run.model.eval()
     notify(run, "end")
 
@@ -232,7 +239,10 @@ def not_finite(what: str, run: Training, step: int) -> TrainingError:
     kept = checkpoint.listing(run.folder / "checkpoints")[-1:] if run.folder else []
     rates = ", ".join(sorted({"train.optim.matrix_lr" if group.rule == "muon" else "train.optim.lr" for group in run.optimizer.groups}))
     verb = "are" if what == "weights" else "is"
-    return TrainingError(f"the {what} {verb} not finite at step {step}", fix=f"Lower the learning rate ({rates})" + (f"; the last good checkpoint is {kept[0]}" if kept else ""))
+    return TrainingError(
+        f"the {what} {verb} not finite at step {step}",
+        fix=f"Lower the learning rate ({rates})" + (f"; the last good checkpoint is {kept[0]}" if kept else ""),
+    )
 
 
 class Stopped(KeyboardInterrupt):
@@ -286,7 +296,9 @@ def restore(run: Training, saved: checkpoint.Checkpoint) -> None:
         w.copy_(tensors[f"average.{name}"])
     carried = saved.facts["carried"]
     if any(carried) and len(carried) != run.world.size:
-        run.reporter.warn(f"the run was carried by {len(carried)} processes and goes on with {run.world.size}: the recurrent state starts empty")
+        run.reporter.warn(
+            f"the run was carried by {len(carried)} processes and goes on with {run.world.size}: the recurrent state starts empty"
+        )
     else:
         for index in range(carried[run.world.rank]):
             prefix = f"carry.{run.world.rank}.{index}."

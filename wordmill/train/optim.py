@@ -85,7 +85,10 @@ def assign(model: nn.Module, config: OptimConfig) -> list[Group]:
         head, embedding = (kinds["embedding"] + kinds["head"], []) if not tied else ([], kinds["embedding"] + kinds["head"])
         untied_head = [name for name in head if name.startswith("head.")]
         rest = embedding + [name for name in head if not name.startswith("head.")] + kinds["vector"]
-        groups = [Group(config.kind, tuple(kinds["matrix"] + untied_head), config.lr, decay), Group(config.kind, tuple(rest), config.lr, 0.0)]
+        groups = [
+            Group(config.kind, tuple(kinds["matrix"] + untied_head), config.lr, decay),
+            Group(config.kind, tuple(rest), config.lr, 0.0),
+        ]
     return [group for group in groups if group.names]
 
 
@@ -98,7 +101,8 @@ class Optimizer:
         self.parameters = dict(model.named_parameters())
         self.steps = 0
         self.master: dict[str, Tensor] = {
-            name: p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p.detach() for name, p in self.parameters.items()
+            name: p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p.detach()
+            for name, p in self.parameters.items()
         }
         self.first: dict[str, Tensor] = {name: torch.zeros_like(w) for name, w in self.master.items()}
         adam = [name for g in self.groups if g.rule in ("adamw", "adam") for name in g.names]
@@ -203,7 +207,10 @@ class Optimizer:
 
     def describe(self) -> list[dict[str, Any]]:
         """The groups in plain values, for the log and the report."""
-        return [{"rule": g.rule, "lr": g.lr, "weight_decay": g.weight_decay, "tensors": len(g.names), "names": list(g.names)} for g in self.groups]
+        return [
+            {"rule": g.rule, "lr": g.lr, "weight_decay": g.weight_decay, "tensors": len(g.names), "names": list(g.names)}
+            for g in self.groups
+        ]
 
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

@@ -13,7 +13,9 @@ __all__ = ["Family", "Weight", "families", "family"]
 
 def families() -> dict[str, Family]:
     """Name → family."""
-    modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    modules = (
+        importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
+    )
     return {module.FAMILY.name: module.FAMILY for module in modules}
 
 

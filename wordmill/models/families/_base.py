@@ -46,14 +46,48 @@ class Family:
     """Endings of tensors in old files that hold no learned weights (masks, position ids)."""
 
 
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu", "swish": "silu", "relu2": "relu2"}
+ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu2": "relu2",
+}
 ACTIVATIONS_TO_HF = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "relu2": "relu2"}
 
-COMMON = frozenset({
-    "_name_or_path", "architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype", "model_type", "tie_word_embeddings",
-    "transformers_version", "use_cache", "vocab_size", "initializer_range", "output_attentions", "output_hidden_states", "return_dict", "is_encoder_decoder",
-    "task_specific_params", "id2label", "label2id", "problem_type", "chunk_size_feed_forward", "torchscript", "attention_dropout", "pretraining_tp", "_attn_implementation_autoset",
-})
+COMMON = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "dtype",
+        "torch_dtype",
+        "model_type",
+        "tie_word_embeddings",
+        "transformers_version",
+        "use_cache",
+        "vocab_size",
+        "initializer_range",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "is_encoder_decoder",
+        "task_specific_params",
+        "id2label",
+        "label2id",
+        "problem_type",
+        "chunk_size_feed_forward",
+        "torchscript",
+        "attention_dropout",
+        "pretraining_tp",
+        "_attn_implementation_autoset",
+    }
+)
 """Settings that change nothing in how logits are computed, or are read for every family."""
 
 
@@ -65,9 +99,14 @@ def read(values: Mapping[str, Any], family: str, known: frozenset[str], fixed: M
     for name, value in values.items():
         if name in fixed:
             if value not in fixed[name]:
-                raise ModelError(f"setting {name!r} = {value!r} is not supported for {family} (supported: {', '.join(map(repr, fixed[name]))})", where="config.json")
+                raise ModelError(
+                    f"setting {name!r} = {value!r} is not supported for {family} (supported: {', '.join(map(repr, fixed[name]))})",
+                    where="config.json",
+                )
         elif name not in known and name not in COMMON:
-            raise ModelError(f"unknown setting {name!r} for {family}", where="config.json", fix="Remove it if it does not change the computation")
+            raise ModelError(
+                f"unknown setting {name!r} for {family}", where="config.json", fix="Remove it if it does not change the computation"
+            )
 
 
 def activation(name: str, family: str) -> str:
@@ -80,7 +119,11 @@ def activation(name: str, family: str) -> str:
 def tokens_from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
     """The special token ids; a list of end tokens is read as its first (the rest is generation_config.json's matter)."""
     eos = values.get("eos_token_id")
-    return {"bos_id": values.get("bos_token_id"), "eos_id": eos[0] if isinstance(eos, list) and eos else eos, "pad_id": values.get("pad_token_id")}
+    return {
+        "bos_id": values.get("bos_token_id"),
+        "eos_id": eos[0] if isinstance(eos, list) and eos else eos,
+        "pad_id": values.get("pad_token_id"),
+    }
 
 
 def tokens_to_hf(config: TransformerConfig) -> dict[str, Any]:

@@ -17,7 +17,12 @@ HF_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu
 
 def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
     """config.json → our settings."""
-    read(values, "gpt2", KNOWN, {"scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "reorder_and_upcast_attn": (False, True)})
+    read(
+        values,
+        "gpt2",
+        KNOWN,
+        {"scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "reorder_and_upcast_attn": (False, True)},
+    )
     if values.get("add_cross_attention"):
         raise ModelError("cross-attention in a GPT-2 is not supported", where="config.json")
     width, heads = values["n_embd"], values["n_head"]
@@ -45,11 +50,21 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
 def weights(config: TransformerConfig) -> list[Weight]:
     """Weight names; GPT-2 stores its matrices (in, out)."""
     found = [Weight("embedding.weight", ("transformer.wte.weight",)), Weight("position_embedding.weight", ("transformer.wpe.weight",))]
-    parts = {"attention_norm": "ln_1", "ffn_norm": "ln_2", "attention.qkv": "attn.c_attn", "attention.output": "attn.c_proj", "ffn.up": "mlp.c_fc", "ffn.down": "mlp.c_proj"}
+    parts = {
+        "attention_norm": "ln_1",
+        "ffn_norm": "ln_2",
+        "attention.qkv": "attn.c_attn",
+        "attention.output": "attn.c_proj",
+        "ffn.up": "mlp.c_fc",
+        "ffn.down": "mlp.c_proj",
+    }
     for i in range(config.layers):
         for ours, theirs in parts.items():
             name = f"transformer.h.{i}.{theirs}"
-            found += [Weight(f"blocks.{i}.{ours}.weight", (f"{name}.weight",), transpose="norm" not in ours), Weight(f"blocks.{i}.{ours}.bias", (f"{name}.bias",))]
+            found += [
+                Weight(f"blocks.{i}.{ours}.weight", (f"{name}.weight",), transpose="norm" not in ours),
+                Weight(f"blocks.{i}.{ours}.bias", (f"{name}.bias",)),
+            ]
     return [*found, Weight("norm.weight", ("transformer.ln_f.weight",)), Weight("norm.bias", ("transformer.ln_f.bias",))]
 
 

@@ -8,10 +8,26 @@ from typing import Any
 from wordmill.models.config import TransformerConfig
 from wordmill.models.families._base import ACTIVATIONS_TO_HF, Family, Weight, activation, read, tokens_from_hf, tokens_to_hf
 
-KNOWN = frozenset({
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "hidden_act", "rms_norm_eps",
-    "rope_theta", "rope_parameters", "max_position_embeddings", "attention_bias", "sliding_window", "max_window_layers", "layer_types", "use_sliding_window",
-})
+KNOWN = frozenset(
+    {
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
+        "hidden_act",
+        "rms_norm_eps",
+        "rope_theta",
+        "rope_parameters",
+        "max_position_embeddings",
+        "attention_bias",
+        "sliding_window",
+        "max_window_layers",
+        "layer_types",
+        "use_sliding_window",
+    }
+)
 
 
 def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +79,9 @@ def weights(config: TransformerConfig) -> list[Weight]:
             Weight(ours + "attention.output.weight", (theirs + "self_attn.o_proj.weight",)),
             Weight(ours + "attention.q_norm.weight", (theirs + "self_attn.q_norm.weight",)),
             Weight(ours + "attention.k_norm.weight", (theirs + "self_attn.k_norm.weight",)),
-            Weight(ours + "ffn.up.weight", (theirs + "mlp.gate_proj.weight", theirs + "mlp.up_proj.weight"), (config.ffn_size, config.ffn_size)),
+            Weight(
+                ours + "ffn.up.weight", (theirs + "mlp.gate_proj.weight", theirs + "mlp.up_proj.weight"), (config.ffn_size, config.ffn_size)
+            ),
             Weight(ours + "ffn.down.weight", (theirs + "mlp.down_proj.weight",)),
         ]
         if config.attention_bias:
