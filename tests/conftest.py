@@ -126,3 +126,43 @@ def make_training(make_model: Callable[..., Any], make_store: Callable[..., Any]
         return Training(model, causal, rows, config, **extra)
 
     return make
+
+
+TINY_RUN = [
+    "model.width=32", "model.layers=2", "model.heads=2", "model.kv_heads=2", "model.head_size=16", "model.ffn_size=48",
+    "train.context=16", "train.rows=4", "train.micro_rows=2",
+]  # fmt: skip
+TINY_LSTM = ["--model", "lstm", "model.embedding_size=16", "model.hidden_size=24", "train.context=16", "train.rows=4", "train.micro_rows=2"]
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans without measuring the machine: tests need no second of it."""
+    from wordmill.tasks import plan
+    from wordmill.train.budget import Speed
+
+    monkeypatch.setattr(plan, "_measure", lambda *arguments, **named: Speed(0.01, 64, 1e6))
+    monkeypatch.setattr(plan, "matmul_rate", lambda *arguments, **named: 10.0)
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder of small text files, each another text."""
+    folder = tmp_path_factory.mktemp("texts")
+    for i in range(24):
+        lines = (f"Mill {i} of the river {i * j % 7} grinds {j} sacks, and {'flour ' * (j % 3)}falls." for j in range(2 + i % 3))
+        (folder / f"mill{i}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(texts: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder with `corpus` and `tokenizer`, made of `texts`."""
+    from wordmill.corpus import CorpusConfig, build_corpus
+    from wordmill.tokenizer import TokenizerConfig
+    from wordmill.tokenizer.train import train_on_corpus
+
+    folder = tmp_path_factory.mktemp("prepared")
+    corpus = build_corpus([texts], folder / "corpus", CorpusConfig(validation=0.1))
+    train_on_corpus(corpus, TokenizerConfig(vocab=300)).save(folder / "tokenizer")
+    return folder

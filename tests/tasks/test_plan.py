@@ -1,0 +1,82 @@
+"""What the plan reads from the command, chooses by itself, and says of it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from wordmill.core.errors import ConfigError, UsageError
+from wordmill.core.progress import SILENT
+from wordmill.tasks import plan as planning
+from wordmill.tasks.plan import Plan, check_settings, parse_count, parse_time
+from wordmill.tasks.pretrain import PretrainConfig
+from wordmill.train import budget
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10m", 600), ("90s", 90), ("1.5h", 5400), ("1h30m", 5400), ("45", 45), (" 2H ", 7200), ("1m30s", 90)])
+def test_times(text, seconds):
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0m", "-5m", "10x", "1.2.3m", ".", "m", "5m10h"])
+def test_no_times(text):
+    with pytest.raises(UsageError, match="10m"):
+        parse_time(text)
+
+
+@pytest.mark.parametrize(("text", "number"), [("15m", 15e6), ("300K", 3e5), ("1.5b", 1.5e9), ("2_000", 2000), ("1,000", 1000), ("1e6", 1e6)])
+def test_counts(text, number):
+    assert parse_count(text, "--size") == number
+
+
+@pytest.mark.parametrize("text", ["", "lots", "0", "-5m", "15mm", "1.2.3"])
+def test_no_counts(text):
+    with pytest.raises(UsageError, match="15m"):
+        parse_count(text, "--size")
+
+
+def _plan(make_store, tokenizer, monkeypatch, **values):
+    monkeypatch.setattr(planning, "_measure", lambda *arguments, **named: budget.Speed(0.1, 4096, 1e10))
+    monkeypatch.setattr(planning, "matmul_rate", lambda *arguments, **named: 100.0)
+    config = PretrainConfig.of({"sources": ["x"], **values})
+    stores = make_store([400] * 50, vocab=300), make_store([40] * 10, vocab=300)
+    return planning.make_plan(config, *stores, tokenizer, torch.device("cpu"), 1, time.monotonic(), SILENT)
+
+
+def test_many_epochs_are_regularised_and_said_so(make_store, tiny_tokenizer, monkeypatch):
+    made = _plan(make_store, tiny_tokenizer, monkeypatch, epochs=8)
+    assert made.model.dropout > 0 and made.train.ema > 0 and made.train.optim.weight_decay > 0 and made.keep_best
+    assert any("8.0 times" in note for note in made.notes)
+    own = _plan(make_store, tiny_tokenizer, monkeypatch, epochs=8, model={"dropout": 0.0}, train={"ema": 0.5, "optim": {"weight_decay": 0.01}})
+    assert (own.model.dropout, own.train.ema, own.train.optim.weight_decay) == (0.0, 0.5, 0.01)
+    once = _plan(make_store, tiny_tokenizer, monkeypatch, epochs=1)
+    assert once.model.dropout == once.train.ema == 0 and not once.keep_best
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2", "lstm", "gru"])
+def test_a_plan_goes_to_plain_values_and_back(make_store, tiny_tokenizer, monkeypatch, family):
+    made = _plan(make_store, tiny_tokenizer, monkeypatch, family=family, time="3m")
+    assert Plan.from_plain(made.plain()) == made
+    assert made.train.seconds is not None and 150 < made.train.seconds < 180
+
+
+def test_what_is_given_is_taken(make_store, tiny_tokenizer, monkeypatch):
+    made = _plan(make_store, tiny_tokenizer, monkeypatch, steps=7, model={"layers": 3, "width": 128}, train={"context": 64, "rows": 5, "seed": 4})
+    assert (made.model.layers, made.model.width, made.model.heads, made.train.context, made.train.rows, made.train.steps) == (3, 128, 2, 64, 5, 7)
+
+
+def test_a_time_too_short_is_refused(make_store, tiny_tokenizer, monkeypatch):
+    with pytest.raises(UsageError, match="1s is too short"):
+        _plan(make_store, tiny_tokenizer, monkeypatch, time="1s")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"model": {"layer": 2}}, "'layers'"), ({"family": "lstm", "model": {"heads": 2}}, "'heads'"), ({"train": {"optm": {}}}, "'optim'"),
+     ({"train": {"optim": {"kind": "lion"}}}, "lion"), ({"train": {"schedule": {"warmup": 2}}}, "warmup"), ({"family": "bloom"}, "bloom")],
+)  # fmt: skip
+def test_wrong_settings_are_found_before_the_text_is_read(values, words):
+    with pytest.raises(ConfigError, match=words):
+        check_settings(PretrainConfig.of(values))

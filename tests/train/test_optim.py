@@ -1,0 +1,125 @@
+"""The optimisers against their definitions: PyTorch's own, and Muon written out for one matrix at a time in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from wordmill.train.optim import COEFFICIENTS, OptimConfig, Optimizer, assign, orthogonalise
+
+FACTORS = [0.3, 1.0, 0.7, 0.2]
+
+
+def _gradients(model: nn.Module, step: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return {name: torch.randn(p.shape, generator=generator).to(p.dtype) for name, p in model.named_parameters()}
+
+
+def _train(optimizer: Optimizer, steps: int = len(FACTORS), start: int = 0) -> None:
+    for step in range(start, steps):
+        for name, gradient in _gradients(optimizer.model, step).items():
+            optimizer.parameters[name].grad = gradient
+        optimizer.collect()
+        optimizer.step(FACTORS[step])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_equal_to_pytorchs(make_model, kind, decay):
+    config = OptimConfig(kind=kind, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, momentum=0.9, weight_decay=decay)
+    ours, theirs = make_model("gpt2"), make_model("gpt2")
+    named = dict(theirs.named_parameters())
+    groups = [{"params": [named[n] for n in group.names], "weight_decay": group.weight_decay} for group in assign(theirs, config)]
+    if kind == "sgd":
+        reference = torch.optim.SGD(groups, lr=1e-2, momentum=0.9)
+    else:
+        reference = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[kind](groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
+    optimizer = Optimizer(ours, config)
+    _train(optimizer)
+    for step, factor in enumerate(FACTORS):
+        for name, gradient in _gradients(theirs, step).items():
+            named[name].grad = gradient
+        for group in reference.param_groups:
+            group["lr"] = 1e-2 * factor
+        reference.step()
+    for name, p in ours.named_parameters():
+        torch.testing.assert_close(p, named[name], rtol=1e-5, atol=1e-6)
+
+
+def _muon(weight: torch.Tensor, gradients: list[torch.Tensor], config: OptimConfig) -> torch.Tensor:
+    """One matrix, step by step, as Jordan et al. 2024 write it: Nesterov momentum, Newton–Schulz, √(out/in) for tall ones."""
+    moment = torch.zeros_like(weight)
+    for gradient, factor in zip(gradients, FACTORS, strict=True):
+        weight = weight * (1 - config.matrix_lr * factor * config.weight_decay)
+        moment = config.momentum * moment + (1 - config.momentum) * gradient
+        x = (1 - config.momentum) * gradient + config.momentum * moment
+        tall = x.shape[0] > x.shape[1]
+        x = x.T if tall else x
+        x = x / (x.norm() + 1e-7)
+        a, b, c = COEFFICIENTS
+        for _ in range(config.ns_steps):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        x = x.T if tall else x
+        weight = weight - config.matrix_lr * factor * math.sqrt(max(1.0, x.shape[0] / x.shape[1])) * x
+    return weight
+
+
+def test_muon_is_its_definition_matrix_by_matrix(make_model):
+    config = OptimConfig(weight_decay=0.1)
+    model = make_model("qwen3").double()
+    optimizer = Optimizer(model, config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    _train(optimizer)
+    (group,) = [group for group in optimizer.groups if group.rule == "muon"]
+    gradients = [_gradients(model, step) for step in range(len(FACTORS))]
+    parts = model.matrix_parts()
+    assert any(name.endswith("qkv.weight") for name in group.names)
+    for name in group.names:
+        sizes = parts.get(name) or (before[name].shape[0],)
+        pieces = zip(before[name].split(sizes), *(g[name].split(sizes) for g in gradients), strict=True)
+        expected = torch.cat([_muon(weight, list(rest), config) for weight, *rest in pieces])
+        # Newton–Schulz may run in bfloat16 whatever comes in, which rounds an update by half a percent.
+        scale = (expected - before[name]).norm()
+        assert (model.get_parameter(name) - expected).norm() < 0.02 * scale, name
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 40), (24, 64)])
+def test_singular_values_are_pulled_to_one(shape):
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = torch.linalg.svdvals(orthogonalise(x, 5).double())
+    assert float(values.max()) < 1.3
+    assert float(values[:, : shape[0] // 2].min()) > 0.6
+
+
+def test_masters_are_float32_under_a_bfloat16_model(make_model):
+    """Updates far below bfloat16's resolution add up in the masters, and the model holds their rounding."""
+    model = make_model("qwen3").bfloat16()
+    optimizer = Optimizer(model, OptimConfig(kind="adamw", lr=1e-5))
+    name = "blocks.0.attention.output.weight"
+    start = optimizer.master[name].clone()
+    for _ in range(50):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.collect()
+        optimizer.step(1.0)
+    assert optimizer.master[name].dtype == torch.float32
+    torch.testing.assert_close(start - optimizer.master[name], torch.full_like(start, 50e-5), rtol=0.05, atol=0)
+    assert torch.equal(model.get_parameter(name), optimizer.master[name].bfloat16())
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw", "adam", "sgd"])
+def test_state_goes_there_and_back(make_model, kind):
+    config = OptimConfig(kind=kind, weight_decay=0.1)
+    whole, part = Optimizer(make_model("qwen3"), config), Optimizer(make_model("qwen3"), config)
+    _train(whole)
+    _train(part, 2)
+    state = {name: tensor.clone() for name, tensor in part.state().items()}
+    again = Optimizer(make_model("qwen3", seed=5), config)
+    again.load_state(state, part.steps)
+    _train(again, start=2)
+    for name, p in whole.model.named_parameters():
+        assert torch.equal(p, again.model.get_parameter(name)), name
