@@ -141,7 +141,7 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     from wordmill.tasks import plan
     from wordmill.train.budget import Speed
 
-    monkeypatch.setattr(plan, "_measure", lambda *arguments, **named: Speed(0.01, 64, 1e6))
+    monkeypatch.setattr(plan, "_measure", lambda *arguments, **named: Speed(0.01, 64, 1e6, 1e4))
     monkeypatch.setattr(plan, "matmul_rate", lambda *arguments, **named: 10.0)
 
 

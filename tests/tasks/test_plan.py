@@ -38,7 +38,7 @@ def test_no_counts(text):
 
 
 def _plan(make_store, tokenizer, monkeypatch, **values):
-    monkeypatch.setattr(planning, "_measure", lambda *arguments, **named: budget.Speed(0.1, 4096, 1e10))
+    monkeypatch.setattr(planning, "_measure", lambda *arguments, **named: budget.Speed(0.1, 4096, 1e10, 1e5))
     monkeypatch.setattr(planning, "matmul_rate", lambda *arguments, **named: 100.0)
     config = PretrainConfig.of({"sources": ["x"], **values})
     stores = make_store([400] * 50, vocab=300), make_store([40] * 10, vocab=300)
