@@ -29,21 +29,22 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
     if width % heads:
         raise ModelError(f"n_embd ({width}) must be a multiple of n_head ({heads})", where="config.json")
     return {
-        "width": width, "layers": values["n_layer"], "heads": heads, "kv_heads": heads, "head_size": width // heads, "ffn_size": values.get("n_inner") or 4 * width,
-        "activation": activation(values.get("activation_function", "gelu_new"), "gpt2"), "gated": False, "norm": "layernorm",
-        "norm_eps": values.get("layer_norm_epsilon", 1e-5), "qk_norm": False, "positions": "learned", "max_positions": values.get("n_positions", 1024),
-        "attention_bias": True, "output_bias": True, "ffn_bias": True, "tie_embeddings": values.get("tie_word_embeddings", True),
-        "init_std": values.get("initializer_range", 0.02), **tokens_from_hf(values),
+        "width": width, "layers": values["n_layer"], "heads": heads, "kv_heads": heads, "head_size": width // heads,
+        "ffn_size": values.get("n_inner") or 4 * width, "activation": activation(values.get("activation_function", "gelu_new"), "gpt2"),
+        "gated": False, "norm": "layernorm", "norm_eps": values.get("layer_norm_epsilon", 1e-5), "qk_norm": False, "positions": "learned",
+        "max_positions": values.get("n_positions", 1024), "attention_bias": True, "output_bias": True, "ffn_bias": True,
+        "tie_embeddings": values.get("tie_word_embeddings", True), "init_std": values.get("initializer_range", 0.02),
+        **tokens_from_hf(values),
     }  # fmt: skip
 
 
 def to_hf(config: TransformerConfig) -> dict[str, Any]:
     """Our settings → config.json."""
     return {
-        "n_embd": config.width, "n_layer": config.layers, "n_head": config.heads, "n_positions": config.max_positions, "n_inner": config.ffn_size,
-        "activation_function": HF_ACTIVATIONS[config.activation], "layer_norm_epsilon": config.norm_eps, "tie_word_embeddings": config.tie_embeddings,
-        "vocab_size": config.vocab_size, "initializer_range": config.init_std, "resid_pdrop": config.dropout, "embd_pdrop": config.dropout,
-        "attn_pdrop": 0.0, **tokens_to_hf(config),
+        "n_embd": config.width, "n_layer": config.layers, "n_head": config.heads, "n_positions": config.max_positions,
+        "n_inner": config.ffn_size, "activation_function": HF_ACTIVATIONS[config.activation], "layer_norm_epsilon": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings, "vocab_size": config.vocab_size, "initializer_range": config.init_std,
+        "resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": 0.0, **tokens_to_hf(config),
     }  # fmt: skip
 
 
