@@ -41,13 +41,13 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
     windows = tuple((window or 0) if kind == "sliding_attention" else 0 for kind in kinds)
     return {
         "width": values["hidden_size"], "layers": layers, "heads": values["num_attention_heads"],
-        "kv_heads": values.get("num_key_value_heads") or values["num_attention_heads"],
-        "head_size": values.get("head_dim") or 128, "ffn_size": values["intermediate_size"],
-        "activation": activation(values.get("hidden_act", "silu"), "qwen3"), "norm_eps": values.get("rms_norm_eps", 1e-6),
-        "rope_theta": rope.get("rope_theta", values.get("rope_theta", 10_000.0)), "max_positions": values.get("max_position_embeddings", 32768),
-        "attention_bias": values.get("attention_bias", False), "output_bias": values.get("attention_bias", False),
-        "windows": windows if any(windows) else (0,), "tie_embeddings": values.get("tie_word_embeddings", False),
-        "init_std": values.get("initializer_range", 0.02), **tokens_from_hf(values),
+        "kv_heads": values.get("num_key_value_heads") or values["num_attention_heads"], "head_size": values.get("head_dim") or 128,
+        "ffn_size": values["intermediate_size"], "activation": activation(values.get("hidden_act", "silu"), "qwen3"),
+        "norm_eps": values.get("rms_norm_eps", 1e-6), "rope_theta": rope.get("rope_theta", values.get("rope_theta", 10_000.0)),
+        "max_positions": values.get("max_position_embeddings", 32768), "attention_bias": values.get("attention_bias", False),
+        "output_bias": values.get("attention_bias", False), "windows": windows if any(windows) else (0,),
+        "tie_embeddings": values.get("tie_word_embeddings", False), "init_std": values.get("initializer_range", 0.02),
+        **tokens_from_hf(values),
     }  # fmt: skip
 
 
@@ -55,13 +55,15 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
     """Our settings → config.json. `rope_theta` stands at both places that versions of `transformers` read."""
     windows = [config.windows[layer % len(config.windows)] for layer in range(config.layers)]
     return {
-        "hidden_size": config.width, "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_size, "intermediate_size": config.ffn_size, "hidden_act": ACTIVATIONS_TO_HF[config.activation],
-        "rms_norm_eps": config.norm_eps, "rope_theta": config.rope_theta, "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "max_position_embeddings": config.max_positions, "attention_bias": config.attention_bias, "attention_dropout": 0.0,
-        "use_sliding_window": any(windows), "sliding_window": max(windows) or None, "max_window_layers": 0 if any(windows) else config.layers,
+        "hidden_size": config.width, "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads, "head_dim": config.head_size, "intermediate_size": config.ffn_size,
+        "hidden_act": ACTIVATIONS_TO_HF[config.activation], "rms_norm_eps": config.norm_eps, "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta}, "max_position_embeddings": config.max_positions,
+        "attention_bias": config.attention_bias, "attention_dropout": 0.0, "use_sliding_window": any(windows),
+        "sliding_window": max(windows) or None, "max_window_layers": 0 if any(windows) else config.layers,
         "layer_types": ["sliding_attention" if window else "full_attention" for window in windows],
-        "tie_word_embeddings": config.tie_embeddings, "vocab_size": config.vocab_size, "initializer_range": config.init_std, **tokens_to_hf(config),
+        "tie_word_embeddings": config.tie_embeddings, "vocab_size": config.vocab_size, "initializer_range": config.init_std,
+        **tokens_to_hf(config),
     }  # fmt: skip
 
 
