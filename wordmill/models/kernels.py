@@ -136,8 +136,8 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, first: Tensor | None,
-        heads: int, groups: int, scale: float, eps: float,
+        ctx: Any, qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, sin: Tensor | None,
+        first: Tensor | None, heads: int, groups: int, scale: float, eps: float,
     ) -> Tensor:  # fmt: skip
         batch, length, _, size = qkv.shape
         qkv = qkv.contiguous()
