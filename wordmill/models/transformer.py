@@ -83,8 +83,9 @@ class Attention(nn.Module):
         batch, length, _ = x_BTD.shape
         qkv = self.qkv(x_BTD).view(batch, length, self.heads + 2 * self.groups, self.size)
         if view.first is not None:
-            weights = (None, None) if self.q_norm is None or self.k_norm is None else (self.q_norm.weight, self.k_norm.weight)
-            mixed = kernels.attention(qkv, *weights, view.rotary, view.first[self.window], heads=self.heads, groups=self.groups,
+            q_weight = self.q_norm.weight if self.q_norm is not None else None
+            k_weight = self.k_norm.weight if self.k_norm is not None else None
+            mixed = kernels.attention(qkv, q_weight, k_weight, view.rotary, view.first[self.window], heads=self.heads, groups=self.groups,
                                       scale=self.size**-0.5, eps=self.eps)  # fmt: skip
             return self.output(mixed)  # type: ignore[no-any-return]
         q_BTHK, k_BTGK, v_BTGK = qkv.split((self.heads, self.groups, self.groups), dim=2)
@@ -161,7 +162,8 @@ class Transformer(nn.Module):
         """Hidden states for `ids` (B, T) → (B, T, D), and the state given (a cache, extended in place).
 
         `positions` (B, T): place of each token in its document, 0… by default; −1 marks padding. `documents` (B, T):
-        which document of the row a token belongs to (each a run without gaps); tokens see their own document only. None: one document a row.
+        which document of the row a token belongs to (each a run without gaps); tokens see their own document only.
+        None: one document a row.
         """
         if positions is None:
             start = state.used if state is not None else 0
