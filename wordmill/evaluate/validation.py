@@ -17,7 +17,8 @@ def evaluate_store(
     """The cost of a token store, for validation while training: packed rows of `context` targets, each on its own
     (recurrent models carry their state along `batch_tokens / context` lanes).
 
-    With `max_targets` only that many are read, drawn from everywhere (the same each time), and the bytes are taken in proportion. The model's mode is put back.
+    With `max_targets` only that many are read, drawn from everywhere (the same each time), and the bytes are taken in
+    proportion. The model's mode is put back.
     """
     rows = max(1, batch_tokens // context)
     recurrent = isinstance(model.config, RecurrentConfig)
