@@ -45,7 +45,9 @@ GROUP_BYTES = 4_000_000
 class CorpusLike(Protocol):
     """What is needed of a corpus (`wordmill.corpus.Corpus`)."""
 
-    hash: str
+    @property
+    def hash(self) -> str:
+        """Changes when any document or the split does."""
 
     def bytes(self, split: str) -> int:
         """UTF-8 bytes of a split's text."""
