@@ -166,7 +166,7 @@ def fit(run: Training) -> None:
         done = (
             (run.step + 1) / config.steps
             if config.steps is not None
-            else world.agree((run.seconds + step_seconds) / config.seconds, run.device)
+            else world.agree((run.seconds + step_seconds) / max(config.seconds or 0.0, 1e-9), run.device)
         )
         rate = factor(config.schedule, done)
         log = (run.step + 1) % config.log_every == 0 or run.step == 0
