@@ -189,7 +189,7 @@ class Optimizer:
         for (rows, columns), pairs in shapes.items():
             flat = orthogonalise(torch.stack([u for _, u in pairs]), self.config.ns_steps)
             # An update whose entries have the same size in tall and wide matrices: √(out/in) for tall ones.
-            for (w, u), o in zip(pairs, flat, strict=True):
+            for (w, _), o in zip(pairs, flat, strict=True):
                 tall = w.stride(0) < w.stride(1)
                 w.add_(o.to(w.dtype), alpha=-rate * (math.sqrt(columns / rows) if tall else 1.0))
 
