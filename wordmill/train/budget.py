@@ -91,9 +91,10 @@ def shape(width: int, layers: int, **given: Any) -> dict[str, Any]:
 def family_shape(family: str, width: int, layers: int) -> dict[str, Any]:
     """The same for any family that can be trained from scratch."""
     if family == "gpt2":
-        return {"family": "gpt2", "width": width, "layers": layers, "heads": max(1, width // 64), "kv_heads": max(1, width // 64), "head_size": min(64, width),
-                "ffn_size": 4 * width, "activation": "gelu_tanh", "gated": False, "norm": "layernorm", "norm_eps": 1e-5, "qk_norm": False, "positions": "learned",
-                "attention_bias": True, "output_bias": True, "ffn_bias": True}  # fmt: skip
+        heads = max(1, width // 64)
+        return {"family": "gpt2", "width": width, "layers": layers, "heads": heads, "kv_heads": heads, "head_size": min(64, width),
+                "ffn_size": 4 * width, "activation": "gelu_tanh", "gated": False, "norm": "layernorm", "norm_eps": 1e-5,
+                "qk_norm": False, "positions": "learned", "attention_bias": True, "output_bias": True, "ffn_bias": True}  # fmt: skip
     if family in ("lstm", "gru"):
         return {"cell": family, "embedding_size": width, "hidden_size": width, "layers": 2}
     if family == "qwen3":
