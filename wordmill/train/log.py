@@ -56,8 +56,9 @@ class Log:
         self.before = (run.targets, run.seconds)
         speed = targets / seconds if seconds > 0 else 0.0
         mfu = speed * self.flops / self.peak if self.peak else None
-        row = {"step": run.step, "time": round(run.seconds, 3), "tokens": run.targets, "loss": run.last["loss"], "lr": run.last["lr_factor"],
-               "tokens_per_second": round(speed, 1), "mfu": None if mfu is None else round(mfu, 4), "grad_norm": run.last["grad_norm"]}  # fmt: skip
+        row = {"step": run.step, "time": round(run.seconds, 3), "tokens": run.targets, "loss": run.last["loss"],
+               "lr": run.last["lr_factor"], "tokens_per_second": round(speed, 1), "mfu": None if mfu is None else round(mfu, 4),
+               "grad_norm": run.last["grad_norm"]}  # fmt: skip
         self.write(row)
         bpb = run.last["loss"] / math.log(2) / self.bytes_per_token
         shown = {"step": str(run.step), "loss": f"{run.last['loss']:.3f}", "bpb": f"{bpb:.3f}", "tokens/s": human_count(speed)}
