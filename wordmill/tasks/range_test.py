@@ -1,4 +1,7 @@
-"""The learning-rate range test: raise the rate step by step until the loss bursts, and suggest one well before (Smith 2017, arXiv 1506.01186)."""
+"""The learning-rate range test: raise the rate step by step until the loss bursts, and suggest one well before.
+
+Smith 2017, arXiv 1506.01186.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +59,8 @@ def find_learning_rate(
     import time
 
     from wordmill.core.files import new_folder
-    from wordmill.tasks.pretrain import PretrainConfig, assemble, prepare
     from wordmill.tasks.plan import make_plan
+    from wordmill.tasks.pretrain import PretrainConfig, assemble, prepare
     from wordmill.train.distributed import World
 
     config = PretrainConfig.of({**settings, "sources": [str(s) for s in sources]})
@@ -78,8 +81,15 @@ def find_learning_rate(
     rates = {name: getattr(optim, name) * best for name in names}
     plot = None
     if out is not None:
-        picture = line_plot({"loss": [(math.log10(f), loss) for f, loss in zip(factors, losses, strict=True)], "suggested": [(math.log10(best), min(losses)), (math.log10(best), max(losses))]},
-                            title="Learning-rate range test", x_label="log₁₀ of the factor on the planned rates", y_label="smoothed loss, nats/token")  # fmt: skip
+        picture = line_plot(
+            {
+                "loss": [(math.log10(f), loss) for f, loss in zip(factors, losses, strict=True)],
+                "suggested": [(math.log10(best), min(losses)), (math.log10(best), max(losses))],
+            },
+            title="Learning-rate range test",
+            x_label="log₁₀ of the factor on the planned rates",
+            y_label="smoothed loss, nats/token",
+        )
         write_text(out / "learning-rate.svg", picture)
         plot = str(out / "learning-rate.svg")
     found = RangeTest(factors, losses, best, rates, plot)
