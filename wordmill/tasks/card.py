@@ -25,20 +25,23 @@ def model_card(name: str, model: ModelConfig, metrics: dict[str, Any], corpus: C
     }
     lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", ""]
     kind = f"{model.cell.upper()} language model" if isinstance(model, RecurrentConfig) else f"{model.family} decoder"
-    lines += [f"A {kind} with {human_count(metrics['parameters'])} weights, trained from scratch by wordmill on {human_bytes(corpus.bytes('train'))} of text "
-              f"({metrics['epochs']:.3g} epochs, {human_count(metrics['tokens'])} tokens).", "", "## Results", ""]  # fmt: skip
+    lines += [f"A {kind} with {human_count(metrics['parameters'])} weights, trained from scratch by wordmill "
+              f"on {human_bytes(corpus.bytes('train'))} of text ({metrics['epochs']:.3g} epochs, {human_count(metrics['tokens'])} tokens).", "", "## Results", ""]  # fmt: skip
     if "validation_bits_per_byte" in metrics:
         lines += ["| on the validation text | |", "|---|---|", f"| bits per byte | {metrics['validation_bits_per_byte']:.4f} |",
-                  f"| perplexity per token (this tokenizer only) | {metrics['validation_perplexity']:.2f} |", f"| tokens scored (none cut) | {metrics['validation_tokens']:,} |", ""]  # fmt: skip
+                  f"| perplexity per token (this tokenizer only) | {metrics['validation_perplexity']:.2f} |",
+                  f"| tokens scored (none cut) | {metrics['validation_tokens']:,} |", ""]  # fmt: skip
     else:
         lines += ["No validation text was set aside, so nothing is known of how good it is.", ""]
     lines += ["## Training data", "", *(f"- `{source}`" for source in config.sources), "",
               f"{corpus.count('train'):,} training and {corpus.count('validation'):,} validation documents after deduplication; "
-              f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens. All settings and hashes are in `wordmill.json`.", "", "## Use", "", "```python"]  # fmt: skip
+              f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens. All settings and hashes are in `wordmill.json`.",
+              "", "## Use", "", "```python"]  # fmt: skip
     if recurrent:
         lines += ["import wordmill", "", 'print(wordmill.load("path/to/this/folder").generate("Once", max_tokens=50))']
     else:
-        lines += ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", 'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
+        lines += ["from transformers import AutoModelForCausalLM, AutoTokenizer", "",
+                  'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
                   'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
                   'print(tokenizer.decode(model.generate(**tokenizer("Once", return_tensors="pt"), max_new_tokens=50)[0]))']  # fmt: skip
     lines += [
@@ -46,7 +49,8 @@ def model_card(name: str, model: ModelConfig, metrics: dict[str, Any], corpus: C
         "",
         "## Limits",
         "",
-        "A small model trained on little text: it repeats what its text says, true or not, biases included. It was not tuned to follow instructions or to be safe.",
+        "A small model trained on little text: it repeats what its text says, true or not, biases included. "
+        "It was not tuned to follow instructions or to be safe.",
         "",
     ]
     return "\n".join(lines)
