@@ -23,6 +23,8 @@ THEIRS = [
     ("qwen3", {**QWEN3, "tie_word_embeddings": True}),
     ("qwen3", {**QWEN3, "tie_word_embeddings": False, "attention_bias": True, "rope_theta": 5e4}),
     ("qwen3", {**QWEN3, "tie_word_embeddings": False, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    ("llama", QWEN3),
+    ("llama", {**QWEN3, "tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 4}),
     ("gpt2", GPT2),
     ("gpt2", {**GPT2, "n_inner": 64, "activation_function": "relu", "tie_word_embeddings": False}),
 ]
