@@ -164,5 +164,5 @@ def prepared(texts: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     folder = tmp_path_factory.mktemp("prepared")
     corpus = build_corpus([texts], folder / "corpus", CorpusConfig(validation=0.1))
-    train_on_corpus(corpus, TokenizerConfig(vocab=300)).save(folder / "tokenizer")
+    train_on_corpus(corpus, TokenizerConfig(vocab=280)).save(folder / "tokenizer")
     return folder
