@@ -26,7 +26,8 @@ def model_card(name: str, model: ModelConfig, metrics: dict[str, Any], corpus: C
     lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", ""]
     kind = f"{model.cell.upper()} language model" if isinstance(model, RecurrentConfig) else f"{model.family} decoder"
     lines += [f"A {kind} with {human_count(metrics['parameters'])} weights, trained from scratch by wordmill "
-              f"on {human_bytes(corpus.bytes('train'))} of text ({metrics['epochs']:.3g} epochs, {human_count(metrics['tokens'])} tokens).", "", "## Results", ""]  # fmt: skip
+              f"on {human_bytes(corpus.bytes('train'))} of text ({metrics['epochs']:.3g} epochs, {human_count(metrics['tokens'])} tokens).",
+              "", "## Results", ""]  # fmt: skip
     if "validation_bits_per_byte" in metrics:
         lines += ["| on the validation text | |", "|---|---|", f"| bits per byte | {metrics['validation_bits_per_byte']:.4f} |",
                   f"| perplexity per token (this tokenizer only) | {metrics['validation_perplexity']:.2f} |",
