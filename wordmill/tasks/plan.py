@@ -94,7 +94,8 @@ def make_plan(
     micro = int(config.train.get("micro_rows") or max(1, min(rows, (2048 if device.type == "cpu" else 65_536) // context)))
     speed = _measure(model, optim, context, rows, micro, dtype, device, seconds)
     notes = [
-        f"measured: {human_count(speed.tokens_per_second)} tokens/s, {100 * speed.rate / peak:.0f} % of the {human_count(peak)} FLOP/s of a plain matrix product"
+        f"measured: {human_count(speed.tokens_per_second)} tokens/s, {100 * speed.rate / peak:.0f} % of the "
+        f"{human_count(peak)} FLOP/s of a plain matrix product"
     ]
     values: dict[str, Any] = {
         "context": context,
@@ -125,7 +126,8 @@ def make_plan(
     guard = budget.regularisation(epochs)
     if epochs > 2:
         notes.append(
-            f"the corpus will be seen {epochs:.1f} times: dropout {guard['dropout']}, weight decay {guard['weight_decay']}, average of the weights, best weights by validation kept"
+            f"the corpus will be seen {epochs:.1f} times: dropout {guard['dropout']}, weight decay {guard['weight_decay']}, "
+            "average of the weights, best weights by validation kept"
         )
     model = model.replace(**{"dropout": guard["dropout"], **config.model})
     values["ema"] = guard["ema"]
@@ -139,8 +141,10 @@ def make_plan(
         affordable = VALIDATION_SHARE * total * speed.reading
         cap = None if affordable >= validation.n_tokens else max(8192, int(affordable))
     length = human_time(seconds) + " in all" if seconds is not None else f"{trained.steps} steps"
-    summary = (f"{model.family if isinstance(model, TransformerConfig) else model.cell} of {human_count(budget.count_parameters(model))} weights, context {context}, "
-               f"{rows * context:,} tokens a step, {length}, about {human_count(tokens)} tokens ({epochs:.2g} epochs), {config.dtype if config.dtype != 'auto' else str(dtype).removeprefix('torch.')} on {device}")  # fmt: skip
+    kind = model.family if isinstance(model, TransformerConfig) else model.cell
+    summary = (f"{kind} of {human_count(budget.count_parameters(model))} weights, context {context}, {rows * context:,} tokens a step, "
+               f"{length}, about {human_count(tokens)} tokens ({epochs:.2g} epochs), "
+               f"{config.dtype if config.dtype != 'auto' else str(dtype).removeprefix('torch.')} on {device}")  # fmt: skip
     return Plan(model, trained, "bf16" if dtype == torch.bfloat16 else "fp32", peak, cap, epochs > 2, summary, notes)
 
 
@@ -214,10 +218,10 @@ def _model(
         width = int(config.model.get("width") or config.model.get("hidden_size") or 384)
         layers = int(config.model.get("layers") or max(1, round(width / 64)))
         chosen = budget.model_config(config.family, {**budget.family_shape(config.family, width, layers), **common})
-    width = config.model.get("width")
+    asked = config.model.get("width")
     own = config.model
-    if width is not None and config.family not in ("lstm", "gru"):  # whatever follows from the width is chosen anew
-        own = {**{k: v for k, v in budget.family_shape(config.family, int(width), chosen.layers).items() if k != "layers"}, **config.model}
+    if asked is not None and config.family not in ("lstm", "gru"):  # whatever follows from the width is chosen anew
+        own = {**{k: v for k, v in budget.family_shape(config.family, int(asked), chosen.layers).items() if k != "layers"}, **config.model}
     model = budget.model_config(config.family, {**chosen.plain(), **own})
     if model.vocab_size < tokenizer.vocab_size:
         raise ConfigError(
