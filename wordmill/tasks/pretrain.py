@@ -241,7 +241,8 @@ def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
     if data.train.n_tokens < 2:
         raise DataError(f"the training text has {data.train.n_tokens} tokens, which is too few to learn from", fix="Give more text")
     reporter.note(
-        f"{human_count(data.train.n_tokens)} training tokens from {human_bytes(corpus.bytes('train'))} ({corpus.bytes('train') / data.train.n_tokens:.2f} bytes a token), vocabulary {tokenizer.vocab_size:,}"
+        f"{human_count(data.train.n_tokens)} training tokens from {human_bytes(corpus.bytes('train'))} "
+        f"({corpus.bytes('train') / data.train.n_tokens:.2f} bytes a token), vocabulary {tokenizer.vocab_size:,}"
     )
     return data
 
@@ -291,17 +292,20 @@ def finish(
         with weights_in(run, weights):
             score = evaluate_store(run.model, data.validation, context=plan.train.context)
         loss = score.nats / score.tokens
-        metrics |= {"validation_bits_per_byte": score.bits_per_byte, "validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700.0)),
-                    "validation_tokens": score.tokens, "validation_bytes": score.bytes, "tokens_cut": 0}  # fmt: skip
+        metrics |= {"validation_bits_per_byte": score.bits_per_byte, "validation_loss": loss,
+                    "validation_perplexity": math.exp(min(loss, 700.0)), "validation_tokens": score.tokens,
+                    "validation_bytes": score.bytes, "tokens_cut": 0}  # fmt: skip
         reporter.note(
-            f"validation: {score.bits_per_byte:.4f} bits per byte, perplexity {math.exp(min(loss, 700.0)):.2f} per token (all {human_count(score.tokens)} tokens, nothing cut)"
+            f"validation: {score.bits_per_byte:.4f} bits per byte, perplexity {math.exp(min(loss, 700.0)):.2f} per token "
+            f"(all {human_count(score.tokens)} tokens, nothing cut)"
         )
     model_folder = folder / "model"
     save_model(run.model, model_folder, weights=weights)
     data.tokenizer.save(model_folder)
-    lineage = {"task": "pretrain", "objective": config.objective, "corpus": {"hash": data.corpus.hash, "sources": data.corpus.info.get("sources")},
-               "tokenizer": data.tokenizer.hash, "parent": None, "recipe": config.plain(), "model": plan.model.plain(), "train": plan.train.plain(),
-               "metrics": metrics, "timings": timings}  # fmt: skip
+    lineage = {"task": "pretrain", "objective": config.objective,
+               "corpus": {"hash": data.corpus.hash, "sources": data.corpus.info.get("sources")},
+               "tokenizer": data.tokenizer.hash, "parent": None, "recipe": config.plain(), "model": plan.model.plain(),
+               "train": plan.train.plain(), "metrics": metrics, "timings": timings}  # fmt: skip
     write_lineage(model_folder, **lineage)
     write_text(model_folder / "README.md", model_card(folder.name, plan.model, metrics, data.corpus, data.tokenizer, config))
     write_json(folder / "timings.json", timings)
@@ -452,4 +456,4 @@ def _signals(run: Training) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-__all__ = ["ConfigError", "PretrainConfig", "Run", "TrainConfig", "TransformerConfig", "ModelConfig", "pretrain", "save"]
+__all__ = ["ConfigError", "ModelConfig", "PretrainConfig", "Run", "TrainConfig", "TransformerConfig", "pretrain", "save"]
