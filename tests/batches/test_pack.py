@@ -36,7 +36,7 @@ def test_an_epoch_is_the_flat_stream_once(make_store, lengths, context, rows, se
     found = [pair for i in range(packed.rows_per_epoch) for row in _pairs(packed.batch(epoch * packed.rows_per_epoch + i)) for pair in row]
     assert sorted(found) == [(i, i + 1) for i in range(store.n_tokens)]
     together = PackedRows(store, context, rows, seed)
-    rows_of_step = [row for row in _pairs(together.batch(1))]
+    rows_of_step = list(_pairs(together.batch(1)))
     alone = [row for i in range(rows) for row in _pairs(packed.batch(rows + i))]
     assert rows_of_step == alone, "the number of rows a step doesn't change the order"
 
@@ -67,7 +67,8 @@ def test_seeds_and_epochs_differ(make_store):
 @SETTINGS
 @given(lengths=LENGTHS, context=st.integers(1, 17), rows=st.integers(1, 5), seed=st.integers(0, 9))
 def test_lanes_go_on_where_they_stopped(make_store, lengths, context, rows, seed):
-    """Laid end to end, a lane's targets are one stretch of the epoch's stream, and the state is reset where a document starts and nowhere else."""
+    """Laid end to end, a lane's targets are one stretch of the epoch's stream, and the state is reset where a document starts and nowhere
+    else."""
     store = _numbered(make_store(lengths))
     carried = CarriedRows(store, context, rows, seed)
     starts = set(store.offsets[:-1].tolist())
