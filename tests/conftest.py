@@ -11,7 +11,8 @@ import torch
 
 
 def pytest_configure() -> None:
-    """One thread, here and in the processes that tests start: models this small gain nothing from more, and results don't depend on the machine."""
+    """One thread, here and in the processes that tests start: models this small gain nothing from more, and results don't depend on the
+    machine."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
@@ -84,7 +85,8 @@ def make_loaded(make_model: Callable[..., Any], tiny_tokenizer: Any) -> Callable
 
 @pytest.fixture
 def make_store(tmp_path: Any) -> Callable[..., Any]:
-    """`make_store([5, 1, 9], vocab=97)`: a token store of documents with that many targets each, their tokens drawn at random (0 is the document mark)."""
+    """`make_store([5, 1, 9], vocab=97)`: a token store of documents with that many targets each, their tokens drawn at random (0 is the
+    document mark)."""
     import numpy as np
 
     from wordmill.batches.store import TokenStore
