@@ -15,7 +15,9 @@ from wordmill.tasks.pretrain import PretrainConfig
 from wordmill.train import budget
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("10m", 600), ("90s", 90), ("1.5h", 5400), ("1h30m", 5400), ("45", 45), (" 2H ", 7200), ("1m30s", 90)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10m", 600), ("90s", 90), ("1.5h", 5400), ("1h30m", 5400), ("45", 45), (" 2H ", 7200), ("1m30s", 90)]
+)
 def test_times(text, seconds):
     assert parse_time(text) == seconds
 
@@ -26,7 +28,9 @@ def test_no_times(text):
         parse_time(text)
 
 
-@pytest.mark.parametrize(("text", "number"), [("15m", 15e6), ("300K", 3e5), ("1.5b", 1.5e9), ("2_000", 2000), ("1,000", 1000), ("1e6", 1e6)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("15m", 15e6), ("300K", 3e5), ("1.5b", 1.5e9), ("2_000", 2000), ("1,000", 1000), ("1e6", 1e6)]
+)
 def test_counts(text, number):
     assert parse_count(text, "--size") == number
 
@@ -49,7 +53,9 @@ def test_many_epochs_are_regularised_and_said_so(make_store, tiny_tokenizer, mon
     made = _plan(make_store, tiny_tokenizer, monkeypatch, epochs=8)
     assert made.model.dropout > 0 and made.train.ema > 0 and made.train.optim.weight_decay > 0 and made.keep_best
     assert any("8.0 times" in note for note in made.notes)
-    own = _plan(make_store, tiny_tokenizer, monkeypatch, epochs=8, model={"dropout": 0.0}, train={"ema": 0.5, "optim": {"weight_decay": 0.01}})
+    own = _plan(
+        make_store, tiny_tokenizer, monkeypatch, epochs=8, model={"dropout": 0.0}, train={"ema": 0.5, "optim": {"weight_decay": 0.01}}
+    )
     assert (own.model.dropout, own.train.ema, own.train.optim.weight_decay) == (0.0, 0.5, 0.01)
     once = _plan(make_store, tiny_tokenizer, monkeypatch, epochs=1)
     assert once.model.dropout == once.train.ema == 0 and not once.keep_best
@@ -63,8 +69,17 @@ def test_a_plan_goes_to_plain_values_and_back(make_store, tiny_tokenizer, monkey
 
 
 def test_what_is_given_is_taken(make_store, tiny_tokenizer, monkeypatch):
-    made = _plan(make_store, tiny_tokenizer, monkeypatch, steps=7, model={"layers": 3, "width": 128}, train={"context": 64, "rows": 5, "seed": 4})
-    assert (made.model.layers, made.model.width, made.model.heads, made.train.context, made.train.rows, made.train.steps) == (3, 128, 2, 64, 5, 7)
+    made = _plan(
+        make_store, tiny_tokenizer, monkeypatch, steps=7, model={"layers": 3, "width": 128}, train={"context": 64, "rows": 5, "seed": 4}
+    )
+    assert (made.model.layers, made.model.width, made.model.heads, made.train.context, made.train.rows, made.train.steps) == (
+        3,
+        128,
+        2,
+        64,
+        5,
+        7,
+    )
 
 
 def test_a_time_too_short_is_refused(make_store, tiny_tokenizer, monkeypatch):
