@@ -11,7 +11,9 @@ from wordmill.train.checkpoint import Checkpoint, listing, load_newest, save
 
 
 def _state(step: int) -> Checkpoint:
-    return Checkpoint(step, {"w": torch.full((100, 100), float(step)), "empty": torch.zeros(0)}, {"seconds": 1.5, "memory": {"word": "磨坊"}})
+    return Checkpoint(
+        step, {"w": torch.full((100, 100), float(step)), "empty": torch.zeros(0)}, {"seconds": 1.5, "memory": {"word": "磨坊"}}
+    )
 
 
 def test_there_and_back_and_only_the_newest_are_kept(tmp_path):
