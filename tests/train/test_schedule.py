@@ -14,7 +14,9 @@ from wordmill.train.schedule import ScheduleConfig, factor
 KINDS = ("constant", "linear", "cosine", "wsd", "step")
 
 
-@given(kind=st.sampled_from(KINDS), warmup=st.floats(0, 0.4), floor=st.floats(0, 0.5), points=st.lists(st.floats(0, 1), min_size=2, max_size=9))
+@given(
+    kind=st.sampled_from(KINDS), warmup=st.floats(0, 0.4), floor=st.floats(0, 0.5), points=st.lists(st.floats(0, 1), min_size=2, max_size=9)
+)
 def test_up_to_one_then_never_up_again_and_never_below_the_floor(kind, warmup, floor, points):
     config = ScheduleConfig(kind=kind, warmup=warmup, floor=floor)
     assert factor(config, warmup) == pytest.approx(1.0)
