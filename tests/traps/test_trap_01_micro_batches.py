@@ -1,5 +1,5 @@
-"""Averaging each micro-batch's mean loss weighs a target by how many others stand beside it, so training changes with the way a step is cut up.
-Every split of one batch with uneven targets must give the gradient and the loss of the whole batch."""
+"""Averaging each micro-batch's mean loss weighs a target by how many others stand beside it, so training changes with the way a step is cut
+up. Every split of one batch with uneven targets must give the gradient and the loss of the whole batch."""
 
 from __future__ import annotations
 
