@@ -1,5 +1,6 @@
-"""Each process averaging over its own targets weighs a target by the process that it happens to land on, and a schedule that counts steps once a process ends early.
-Two processes with uneven targets must give the gradient and the weights of one, with the learning rate following the steps."""
+"""Each process averaging over its own targets weighs a target by the process that it happens to land on, and a schedule that counts steps
+once a process ends early. Two processes with uneven targets must give the gradient and the weights of one, with the learning rate following
+the steps."""
 
 from __future__ import annotations
 
@@ -67,7 +68,13 @@ def _free_port() -> int:
 
 
 def _start(out: Path, processes: int) -> list[subprocess.Popen[str]]:
-    common = {**os.environ, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
+    common = {
+        **os.environ,
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, __file__, str(out)]
     return [subprocess.Popen(command, env={**common, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True) for rank in range(processes)]
 
