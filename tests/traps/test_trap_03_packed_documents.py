@@ -1,5 +1,6 @@
-"""Documents packed into one row can see each other through attention, which trains on noise and makes a model's answer depend on its neighbours.
-Changing one document must not change another's logits by one bit, positions must restart, and a pack of one document must cost no mask."""
+"""Documents packed into one row can see each other through attention, which trains on noise and makes a model's answer depend on its
+neighbours. Changing one document must not change another's logits by one bit, positions must restart, and a pack of one document must cost
+no mask."""
 
 from __future__ import annotations
 
