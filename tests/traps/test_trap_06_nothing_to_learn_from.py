@@ -1,5 +1,6 @@
-"""A step in which every target is masked logs a loss of 0 or NaN and nobody notices, and one loss that is not finite spoils all weights for good.
-The first must stop the run with an error that names the step; the second must stop it before the weights change, with the last good checkpoint kept."""
+"""A step in which every target is masked logs a loss of 0 or NaN and nobody notices, and one loss that is not finite spoils all weights for
+good. The first must stop the run with an error that names the step; the second must stop it before the weights change, with the last good
+checkpoint kept."""
 
 from __future__ import annotations
 
