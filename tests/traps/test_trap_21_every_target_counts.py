@@ -1,5 +1,5 @@
-"""Dropping the last incomplete row or batch, or ending a schedule one step early, loses data and the whole point of the decay without a word.
-One epoch must hold every target exactly once, however rows and steps divide, and the last step must run at the schedule's floor."""
+"""Dropping the last incomplete row or batch, or ending a schedule one step early, loses data and the whole point of the decay without a
+word. One epoch must hold every target exactly once, however rows and steps divide, and the last step must run at the schedule's floor."""
 
 from __future__ import annotations
 
