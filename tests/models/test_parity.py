@@ -17,7 +17,8 @@ from wordmill.models.transformer import Transformer
 transformers = pytest.importorskip("transformers", reason="parity tests need transformers")
 
 QWEN3: dict[str, Any] = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-                         "head_dim": 16, "intermediate_size": 80, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}  # fmt: skip
+                         "head_dim": 16, "intermediate_size": 80, "max_position_embeddings": 64,
+                         "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}  # fmt: skip
 GPT2: dict[str, Any] = {"vocab_size": 97, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0}
 THEIRS = [
     ("qwen3", {**QWEN3, "tie_word_embeddings": True}),
@@ -69,8 +70,8 @@ def test_the_way_back(kind: str, settings: dict[str, Any], tmp_path: Path) -> No
 
 def test_sinusoidal_post_norm_relu_runs_forward_and_learns() -> None:
     """The Transformer of 2017 is one of the configs."""
-    config = TransformerConfig(vocab_size=31, width=16, layers=2, heads=2, kv_heads=2, head_size=8, ffn_size=32, activation="relu", gated=False,
-                               norm="layernorm", norm_position="post", qk_norm=False, positions="sinusoidal")  # fmt: skip
+    config = TransformerConfig(vocab_size=31, width=16, layers=2, heads=2, kv_heads=2, head_size=8, ffn_size=32, activation="relu",
+                               gated=False, norm="layernorm", norm_position="post", qk_norm=False, positions="sinusoidal")  # fmt: skip
     model = Transformer(config)
     model.initialise(0, zero_outputs=False)
     hidden, _ = model(torch.arange(12)[None])
@@ -88,7 +89,8 @@ def make(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("setting", "value", "words"),
     [("model_type", "bloom", "'bloom'"), ("frobnicate", 3, "frobnicate"), ("rope_scaling", {"rope_type": "yarn"}, "rope_scaling"),
-     ("hidden_act", "mish", "mish"), ("num_hidden_layers", 2, "lack"), ("intermediate_size", 40, "shape"), ("num_key_value_heads", 3, "multiple")],
+     ("hidden_act", "mish", "mish"), ("num_hidden_layers", 2, "lack"), ("intermediate_size", 40, "shape"),
+     ("num_key_value_heads", 3, "multiple")],
 )  # fmt: skip
 def test_a_config_that_lies_is_an_error_that_names_it(setting: str, value: Any, words: str, tmp_path: Path) -> None:
     folder = make(tmp_path)
