@@ -1,4 +1,6 @@
-"""Tokenizers: train, encode and decode, special tokens, report.
+"""Tokenizers, from text to ids and back.
+
+Train, encode and decode, special tokens, report:
 
     text ─► patterns.py cuts it into pieces ─► train.py learns tokens ─► tokenizer.py encodes (fast.py) and decodes ─► report.py judges
 """
