@@ -11,7 +11,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -32,9 +31,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wordmill"
 
 
-@cache
-def library(source: Path) -> ctypes.CDLL | str:
-    """The library compiled from `source`, or the reason why there is none."""
+def load(source: Path) -> ctypes.CDLL | str:
+    """The library compiled from `source`, or the reason why there is none. Callers keep it: loading again costs a millisecond."""
     try:
         return ctypes.CDLL(str(_compiled(source)))
     except (Refusal, OSError) as error:

@@ -24,7 +24,7 @@ KINDS = {"relu": 0, "gelu": 1, "gelu_tanh": 2, "silu": 3, "relu2": 4}
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    found = native.library(Path(__file__).with_name("kernels.c"))
+    found = native.load(Path(__file__).with_name("kernels.c"))
     return None if isinstance(found, str) else found
 
 

@@ -1,0 +1,220 @@
+"""What bad input gets: one line that says what is wrong and what to do, exit code 2, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY_RUN
+from wordmill.cli.app import main
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """`refused("words", argument, …)`: run pretrain on them, check that it fails as it should, and return the line; nothing may be left
+    behind."""
+
+    def run(words: str, *arguments: object, out: Path | None = None, left: bool = False) -> str:
+        folder = out or tmp_path / "run"
+        before = sorted(folder.rglob("*")) if folder.exists() else None
+        code = main(["pretrain", *map(str, arguments), "-o", str(folder)])
+        lines = capsys.readouterr().err.splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert code == 2, lines
+        assert len(errors) == 1 and lines[-1] == errors[0], lines
+        assert not any("Traceback" in line for line in lines)
+        assert re.search(words, errors[0]), errors[0]
+        if not left:
+            assert (sorted(folder.rglob("*")) if folder.exists() else None) == before, "a run that never began leaves nothing"
+        return errors[0]
+
+    return run
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_no_such_file(refused, tmp_path):
+    assert "nowhere.txt" in refused("no such", tmp_path / "nowhere.txt", "--steps", 2)
+
+
+def test_nothing_readable(refused, tmp_path):
+    _write(tmp_path / "pictures" / "a.png", "x")
+    refused(r"pictures.*(no|nothing)", tmp_path / "pictures", "--steps", 2)
+
+
+def test_empty_text(refused, tmp_path):
+    refused("(empty|no document|nothing)", _write(tmp_path / "empty.txt", ""), "--steps", 2)
+
+
+def test_one_line(refused, tmp_path):
+    line = refused("(need|at least)", _write(tmp_path / "one.txt", "One line.\n"), "--steps", 2)
+    assert re.search(r"\d", line), "it says how much is needed"
+
+
+def test_no_source(refused):
+    refused("no text given", "--steps", 2)
+
+
+def test_broken_json(refused, texts, tmp_path, capsys):
+    rows = [json.dumps({"text": path.read_text()}) for path in sorted(texts.iterdir())]
+    path = _write(tmp_path / "data.jsonl", "\n".join([*rows[:5], '{"text": "broken', *rows[5:]]) + "\n")
+    refused(r"data\.jsonl:6", path, "--steps", 2, *TINY_RUN)
+    assert main(["pretrain", str(path), "-o", str(tmp_path / "run"), "--skip-bad", "--steps", "2", *TINY_RUN]) == 0
+    assert "1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("model.layer=6", "'layer'.*'layers'"),
+        ("train.optm.lr=1", "'optm'.*'optim'"),
+        ("train.optim.lrr=1", "'lrr'.*'lr'"),
+        ("modle.layers=6", "'modle'.*'model'"),
+        ("tokenizer.vocabs=6", "'vocabs'.*'vocab'"),
+        ("layers=6", r"model\.layers=6"),
+        ("train.rows=many", "rows.*many"),
+        ("model.layers=[1", r"can't read the value"),
+        ("--stepps", "--stepps"),
+        ("--model=quen3", "quen3.*qwen3"),
+        ("--objective=chess", "chess"),
+        ("--time=soon", "soon.*10m"),
+        ("--tokens=lots", "lots.*15m"),
+        ("--device=tpu", "tpu"),
+        ("--dtype=fp7", "fp7.*bf16"),
+        ("--epochs=0", "more than 0"),
+        ("--seed=-1", "seed"),
+    ],
+)
+def test_wrong_words(refused, texts, argument, words):
+    length = [] if argument.startswith(("--time", "--tokens", "--epochs")) else ["--steps", "2"]
+    refused(words, texts, argument, *length)
+
+
+def test_two_lengths(refused, texts):
+    refused("steps.*time", texts, "--time", "3m", "--steps", 5)
+    refused("tokens.*epochs", texts, "--tokens", "1m", "--epochs", 5)
+
+
+def test_time_too_short(refused, texts):
+    refused("too short", texts, "--time", "1s")
+
+
+def test_context_beyond_the_positions(refused, texts):
+    refused(r"train\.context.*128.*64", texts, "--model", "gpt2", "model.max_positions=64", "train.context=128", "--steps", 2)
+
+
+def test_vocabulary_too_large(refused, texts):
+    refused("100,?000", texts, "tokenizer.vocab=100000", "tokenizer.allow_smaller=false", "--steps", 2)
+
+
+def test_output_exists(refused, texts, tmp_path):
+    _write(tmp_path / "mine" / "novel.txt", "mine")
+    refused("not empty.*another folder", texts, "--steps", 2, out=tmp_path / "mine")
+    assert (tmp_path / "mine" / "novel.txt").read_text() == "mine"
+
+
+def _prepared(prepared: Path) -> list[str]:
+    return [str(prepared / "corpus"), "--tokenizer", str(prepared / "tokenizer"), *TINY_RUN]
+
+
+def test_resume(refused, prepared, tmp_path, capsys):
+    """Nothing to resume; changed settings; a corrupt checkpoint: each its own line."""
+    refused("no run to resume", "--resume")
+    out = tmp_path / "run"
+    arguments = [*_prepared(prepared), "--steps", "6", "train.save_steps=2", "--quiet"]
+    assert main(["pretrain", *arguments, "-o", str(out)]) == 0
+    refused(r"--resume", *arguments)
+    (out / "model" / "config.json").unlink()  # as if it had been killed while it wrote the model
+    line = refused("changed", "--resume", "model.layers=3", "train.save_steps=9", left=True)
+    assert "model.layers: 2 → 3" in line and "train.save_steps: 2 → 9" in line and "width" not in line
+    newest = out / "checkpoints" / "step-00000006" / "state.safetensors"
+    data = newest.read_bytes()
+    newest.write_bytes(data[:-7] + b"scratch")
+    assert re.search("step-00000006.*step-00000004", refused("corrupt", "--resume", left=True))
+    newest.write_bytes(data[:100])
+    refused("corrupt", "--resume", left=True)
+    for path in newest.parent.iterdir():
+        path.unlink()
+    newest.parent.rmdir()
+    assert main(["pretrain", "--resume", "-o", str(out), "--quiet"]) == 0
+    assert (out / "model" / "config.json").exists()
+
+
+def test_a_loss_that_is_no_number(refused, prepared, tmp_path):
+    settings = [
+        "train.optim.kind=adamw",
+        "train.optim.lr=1e30",
+        "train.clip=0",
+        "train.save_steps=1",
+        "train.schedule.warmup=0",
+        "--steps",
+        "9",
+    ]
+    line = refused("not finite", *_prepared(prepared), *settings, left=True)
+    assert "train.optim.lr" in line
+    assert (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_no_space_left(refused, prepared, tmp_path, monkeypatch):
+    """The second checkpoint finds the disk full: one line, the first one still there, and it can be resumed."""
+    from wordmill.train import checkpoint
+
+    real, calls = checkpoint.write_tensors, []
+
+    def full(tensors, path):
+        calls.append(path)
+        if len(calls) == 2:
+            path.write_bytes(b"some")
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    line = refused("no space left", *_prepared(prepared), "--steps", "6", "train.save_steps=2", "train.evaluations=1", left=True)
+    assert "--resume" in line
+    assert [place.name for place in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+    assert main(["pretrain", "--resume", "-o", str(tmp_path / "run"), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_save_and_say_how_to_go_on(prepared, tmp_path, number, code):
+    out = tmp_path / "a run"
+    arguments = [*_prepared(prepared), "--steps", "100000", "train.evaluations=1", "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wordmill", "pretrain", *arguments, "-o", str(out)], stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (out / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    errors = process.communicate(timeout=100)[1]
+    assert process.returncode == code, errors
+    command = errors.splitlines()[-1].partition("Go on with: ")[2]
+    assert command, errors
+    (place,) = (out / "checkpoints").iterdir()
+    steps = int(place.name.removeprefix("step-"))
+    words = shlex.split(command)
+    assert words[:2] == ["wordmill", "pretrain"]
+    if number == signal.SIGINT:
+        return
+    again = subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True)
+    rows = (out / "metrics.jsonl").read_text().count("\n")
+    while again.poll() is None and (out / "metrics.jsonl").read_text().count("\n") <= rows:
+        time.sleep(0.01)
+    again.send_signal(number)
+    errors = again.communicate(timeout=100)[1]
+    assert again.returncode == code, errors
+    assert max(int(place.name.removeprefix("step-")) for place in (out / "checkpoints").iterdir()) > steps
+    assert f"resumed at step {steps}" in errors

@@ -1,0 +1,158 @@
+"""The C kernels against PyTorch in float64: values and gradients, at shapes that fill no vector evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wordmill.core import native
+from wordmill.models import kernels
+from wordmill.models.config import TransformerConfig
+from wordmill.models.ops import linear_cross_entropy, rms_norm, rotary_table, rotate
+from wordmill.models.transformer import ACTIVATIONS, Transformer
+
+pytestmark = pytest.mark.skipif(kernels._library() is None, reason="needs a C compiler: without one PyTorch does the same work")
+
+ROUNDING = 1e-2  # relative to the norm of the whole tensor; bfloat16 rounds each number by up to 4e-3
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def compare(ours: Callable[..., Tensor], reference: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Values and the gradients of all inputs, under a random gradient of the output."""
+    results = []
+    for function, cast in ((ours, torch.bfloat16), (reference, torch.float64)):
+        leaves = [x.to(cast).requires_grad_(True) for x in inputs]
+        out = function(*leaves)
+        gradients = torch.autograd.grad(out, leaves, draw(*out.shape, seed=9).to(cast))
+        results.append([out.detach(), *gradients])
+    for index, (got, truth) in enumerate(zip(*results, strict=True)):
+        error = (got.double() - truth).norm() / truth.norm().clamp(min=1e-9)
+        assert error < ROUNDING, f"result {index}: relative error {error:.2g}"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (33, 70), (64, 128), (129, 15)])
+def test_transpose_is_exact(shape: tuple[int, int]) -> None:
+    x = draw(*shape)
+    assert torch.equal(kernels.transpose(x), x.t())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear(bias: bool) -> None:
+    inputs = (draw(3, 11, 24), draw(40, 24, seed=1), *([draw(40, seed=2)] if bias else []))
+    compare(lambda x, w, b=None: kernels.linear(x, w, b), lambda x, w, b=None: F.linear(x, w, b), *inputs)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("name", list(kernels.KINDS))
+def test_activations(name: str, gated: bool) -> None:
+    def reference(x: Tensor) -> Tensor:
+        if not gated:
+            return ACTIVATIONS[name](x)
+        gate, up = x.chunk(2, dim=-1)
+        return ACTIVATIONS[name](gate) * up
+
+    compare(lambda x: kernels.activate(x, name, gated), reference, 3 * draw(5, 7, 38))
+
+
+def test_activations_at_the_edges() -> None:
+    x = torch.tensor([[-3e4, -100.0, -10.0, -0.0, 0.0, 10.0, 100.0, 3e4]]).bfloat16()
+    for name in kernels.KINDS:
+        torch.testing.assert_close(kernels.activate(x, name, False), ACTIVATIONS[name](x.double()).bfloat16(), rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [16, 50, 384])
+def test_norms(width: int) -> None:
+    x, w, b = 2 * draw(6, 5, width) + 1, 1 + 0.1 * draw(width, seed=1), draw(width, seed=2)
+    compare(lambda x, w: kernels.norm(x, w, None, 1e-6), lambda x, w: rms_norm(x, w, 1e-6), x, w)
+    compare(lambda x, w, b: kernels.norm(x, w, b, 1e-5), lambda x, w, b: F.layer_norm(x, (width,), w, b, 1e-5), x, w, b)
+
+
+@pytest.mark.parametrize("groups", [4, 2, 1])
+@pytest.mark.parametrize("parts", ["plain", "rotary", "norm", "norm and rotary", "packed"])
+def test_attention(groups: int, parts: str) -> None:
+    batch, length, heads, size = 2, 21, 4, 16
+    positions = torch.arange(length).expand(batch, length)
+    first = torch.zeros(batch, length, dtype=torch.int32)
+    if parts == "packed":
+        first[1, 8:] = 8
+        positions = torch.stack((torch.arange(length), torch.cat((torch.arange(8), torch.arange(length - 8)))))
+    frequencies = 100.0 ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+    turned, normed = "rotary" in parts or parts == "packed", "norm" in parts
+
+    def ours(qkv: Tensor, *w: Tensor) -> Tensor:
+        table = rotary_table(positions, frequencies, torch.float32) if turned else None
+        weights = w if normed else (None, None)
+        return kernels.attention(
+            qkv, *weights, table, first if parts == "packed" else None, heads=heads, groups=groups, scale=0.3, eps=1e-6
+        )
+
+    def reference(qkv: Tensor, *w: Tensor) -> Tensor:
+        q, k, v = qkv.split((heads, groups, groups), dim=2)
+        if normed:
+            q, k = rms_norm(q, w[0], 1e-6), rms_norm(k, w[1], 1e-6)
+        if turned:
+            table = rotary_table(positions, frequencies, torch.float64)
+            q, k = rotate(q, table), rotate(k, table)
+        k, v = (x.repeat_interleave(heads // groups, dim=2) for x in (k, v))
+        scores = 0.3 * torch.einsum("bthk,bshk->bhts", q, k)
+        place = torch.arange(length)
+        hidden = (place[None, None, :] > place[None, :, None]) | (place[None, None, :] < first[:, :, None])
+        return torch.einsum("bhts,bshk->bthk", scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1), v).flatten(2)
+
+    inputs = (draw(batch, length, heads + 2 * groups, size), *([1 + 0.1 * draw(size, seed=s) for s in (1, 2)] if normed else []))
+    compare(ours, reference, *inputs)
+
+
+@pytest.mark.parametrize("softcap", [0.0, 5.0])
+def test_cross_entropy(softcap: float) -> None:
+    targets = torch.randint(0, 77, (19,), generator=torch.Generator().manual_seed(0))
+    targets[3] = -100
+    compare(
+        lambda h, w: linear_cross_entropy(h, w, None, targets, softcap=softcap)[None],
+        lambda h, w: linear_cross_entropy(h, w, None, targets, softcap=softcap)[None],
+        draw(19, 24),
+        draw(77, 24, seed=1),
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_logit_that_is_no_number_is_a_loss_that_is_no_number(bad: float) -> None:
+    logits = draw(2, 30)
+    logits[1, 7] = bad
+    losses = kernels.cross_entropy_(logits, torch.tensor([3, 4]), 0.0, back=True)
+    assert bool(losses[0].isfinite()) and not bool(losses[1].isfinite())
+
+
+@pytest.mark.parametrize("windows", [(0,), (0, 6)])
+def test_a_model_with_packed_rows_agrees_with_the_plain_path(windows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TransformerConfig(
+        vocab_size=60, width=32, layers=2, heads=4, kv_heads=2, head_size=16, ffn_size=48, windows=windows, tie_embeddings=False
+    )
+    model = Transformer(config)
+    model.initialise(0, zero_outputs=False)
+    model.bfloat16()
+    ids, documents = torch.randint(0, 60, (2, 30)), torch.tensor([[0] * 12 + [1] * 18, [0] * 30])
+    positions = torch.stack((torch.cat((torch.arange(12), torch.arange(18))), torch.arange(30)))
+    fast, _ = model(ids, positions, documents)
+    monkeypatch.setattr(kernels, "usable", lambda x: False)
+    plain, _ = model(ids, positions, documents)
+    assert ((fast - plain).norm() / plain.norm()).item() < ROUNDING
+
+
+def test_without_a_compiler_pytorch_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler() -> str:
+        raise native.Refusal("there is no C compiler (cc)")
+
+    monkeypatch.setattr(native, "_compiler", no_compiler)
+    found = native.load(Path(kernels.__file__).with_name("kernels.c"))
+    assert found == "there is no C compiler (cc)"
+    monkeypatch.setattr(kernels, "_library", lambda: None)
+    assert not kernels.usable(draw(2, 2))
