@@ -24,7 +24,8 @@ def test_shares_hold_every_row_once():
 def test_torchrun_end_to_end(prepared, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wordmill",
-               "pretrain", str(prepared / "corpus"), "--tokenizer", str(prepared / "tokenizer"), "-o", str(out), "--steps", "4", "--json", *TINY_RUN]  # fmt: skip
+               "pretrain", str(prepared / "corpus"), "--tokenizer", str(prepared / "tokenizer"), "-o", str(out),
+               "--steps", "4", "--json", *TINY_RUN]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout)
