@@ -20,9 +20,9 @@ pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 @pytest.fixture
-def refused(capsys, tmp_path):
-    """`refused("words", argument, …)`: run pretrain on them, check that it fails as it should, and return the line; nothing may be left
-    behind."""
+def expect_refusal(capsys, tmp_path):
+    """`expect_refusal("words", argument, …)`: run pretrain on them, check that it fails as it should, and return the line; nothing may be
+    left behind."""
 
     def run(words: str, *arguments: object, out: Path | None = None, left: bool = False) -> str:
         folder = out or tmp_path / "run"
@@ -47,32 +47,32 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def test_no_such_file(refused, tmp_path):
-    assert "nowhere.txt" in refused("no such", tmp_path / "nowhere.txt", "--steps", 2)
+def test_no_such_file(expect_refusal, tmp_path):
+    assert "nowhere.txt" in expect_refusal("no such", tmp_path / "nowhere.txt", "--steps", 2)
 
 
-def test_nothing_readable(refused, tmp_path):
+def test_nothing_readable(expect_refusal, tmp_path):
     _write(tmp_path / "pictures" / "a.png", "x")
-    refused(r"pictures.*(no|nothing)", tmp_path / "pictures", "--steps", 2)
+    expect_refusal(r"pictures.*(no|nothing)", tmp_path / "pictures", "--steps", 2)
 
 
-def test_empty_text(refused, tmp_path):
-    refused("(empty|no document|nothing)", _write(tmp_path / "empty.txt", ""), "--steps", 2)
+def test_empty_text(expect_refusal, tmp_path):
+    expect_refusal("(empty|no document|nothing)", _write(tmp_path / "empty.txt", ""), "--steps", 2)
 
 
-def test_one_line(refused, tmp_path):
-    line = refused("(need|at least)", _write(tmp_path / "one.txt", "One line.\n"), "--steps", 2)
+def test_one_line(expect_refusal, tmp_path):
+    line = expect_refusal("(need|at least)", _write(tmp_path / "one.txt", "One line.\n"), "--steps", 2)
     assert re.search(r"\d", line), "it says how much is needed"
 
 
-def test_no_source(refused):
-    refused("no text given", "--steps", 2)
+def test_no_source(expect_refusal):
+    expect_refusal("no text given", "--steps", 2)
 
 
-def test_broken_json(refused, texts, tmp_path, capsys):
+def test_broken_json(expect_refusal, texts, tmp_path, capsys):
     rows = [json.dumps({"text": path.read_text()}) for path in sorted(texts.iterdir())]
     path = _write(tmp_path / "data.jsonl", "\n".join([*rows[:5], '{"text": "broken', *rows[5:]]) + "\n")
-    refused(r"data\.jsonl:6", path, "--steps", 2, *TINY_RUN)
+    expect_refusal(r"data\.jsonl:6", path, "--steps", 2, *TINY_RUN)
     assert main(["pretrain", str(path), "-o", str(tmp_path / "run"), "--skip-bad", "--steps", "2", *TINY_RUN]) == 0
     assert "1" in capsys.readouterr().err
 
@@ -99,31 +99,31 @@ def test_broken_json(refused, texts, tmp_path, capsys):
         ("--seed=-1", "seed"),
     ],
 )
-def test_wrong_words(refused, texts, argument, words):
+def test_wrong_words(expect_refusal, texts, argument, words):
     length = [] if argument.startswith(("--time", "--tokens", "--epochs")) else ["--steps", "2"]
-    refused(words, texts, argument, *length)
+    expect_refusal(words, texts, argument, *length)
 
 
-def test_two_lengths(refused, texts):
-    refused("steps.*time", texts, "--time", "3m", "--steps", 5)
-    refused("tokens.*epochs", texts, "--tokens", "1m", "--epochs", 5)
+def test_two_lengths(expect_refusal, texts):
+    expect_refusal("steps.*time", texts, "--time", "3m", "--steps", 5)
+    expect_refusal("tokens.*epochs", texts, "--tokens", "1m", "--epochs", 5)
 
 
-def test_time_too_short(refused, texts):
-    refused("too short", texts, "--time", "1s")
+def test_time_too_short(expect_refusal, texts):
+    expect_refusal("too short", texts, "--time", "1s")
 
 
-def test_context_beyond_the_positions(refused, texts):
-    refused(r"train\.context.*128.*64", texts, "--model", "gpt2", "model.max_positions=64", "train.context=128", "--steps", 2)
+def test_context_beyond_the_positions(expect_refusal, texts):
+    expect_refusal(r"train\.context.*128.*64", texts, "--model", "gpt2", "model.max_positions=64", "train.context=128", "--steps", 2)
 
 
-def test_vocabulary_too_large(refused, texts):
-    refused("100,?000", texts, "tokenizer.vocab=100000", "tokenizer.allow_smaller=false", "--steps", 2)
+def test_vocabulary_too_large(expect_refusal, texts):
+    expect_refusal("100,?000", texts, "tokenizer.vocab=100000", "tokenizer.allow_smaller=false", "--steps", 2)
 
 
-def test_output_exists(refused, texts, tmp_path):
+def test_output_exists(expect_refusal, texts, tmp_path):
     _write(tmp_path / "mine" / "novel.txt", "mine")
-    refused("not empty.*another folder", texts, "--steps", 2, out=tmp_path / "mine")
+    expect_refusal("not empty.*another folder", texts, "--steps", 2, out=tmp_path / "mine")
     assert (tmp_path / "mine" / "novel.txt").read_text() == "mine"
 
 
@@ -131,22 +131,22 @@ def _prepared(prepared: Path) -> list[str]:
     return [str(prepared / "corpus"), "--tokenizer", str(prepared / "tokenizer"), *TINY_RUN]
 
 
-def test_resume(refused, prepared, tmp_path, capsys):
+def test_resume(expect_refusal, prepared, tmp_path, capsys):
     """Nothing to resume; changed settings; a corrupt checkpoint: each its own line."""
-    refused("no run to resume", "--resume")
+    expect_refusal("no run to resume", "--resume")
     out = tmp_path / "run"
     arguments = [*_prepared(prepared), "--steps", "6", "train.save_steps=2", "--quiet"]
     assert main(["pretrain", *arguments, "-o", str(out)]) == 0
-    refused(r"--resume", *arguments)
+    expect_refusal(r"--resume", *arguments)
     (out / "model" / "config.json").unlink()  # as if it had been killed while it wrote the model
-    line = refused("changed", "--resume", "model.layers=3", "train.save_steps=9", left=True)
+    line = expect_refusal("changed", "--resume", "model.layers=3", "train.save_steps=9", left=True)
     assert "model.layers: 2 → 3" in line and "train.save_steps: 2 → 9" in line and "width" not in line
     newest = out / "checkpoints" / "step-00000006" / "state.safetensors"
     data = newest.read_bytes()
     newest.write_bytes(data[:-7] + b"scratch")
-    assert re.search("step-00000006.*step-00000004", refused("corrupt", "--resume", left=True))
+    assert re.search("step-00000006.*step-00000004", expect_refusal("corrupt", "--resume", left=True))
     newest.write_bytes(data[:100])
-    refused("corrupt", "--resume", left=True)
+    expect_refusal("corrupt", "--resume", left=True)
     for path in newest.parent.iterdir():
         path.unlink()
     newest.parent.rmdir()
@@ -154,7 +154,7 @@ def test_resume(refused, prepared, tmp_path, capsys):
     assert (out / "model" / "config.json").exists()
 
 
-def test_a_loss_that_is_no_number(refused, prepared, tmp_path):
+def test_a_loss_that_is_no_number(expect_refusal, prepared, tmp_path):
     settings = [
         "train.optim.kind=adamw",
         "train.optim.lr=1e30",
@@ -164,12 +164,12 @@ def test_a_loss_that_is_no_number(refused, prepared, tmp_path):
         "--steps",
         "9",
     ]
-    line = refused("not finite", *_prepared(prepared), *settings, left=True)
+    line = expect_refusal("not finite", *_prepared(prepared), *settings, left=True)
     assert "train.optim.lr" in line
     assert (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_no_space_left(refused, prepared, tmp_path, monkeypatch):
+def test_no_space_left(expect_refusal, prepared, tmp_path, monkeypatch):
     """The second checkpoint finds the disk full: one line, the first one still there, and it can be resumed."""
     from wordmill.train import checkpoint
 
@@ -183,7 +183,7 @@ def test_no_space_left(refused, prepared, tmp_path, monkeypatch):
         real(tensors, path)
 
     monkeypatch.setattr(checkpoint, "write_tensors", full)
-    line = refused("no space left", *_prepared(prepared), "--steps", "6", "train.save_steps=2", "train.evaluations=1", left=True)
+    line = expect_refusal("no space left", *_prepared(prepared), "--steps", "6", "train.save_steps=2", "train.evaluations=1", left=True)
     assert "--resume" in line
     assert [place.name for place in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
     assert main(["pretrain", "--resume", "-o", str(tmp_path / "run"), "--quiet"]) == 0
