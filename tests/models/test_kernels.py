@@ -25,7 +25,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
-def compare(ours: Callable[..., Tensor], reference: Callable[..., Tensor], *inputs: Tensor) -> None:
+def check_close(ours: Callable[..., Tensor], reference: Callable[..., Tensor], *inputs: Tensor) -> None:
     """Values and the gradients of all inputs, under a random gradient of the output."""
     results = []
     for function, cast in ((ours, torch.bfloat16), (reference, torch.float64)):
@@ -47,7 +47,7 @@ def test_transpose_is_exact(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_linear(bias: bool) -> None:
     inputs = (draw(3, 11, 24), draw(40, 24, seed=1), *([draw(40, seed=2)] if bias else []))
-    compare(lambda x, w, b=None: kernels.linear(x, w, b), lambda x, w, b=None: F.linear(x, w, b), *inputs)
+    check_close(lambda x, w, b=None: kernels.linear(x, w, b), lambda x, w, b=None: F.linear(x, w, b), *inputs)
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -59,7 +59,7 @@ def test_activations(name: str, gated: bool) -> None:
         gate, up = x.chunk(2, dim=-1)
         return ACTIVATIONS[name](gate) * up
 
-    compare(lambda x: kernels.activate(x, name, gated), reference, 3 * draw(5, 7, 38))
+    check_close(lambda x: kernels.activate(x, name, gated), reference, 3 * draw(5, 7, 38))
 
 
 def test_activations_at_the_edges() -> None:
@@ -71,8 +71,8 @@ def test_activations_at_the_edges() -> None:
 @pytest.mark.parametrize("width", [16, 50, 384])
 def test_norms(width: int) -> None:
     x, w, b = 2 * draw(6, 5, width) + 1, 1 + 0.1 * draw(width, seed=1), draw(width, seed=2)
-    compare(lambda x, w: kernels.norm(x, w, None, 1e-6), lambda x, w: rms_norm(x, w, 1e-6), x, w)
-    compare(lambda x, w, b: kernels.norm(x, w, b, 1e-5), lambda x, w, b: F.layer_norm(x, (width,), w, b, 1e-5), x, w, b)
+    check_close(lambda x, w: kernels.norm(x, w, None, 1e-6), lambda x, w: rms_norm(x, w, 1e-6), x, w)
+    check_close(lambda x, w, b: kernels.norm(x, w, b, 1e-5), lambda x, w, b: F.layer_norm(x, (width,), w, b, 1e-5), x, w, b)
 
 
 @pytest.mark.parametrize("groups", [4, 2, 1])
@@ -108,14 +108,14 @@ def test_attention(groups: int, parts: str) -> None:
         return torch.einsum("bhts,bshk->bthk", scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1), v).flatten(2)
 
     inputs = (draw(batch, length, heads + 2 * groups, size), *([1 + 0.1 * draw(size, seed=s) for s in (1, 2)] if normed else []))
-    compare(ours, reference, *inputs)
+    check_close(ours, reference, *inputs)
 
 
 @pytest.mark.parametrize("softcap", [0.0, 5.0])
 def test_cross_entropy(softcap: float) -> None:
     targets = torch.randint(0, 77, (19,), generator=torch.Generator().manual_seed(0))
     targets[3] = -100
-    compare(
+    check_close(
         lambda h, w: linear_cross_entropy(h, w, None, targets, softcap=softcap)[None],
         lambda h, w: linear_cross_entropy(h, w, None, targets, softcap=softcap)[None],
         draw(19, 24),

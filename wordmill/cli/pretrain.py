@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,6 +88,8 @@ def pretrain(
             raise
         show.warn(f"stopped. Go on with: wordmill pretrain -o {shlex.quote(str(out))} --resume")
         return 130
+    if int(os.environ.get("RANK", "0")):
+        return 0  # under torchrun, the first process speaks for all
     emit(json, {"run": str(run.folder), "model": str(run.model_folder), "report": str(run.report), **run.metrics},
          f"model: {run.model_folder}\nreport: {run.report}\nnext: wordmill generate {run.model_folder} \"…\"")  # fmt: skip
     return 0
