@@ -7,8 +7,10 @@ import pytest
 
 import wordmill
 from wordmill.core.errors import DataError, UsageError
+from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import Reporter
 from wordmill.evaluate import Texts, evaluate, evaluate_text
+from wordmill.generate import load
 
 TEXTS = ["The mill stands by the river.", "磨坊在河边。" * 20, "a", "one two three four " * 9]
 
@@ -40,6 +42,19 @@ def test_a_shorter_context_costs_more_or_less_but_scores_as_much(make_loaded):
     assert (long.context, long.stride, short.context, short.stride) == (64, 32, 4, 1)
     assert (long.tokens, long.bytes) == (short.tokens, short.bytes)
     assert long.nats != short.nats
+
+
+@pytest.mark.parametrize(("shape", "context"), [("qwen3", 16), ("gpt2", 16), ("lstm", None)])
+def test_scores_within_the_context_that_the_model_was_trained_with(make_loaded, tmp_path, shape, context):
+    loaded = make_loaded(shape)
+    loaded.save(tmp_path)
+    write_lineage(tmp_path, train={"context": 16})
+    opened = load(tmp_path, device="cpu")
+    found = evaluate_text(opened, TEXTS)
+    assert (found.context, found.stride) == (context, None if context is None else 8)
+    assert opened.score(TEXTS[1]).nats == pytest.approx(loaded.score(TEXTS[1], context=context).nats, rel=1e-5)
+    if context is not None:
+        assert evaluate_text(opened, TEXTS, context=64).context == 64
 
 
 def test_max_tokens_cuts_and_says_how_much(make_loaded):

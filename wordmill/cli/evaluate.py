@@ -15,9 +15,7 @@ def evaluate(
     data: Annotated[
         list[Path], typer.Argument(metavar="DATA...", help="Files and folders of text, or a corpus folder.", show_default=False)
     ],
-    context: Annotated[
-        int | None, typer.Option("--context", help="Window in tokens. [default: the model's positions, at most 2048]")
-    ] = None,
+    context: Annotated[int | None, typer.Option("--context", help="Window in tokens. [default: the context of its training]")] = None,
     stride: Annotated[
         int | None, typer.Option("--stride", help="Tokens by which the window slides on. [default: half the context]")
     ] = None,

@@ -170,8 +170,8 @@ def evaluate_text(
 ) -> Evaluation:
     """Score every token of every text exactly once; each text is a document.
 
-    `context` and `stride` in tokens (by default the model's positions, at most 2,048, and half of that), `batch_tokens` in one
-    forward pass: the result does not depend on it. `max_tokens` stops after so many, and the result says how much was cut.
+    `context` and `stride` in tokens (by default the context that the model was trained with, else its positions, at most 2,048; and half
+    of that), `batch_tokens` in one forward pass: the result does not depend on it. `max_tokens` stops after so many, and the result says how much was cut.
     `total_bytes` is for the progress bar; `dropped` inputs that the caller could not read are passed on to the result.
 
     Raises `DataError` when there is nothing to score, `UsageError` for sizes that the model can't honour.
@@ -179,7 +179,9 @@ def evaluate_text(
     recurrent = isinstance(loaded.config, RecurrentConfig)
     if batch_tokens < 1 or (max_tokens is not None and max_tokens < 1):
         raise UsageError("batch_tokens and max_tokens must be at least 1")
-    sizes: tuple[int | None, int | None] = (None, None) if recurrent else window_sizes(loaded.model, context, stride)
+    sizes: tuple[int | None, int | None] = (None, None)
+    if not recurrent:
+        sizes = window_sizes(loaded.model, context if context is not None else loaded.trained_context, stride)
     counts = _Counts(loaded, max_tokens)
     asked = (context, stride) if recurrent else sizes
     nats, tokens = 0.0, 0

@@ -21,7 +21,7 @@ from wordmill.generate.engine import Reason, run
 from wordmill.generate.sampling import SamplingConfig
 from wordmill.generate.score import Score, evaluating, score_documents
 from wordmill.generate.text import TextStream
-from wordmill.models.config import ModelConfig
+from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.folder import LanguageModel, load_model, save_model
 from wordmill.tokenizer import Tokenizer
 
@@ -96,6 +96,17 @@ class Loaded:
         vocabulary's documents are told apart by that one alone."""
         return self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
 
+    @property
+    def trained_context(self) -> int | None:
+        """The context in tokens that the model was trained with, where its lineage says so; None for others and recurrent models.
+
+        Rotary positions reach further, but what a model was never shown there it does badly: scores are best taken within it.
+        """
+        if self.folder is None or isinstance(self.config, RecurrentConfig):
+            return None
+        context = (read_lineage(self.folder).get("train") or {}).get("context")
+        return min(context, self.config.max_positions) if isinstance(context, int) else None
+
     def encode_prompt(self, text: str) -> list[int]:
         """What the model reads for a prompt: the start token once, then the text; what looks like a special token in it stays text."""
         start = self.start_id
@@ -151,6 +162,7 @@ class Loaded:
 
         Long texts are scored through a sliding window (see `score_documents`); nothing is cut.
         """
+        context = context or self.trained_context
         found = next(score_documents(self.model, self.encode_documents([text]), context=context, stride=stride))
         return Score(found.nats, len(text.encode()), found.tokens)
 

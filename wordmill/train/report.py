@@ -273,7 +273,7 @@ def _value(name: str, value: Any) -> str:
         return ", ".join(f"{key} {_value(str(key), inner)}" for key, inner in value.items())
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
-    if isinstance(value, int | float) and ("bytes" in name or name.endswith("size")) and "per" not in name:
+    if isinstance(value, int | float) and "bytes" in name and "per" not in name:
         return human_bytes(value)
     if isinstance(value, int | float) and "seconds" in name and "per" not in name:
         return human_seconds(value)
