@@ -111,6 +111,21 @@ def test_attention(groups: int, parts: str) -> None:
     check_close(ours, reference, *inputs)
 
 
+def test_dropout_drops_its_share_and_the_way_back_drops_the_same() -> None:
+    x = torch.ones(400, 501).bfloat16().requires_grad_(True)
+    torch.manual_seed(0)
+    out = kernels.dropout(x, 0.3)
+    out.sum().backward()
+    assert torch.equal(out, x.grad), "the gradient of kept places is their scale, of dropped ones 0"
+    kept = out != 0
+    assert abs(kept.double().mean().item() - 0.7) < 0.005 and torch.allclose(out[kept], torch.tensor(1 / 0.7).bfloat16())
+    assert kept.double().mean(0).std() < 0.03 and kept.double().mean(1).std() < 0.03, "no stripes"
+    again = kernels.dropout(x, 0.3)
+    assert abs((kept & (again != 0)).double().mean().item() - 0.49) < 0.005, "the next draw is another one"
+    torch.manual_seed(0)
+    assert torch.equal(kernels.dropout(x, 0.3), out)
+
+
 @pytest.mark.parametrize("softcap", [0.0, 5.0])
 def test_cross_entropy(softcap: float) -> None:
     targets = torch.randint(0, 77, (19,), generator=torch.Generator().manual_seed(0))

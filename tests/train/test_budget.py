@@ -42,7 +42,7 @@ def test_counts_of_weights():
 def test_small_corpora_are_regularised():
     assert set(budget.regularisation(1.0).values()) == {0.0}
     few, many = budget.regularisation(4), budget.regularisation(20)
-    assert 0 < few["dropout"] <= many["dropout"] and few["ema"] > 0
+    assert 0 < few["dropout"] <= many["dropout"] and few["ema"] > 0 and few["weight_decay"] > 0
 
 
 @pytest.mark.parametrize("tokens", [1e4, 1e6, 1e9])

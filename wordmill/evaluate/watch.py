@@ -128,7 +128,7 @@ class Watch:
             with disk_errors(place, "writing samples"), open(place, "a", encoding="utf-8") as file:
                 for prompt, text in zip(self.prompts, texts, strict=True):
                     file.write(json.dumps({"step": run.step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
-        run.reporter.note(f"  {self.prompts[0]}{' '.join(texts[0].split())[:100]}")
+        run.reporter.note(f"  {' '.join((self.prompts[0] + texts[0]).split())[:120]}")
 
 
 def best_weights(folder: Path, step: int | None) -> dict[str, Tensor] | None:

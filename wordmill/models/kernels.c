@@ -160,6 +160,21 @@ void activation_back(const bf16 *xs, const bf16 *dys, bf16 *dxs, i64 rows, i64 f
     }
 }
 
+/* ---- dropout: what stays follows from the seed and the place alone, so the way back draws it again ---- */
+
+void dropout(const bf16 *x, bf16 *y, i64 n, i64 seed, float share) {
+    const uint32_t edge = (uint32_t)(share * 4294967295.0f), start = (uint32_t)seed;
+    const float scale = 1.0f / (1.0f - share);
+#pragma omp parallel for schedule(static)
+    for (i64 i = 0; i < n; i++) {
+        uint32_t h = (uint32_t)i * 0x9e3779b9u + start; /* murmur3's finaliser */
+        h = (h ^ (h >> 16)) * 0x85ebca6bu;
+        h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+        h ^= h >> 16;
+        y[i] = h < edge ? 0 : narrow(wide(x[i]) * scale);
+    }
+}
+
 /* ---- normalisation. b != 0: LayerNorm, else RMSNorm. stats: (N, 2) mean and 1/deviation, for the way back ---- */
 
 void norm(const bf16 *xs, const bf16 *w, const bf16 *b, bf16 *ys, float *stats, i64 rows, i64 d, float eps) {

@@ -104,6 +104,28 @@ def activate(x: Tensor, activation: str, gated: bool) -> Tensor:
     return _Activate.apply(x, KINDS[activation], gated)  # type: ignore[no-any-return]
 
 
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float, seed: int) -> Tensor:
+        ctx.how = share, seed
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        _call("dropout", x, out, x.numel(), seed, float(share))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        share, seed = ctx.how
+        out, grad = torch.empty_like(grad, memory_format=torch.contiguous_format), grad.contiguous()
+        _call("dropout", grad, out, grad.numel(), seed, float(share))
+        return out, None, None
+
+
+def dropout(x: Tensor, share: float) -> Tensor:
+    """Zero a `share` of x and scale up the rest. The library's own draws its numbers one by one, and took half of a step."""
+    return _Dropout.apply(x, share, int(torch.randint(2**31, ())))  # type: ignore[no-any-return]
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:

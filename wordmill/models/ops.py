@@ -26,6 +26,13 @@ def _accumulate(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def dropout(x: Tensor, share: float, training: bool) -> Tensor:
+    """Zero a `share` of x at random while training and scale up the rest; nothing otherwise (Srivastava et al. 2014)."""
+    if not share or not training:
+        return x
+    return kernels.dropout(x, share) if kernels.usable(x) else F.dropout(x, share)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / sqrt(mean(x²) + eps) · weight` over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467)."""
     wide = x.to(_accumulate(x))

@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from wordmill.models.config import RecurrentConfig
+from wordmill.models.ops import dropout
 
 GATES = {"lstm": 4, "gru": 3}
 
@@ -376,7 +377,7 @@ class RecurrentLM(nn.Module):
         return x.transpose(0, 1), state
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+        return dropout(x, self.config.dropout, self.training)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, D) → (…, V)."""

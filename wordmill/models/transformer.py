@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from wordmill.models import kernels
 from wordmill.models.cache import KVCache
 from wordmill.models.config import TransformerConfig
-from wordmill.models.ops import attend, rms_norm, rotary_table, rotate
+from wordmill.models.ops import attend, dropout, rms_norm, rotary_table, rotate
 
 ACTIVATIONS = {
     "relu": F.relu,
@@ -137,7 +137,7 @@ class Block(nn.Module):
         return x + self._drop(self.ffn(self.ffn_norm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return dropout(x, self.dropout, self.training)
 
 
 class Transformer(nn.Module):
@@ -175,8 +175,7 @@ class Transformer(nn.Module):
             x = x + self.position_embedding(positions.clamp(min=0))
         elif self.config.positions == "sinusoidal":
             x = x * math.sqrt(self.config.width) + sinusoids(positions, self.config.width).to(x.dtype)
-        if self.config.dropout:
-            x = F.dropout(x, self.config.dropout, self.training)
+        x = dropout(x, self.config.dropout, self.training)
         view = self._view(positions, documents, state, x.dtype)
         for block in self.blocks:
             x = block(x, view)

@@ -210,6 +210,4 @@ def regularisation(epochs: float) -> dict[str, float]:
     """Dropout, weight decay and averaging for a corpus that is seen `epochs` times: none is needed below about two."""
     if epochs <= 2:
         return {"dropout": 0.0, "weight_decay": 0.0, "ema": 0.0}
-    if epochs <= 6:
-        return {"dropout": 0.1, "weight_decay": 0.1, "ema": 0.99}
-    return {"dropout": 0.2, "weight_decay": 0.3, "ema": 0.99}
+    return {"dropout": 0.1 if epochs <= 10 else 0.2, "weight_decay": 0.1, "ema": 0.99}
