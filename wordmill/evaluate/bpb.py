@@ -172,7 +172,8 @@ def evaluate_text(
 
     `context` and `stride` in tokens (by default the context that the model was trained with, else its positions, at most 2,048; and half
     of that), `batch_tokens` in one forward pass: the result does not depend on it. `max_tokens` stops after so many, and the result
-    says how much was cut. `total_bytes` is for the progress bar; `dropped` inputs that the caller could not read are passed on to the result.
+    says how much was cut. `total_bytes` is for the progress bar;
+    `dropped` inputs that the caller could not read are passed on to the result.
 
     Raises `DataError` when there is nothing to score, `UsageError` for sizes that the model can't honour.
     """
