@@ -134,16 +134,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=wide, device=hidden.device)
         train = any(ctx.needs_input_grad[:3])
         d_hidden = torch.empty_like(hidden) if train else None
-        d_weight = torch.zeros_like(weight, dtype=wide) if train else None
+        d_weight: Tensor | None = None
         d_bias = torch.zeros_like(bias, dtype=wide) if train and bias is not None else None
         for start in range(0, hidden.shape[0], rows):
             h, y = hidden[start : start + rows], targets[start : start + rows]
             logits = F.linear(h, weight, bias)
             if kernels.usable(logits):
                 total += kernels.cross_entropy_(logits, y, softcap, back=train).sum()
-                if d_hidden is not None and d_weight is not None:
+                if d_hidden is not None:
                     torch.mm(logits, weight, out=d_hidden[start : start + rows])
-                    d_weight += kernels.transpose(logits) @ h
+                    d_weight = _sum(d_weight, kernels.transpose(logits) @ h, wide)
                     if d_bias is not None:
                         d_bias += logits.sum(0, dtype=wide)
                 continue
@@ -159,7 +159,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             exp = logits.sub_(top).exp_()
             norm = exp.sum(-1, keepdim=True)
             total += ((norm.log() - picked)[:, 0] * counted).sum()
-            if d_hidden is None or d_weight is None:
+            if d_hidden is None:
                 continue
             d_logits = exp.mul_(counted[:, None] / norm)
             d_logits.scatter_add_(-1, y, -counted[:, None].to(wide))
@@ -167,7 +167,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_logits.mul_(slope)
             narrow = d_logits.to(hidden.dtype)
             torch.mm(narrow, weight, out=d_hidden[start : start + rows])
-            d_weight += narrow.t() @ h
+            d_weight = _sum(d_weight, narrow.t() @ h, wide)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
@@ -181,10 +181,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return d_hidden * grad, (d_weight * grad).to(ctx.dtypes[0]), d_bias, None, None
 
 
+def _sum(total: Tensor | None, part: Tensor, wide: torch.dtype) -> Tensor:
+    """Add up chunks in `wide`; a single chunk stays as it is."""
+    return part if total is None else total.to(wide).add_(part)
+
+
 def _rows_per_chunk(hidden: Tensor, weight: Tensor) -> int:
-    """On a GPU larger pieces keep the matrix units busy; the logits of one piece are held to about 1 GB."""
+    """The CPU kernels go over a row while it is in the cache, so there only memory counts: 32 MB of logits. On a GPU
+    larger pieces keep the matrix units busy; the logits of one piece are held to about 1 GB."""
     if hidden.is_cpu:
-        return ROWS_PER_CHUNK
+        return max(ROWS_PER_CHUNK, 2**24 // weight.shape[0]) if kernels.usable(hidden) else ROWS_PER_CHUNK
     return max(1024, min(hidden.shape[0], 2**28 // weight.shape[0]))
 
 
