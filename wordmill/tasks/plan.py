@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -33,8 +32,6 @@ SAVING_SECONDS = 2.5
 """Kept back for writing the model folder and the report."""
 REFERENCE = (256, 4)
 """Width and layers of the model whose training speed says how many operations a time budget buys."""
-COMPILE_FROM = 300.0
-"""Budgets below this many seconds don't pay for a compilation, which takes about half a minute."""
 
 
 @dataclass
@@ -279,11 +276,6 @@ def _measure(
     trial = build_model(model)
     trial.initialise(0)
     return budget.measure_speed(trial.to(device, dtype), optim, context, rows, micro, seconds=min(5.0, 0.02 * seconds) if seconds else 1.0)
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile can work on this machine's CPU."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def parse_time(text: str) -> float:

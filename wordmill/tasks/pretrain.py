@@ -87,7 +87,7 @@ class PretrainConfig(Config):
     prompts: tuple[str, ...] = ()
     """Texts to continue at every evaluation; without any, the beginnings of three validation documents."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether the model is compiled; auto tries it where the run is long enough to pay for it."""
+    """Whether each block is compiled by torch.compile: on or off; auto is off, since the CPU has kernels that do as much (docs/log.md)."""
     dtype: str = "auto"
     """Numbers to compute with: auto, bf16 or fp32."""
     seed: int = Field(default=0, ge=0)
