@@ -39,7 +39,11 @@ def doctor(device: DeviceOption = "auto", json: JsonOption = False, quiet: Quiet
 
 def choose(device: torch.device, machine: Machine, rates: Rates) -> dict[str, str]:
     """What wordmill will use here, each with its reason."""
+    from pathlib import Path
+
+    from wordmill.core import native
     from wordmill.core.device import choose_dtype, tune_float32, tune_memory
+    from wordmill.models import kernels
 
     dtype = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(choose_dtype("auto", device))]
     gain = f"bf16 products are {rates.bf16_gain:.1f} × as fast as float32's here" if rates.bf16_gain else "there is no bf16 here"
@@ -56,9 +60,12 @@ def choose(device: torch.device, machine: Machine, rates: Rates) -> dict[str, st
         )
         chosen["memory"] = "freed buffers are kept, large ones come in huge pages" if tune_memory() else "as the C library does it"
     chosen["threads"] = f"{machine.threads} of {machine.cores} cores"
-    chosen["torch.compile"] = (
-        f"where it pays ({machine.compiler} is there)" if machine.compiler else "never: no C++ compiler is on the PATH"
-    )
+    if device.type == "cpu":
+        found = native.load(Path(kernels.__file__).with_name("kernels.c"))
+        chosen["kernels"] = (
+            f"PyTorch's own, which are slower: {found}" if isinstance(found, str) else "our own in C, compiled on this machine"
+        )
+    chosen["torch.compile"] = "only when asked for (--compile on)"
     return chosen
 
 
