@@ -9,8 +9,9 @@ The names below are imported when they are first used: `import wordmill.corpus` 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wordmill.core.lazy import attributes
 
 _PLACES = {
     "Corpus": "folder",
@@ -32,10 +33,4 @@ if TYPE_CHECKING:
 __all__ = ["Corpus", "CorpusConfig", "CorpusStats", "Document", "build_corpus", "corpus_stats"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562)."""
-    if name not in _PLACES:
-        raise AttributeError(f"module 'wordmill.corpus' has no attribute {name!r}")
-    value = getattr(import_module(f"wordmill.corpus.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = attributes(__name__, _PLACES)

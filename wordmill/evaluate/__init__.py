@@ -6,9 +6,10 @@ The names below are imported when they are first used: importing this package do
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from wordmill.core.lazy import attributes
 
 _PLACES = {
     "Evaluation": "bpb",
@@ -30,13 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluation", "Texts", "compare", "evaluate", "evaluate_store", "evaluate_text"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562)."""
-    if name not in _PLACES:
-        raise AttributeError(f"module 'wordmill.evaluate' has no attribute {name!r}")
-    value = getattr(import_module(f"wordmill.evaluate.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = attributes(__name__, _PLACES)
 
 
 class _Callable(ModuleType):

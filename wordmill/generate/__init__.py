@@ -6,9 +6,10 @@ The names below are imported when they are first used: importing this package do
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from wordmill.core.lazy import attributes
 
 _PLACES = {
     "Generation": "loaded",
@@ -34,13 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Generation", "Loaded", "SamplingConfig", "Score", "generate", "load", "run", "score_documents"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562)."""
-    if name not in _PLACES:
-        raise AttributeError(f"module 'wordmill.generate' has no attribute {name!r}")
-    value = getattr(import_module(f"wordmill.generate.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = attributes(__name__, _PLACES)
 
 
 class _Callable(ModuleType):

@@ -155,15 +155,7 @@ def check_settings(config: PretrainConfig) -> None:
 def _context(config: PretrainConfig, device: torch.device, seconds: float | None) -> int:
     """Longer contexts pay when there is time to learn from them; the recurrent state carries on, so it needs little."""
     if "context" in config.train:
-        context = int(config.train["context"])
-        limit = config.model.get("max_positions")
-        if limit is not None and context > int(limit):
-            raise ConfigError(
-                f"context {context} is longer than the model's {limit} positions",
-                where="train.context",
-                fix="Lower train.context or raise model.max_positions",
-            )
-        return context
+        return int(config.train["context"])
     if config.family in ("lstm", "gru"):
         return 64
     if device.type != "cpu":

@@ -26,14 +26,14 @@ from wordmill.batches.pack import CarriedRows, PackedRows
 from wordmill.batches.store import TokenStore, encode_corpus
 from wordmill.core.config import Config, differences, merge
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
-from wordmill.core.errors import ConfigError, DataError, DiskFullError, UsageError, WordmillError
+from wordmill.core.errors import DataError, DiskFullError, UsageError, WordmillError
 from wordmill.core.files import new_folder, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
 from wordmill.evaluate.validation import evaluate_store
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
-from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
+from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel, build_model, save_model
 from wordmill.tasks.card import model_card
 from wordmill.tasks.facts import run_facts
@@ -45,7 +45,7 @@ from wordmill.train import checkpoint
 from wordmill.train.budget import count_parameters, flops_per_token
 from wordmill.train.distributed import World, world
 from wordmill.train.log import Log
-from wordmill.train.loop import TrainConfig, Training, fit, restore, save
+from wordmill.train.loop import Training, fit, restore
 from wordmill.train.objectives import OBJECTIVES
 from wordmill.train.report import write_report
 
@@ -456,4 +456,4 @@ def _signals(run: Training) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-__all__ = ["ConfigError", "ModelConfig", "PretrainConfig", "Run", "TrainConfig", "TransformerConfig", "pretrain", "save"]
+__all__ = ["PretrainConfig", "Run", "pretrain"]

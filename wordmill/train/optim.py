@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -204,13 +204,6 @@ class Optimizer:
             tensor.copy_(tensors[name])
         self.steps = steps
         self.write_back()
-
-    def describe(self) -> list[dict[str, Any]]:
-        """The groups in plain values, for the log and the report."""
-        return [
-            {"rule": g.rule, "lr": g.lr, "weight_decay": g.weight_decay, "tensors": len(g.names), "names": list(g.names)}
-            for g in self.groups
-        ]
 
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
