@@ -18,24 +18,32 @@ from wordmill.models.transformer import ACTIVATIONS, Transformer
 
 pytestmark = pytest.mark.skipif(kernels._library() is None, reason="needs a C compiler: without one PyTorch does the same work")
 
-ROUNDING = 1e-2  # relative to the norm of the whole tensor; bfloat16 rounds each number by up to 4e-3
+ROUNDING = {torch.bfloat16: 1e-2, torch.float32: 3e-6}  # relative to the norm of the tensor; bfloat16 rounds each number by up to 4e-3
+DTYPE = torch.bfloat16
+
+
+@pytest.fixture(params=ROUNDING, ids=str, autouse=True)
+def _dtype(request: pytest.FixtureRequest) -> None:
+    """Every test runs in both of the dtypes that the kernels are compiled for."""
+    global DTYPE
+    DTYPE = request.param
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DTYPE)
 
 
 def check_close(ours: Callable[..., Tensor], reference: Callable[..., Tensor], *inputs: Tensor) -> None:
     """Values and the gradients of all inputs, under a random gradient of the output."""
     results = []
-    for function, cast in ((ours, torch.bfloat16), (reference, torch.float64)):
+    for function, cast in ((ours, DTYPE), (reference, torch.float64)):
         leaves = [x.to(cast).requires_grad_(True) for x in inputs]
         out = function(*leaves)
         gradients = torch.autograd.grad(out, leaves, draw(*out.shape, seed=9).to(cast))
         results.append([out.detach(), *gradients])
     for index, (got, truth) in enumerate(zip(*results, strict=True)):
         error = (got.double() - truth).norm() / truth.norm().clamp(min=1e-9)
-        assert error < ROUNDING, f"result {index}: relative error {error:.2g}"
+        assert error < ROUNDING[DTYPE], f"result {index}: relative error {error:.2g}"
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (33, 70), (64, 128), (129, 15)])
@@ -63,9 +71,10 @@ def test_activations(name: str, gated: bool) -> None:
 
 
 def test_activations_at_the_edges() -> None:
-    x = torch.tensor([[-3e4, -100.0, -10.0, -0.0, 0.0, 10.0, 100.0, 3e4]]).bfloat16()
+    x = torch.tensor([[-3e4, -100.0, -10.0, -0.0, 0.0, 10.0, 100.0, 3e4]]).to(DTYPE)
     for name in kernels.KINDS:
-        torch.testing.assert_close(kernels.activate(x, name, False), ACTIVATIONS[name](x.double()).bfloat16(), rtol=1e-2, atol=1e-4)
+        expected, error = ACTIVATIONS[name](x.double()).to(DTYPE), ROUNDING[DTYPE]
+        torch.testing.assert_close(kernels.activate(x, name, False), expected, rtol=error, atol=error / 100)
 
 
 @pytest.mark.parametrize("width", [16, 50, 384])
@@ -112,13 +121,13 @@ def test_attention(groups: int, parts: str) -> None:
 
 
 def test_dropout_drops_its_share_and_the_way_back_drops_the_same() -> None:
-    x = torch.ones(400, 501).bfloat16().requires_grad_(True)
+    x = torch.ones(400, 501).to(DTYPE).requires_grad_(True)
     torch.manual_seed(0)
     out = kernels.dropout(x, 0.3)
     out.sum().backward()
     assert torch.equal(out, x.grad), "the gradient of kept places is their scale, of dropped ones 0"
     kept = out != 0
-    assert abs(kept.double().mean().item() - 0.7) < 0.005 and torch.allclose(out[kept], torch.tensor(1 / 0.7).bfloat16())
+    assert abs(kept.double().mean().item() - 0.7) < 0.005 and torch.allclose(out[kept], torch.tensor(1 / 0.7).to(DTYPE))
     assert kept.double().mean(0).std() < 0.03 and kept.double().mean(1).std() < 0.03, "no stripes"
     again = kernels.dropout(x, 0.3)
     assert abs((kept & (again != 0)).double().mean().item() - 0.49) < 0.005, "the next draw is another one"
@@ -153,13 +162,13 @@ def test_a_model_with_packed_rows_agrees_with_the_plain_path(windows: tuple[int,
     )
     model = Transformer(config)
     model.initialise(0, zero_outputs=False)
-    model.bfloat16()
+    model.to(DTYPE)
     ids, documents = torch.randint(0, 60, (2, 30)), torch.tensor([[0] * 12 + [1] * 18, [0] * 30])
     positions = torch.stack((torch.cat((torch.arange(12), torch.arange(18))), torch.arange(30)))
     fast, _ = model(ids, positions, documents)
     monkeypatch.setattr(kernels, "usable", lambda x: False)
     plain, _ = model(ids, positions, documents)
-    assert ((fast - plain).norm() / plain.norm()).item() < ROUNDING
+    assert ((fast - plain).norm() / plain.norm()).item() < ROUNDING[DTYPE]
 
 
 def test_without_a_compiler_pytorch_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,5 +178,5 @@ def test_without_a_compiler_pytorch_does_the_work(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(native, "_compiler", no_compiler)
     found = native.load(Path(kernels.__file__).with_name("kernels.c"))
     assert found == "there is no C compiler (cc)"
-    monkeypatch.setattr(kernels, "_library", lambda: None)
+    monkeypatch.setattr(kernels, "_library", lambda dtype: None)
     assert not kernels.usable(draw(2, 2))

@@ -42,13 +42,15 @@ def choose(device: torch.device, machine: Machine, rates: Rates) -> dict[str, st
     from pathlib import Path
 
     from wordmill.core import native
-    from wordmill.core.device import choose_dtype, tune_float32, tune_memory
+    from wordmill.core.device import choose_dtype, product_speeds, tune_float32, tune_memory
     from wordmill.models import kernels
 
     dtype = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(choose_dtype("auto", device))]
     gain = f"bf16 products are {rates.bf16_gain:.1f} × as fast as float32's here" if rates.bf16_gain else "there is no bf16 here"
     if dtype == "bf16":
-        gain += "; master weights stay float32" if rates.bf16_gain > 1 else ", so try --dtype fp32 too"
+        gain += "; master weights stay float32"
+    elif choose_dtype("auto", device, reading=True) != choose_dtype("auto", device):
+        gain += "; generating, which reads weights more than it computes, takes bf16"
     error = rates.float32_fast_error
     chosen = {"device": str(device) + ("" if machine.gpus else " (torch sees no GPU)"), "dtype": f"{dtype}: {gain}"}
     if device.type == "cpu":
@@ -56,6 +58,8 @@ def choose(device: torch.device, machine: Machine, rates: Rates) -> dict[str, st
         chosen["float32 products"] = (
             f"the faster way: {faster:.1f} ×, with a relative error of {error:.1e} as good as float32"
             if tune_float32()
+            else "the usual way: the other is no faster"
+            if product_speeds()["fp32 fast"] < 1.1
             else f"the exact way: the faster one ({faster:.1f} ×) rounds to fewer bits, with a relative error of {error:.1e}"
         )
         chosen["memory"] = "freed buffers are kept, large ones come in huge pages" if tune_memory() else "as the C library does it"

@@ -89,4 +89,4 @@ def _load(model: Path, device: str, dtype: str) -> Loaded:
 
     read_config(model)  # what is wrong with the folder is said before a second goes by
     chosen = choose_device(device)
-    return load_on(model, chosen, choose_dtype(dtype, chosen))
+    return load_on(model, chosen, choose_dtype(dtype, chosen, reading=True))

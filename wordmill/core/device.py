@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -59,8 +61,9 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 where the device computes it much faster than float32, else float32.
+def choose_dtype(name: str, device: torch.device, *, reading: bool = False) -> torch.dtype:
+    """`auto`: bfloat16 where it pays on this device, else float32. `reading`: the work is bound by reading weights (answering
+    one prompt), where half the bytes pay even if products are no faster.
 
     Raises `UsageError` for an unknown name.
     """
@@ -69,12 +72,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise UsageError(f"unknown dtype {name!r}", where="--dtype", fix=f"Use one of {', '.join(DTYPES)}")
     if name == "auto":
-        name = "bf16" if fast_bf16(device) else "fp32"
+        name = "bf16" if has_bf16(device) and (reading or device.type == "cuda" or bf16_gain() > WORTH_IT) else "fp32"
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
-def fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 products pay: by the device's instructions, which don't change from run to run as timings do."""
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16 products."""
     import torch
 
     if device.type == "cuda":
@@ -83,14 +86,53 @@ def fast_bf16(device: torch.device) -> bool:
     return any(check() for check in capabilities if check is not None)
 
 
+WORTH_IT = 1.2
+"""How many times as fast as float32 products bfloat16 ones must be on a CPU to be used in training."""
+
+
+def bf16_gain() -> float:
+    """How many times as fast a CPU's bfloat16 products are as its float32 ones, as wordmill computes these."""
+    speeds = product_speeds()
+    return speeds["bf16"] / (speeds["fp32 fast"] if tune_float32() else 1.0)
+
+
+@cache
+def product_speeds() -> dict[str, float]:
+    """How fast a CPU's matrix products are as multiples of float32's usual way (`fp32`: 1): `fp32 fast`, `bf16`. Takes a third of a second.
+
+    The instructions alone don't tell: one CPU with bfloat16 dot products is 2.5 × as fast with them, another (its matrix
+    units hidden by a virtual machine) half as fast. The ways take turns and the best of each counts, so that noise falls on all alike.
+    """
+    import torch
+
+    def work(dtype: torch.dtype) -> Callable[[], object]:
+        a, b = torch.ones(1024, 512, dtype=dtype), torch.ones(512, 1536, dtype=dtype)
+        out = torch.empty(1024, 1536, dtype=dtype)
+        return lambda: torch.mm(a, b, out=out)
+
+    before = torch.get_float32_matmul_precision()
+    ways = {"fp32": ("highest", work(torch.float32)), "fp32 fast": ("medium", work(torch.float32)), "bf16": (before, work(torch.bfloat16))}
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(9):
+        for name, (precision, product) in ways.items():
+            torch.set_float32_matmul_precision(precision)
+            start = time.perf_counter()
+            product()
+            best[name] = min(best[name], time.perf_counter() - start)
+    torch.set_float32_matmul_precision(before)
+    return {name: best["fp32"] / seconds for name, seconds in best.items()}
+
+
 @cache
 def tune_float32() -> bool:
-    """Let float32 products on a CPU take oneDNN's way where it is as exact as the usual one, and twice as fast there.
+    """Let float32 products on a CPU take oneDNN's way where it is as exact as the usual one and faster: twice as fast on some CPUs.
 
     On CPUs with matrix units that way means bfloat16 arithmetic (relative error 2e-3), so it is tried, not assumed.
     """
     import torch
 
+    if product_speeds()["fp32 fast"] < 1.1:
+        return False
     before = torch.get_float32_matmul_precision()
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(256, 512, generator=generator), torch.randn(512, 256, generator=generator)

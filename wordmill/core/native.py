@@ -31,24 +31,26 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wordmill"
 
 
-def load(source: Path) -> ctypes.CDLL | str:
-    """The library compiled from `source`, or the reason why there is none. Callers keep it: loading again costs a millisecond."""
+def load(source: Path, *define: str) -> ctypes.CDLL | str:
+    """The library compiled from `source` with the macros in `define`, or the reason why there is none. Callers keep it: loading again
+    costs a millisecond."""
     try:
-        return ctypes.CDLL(str(_compiled(source)))
+        return ctypes.CDLL(str(_compiled(source, tuple(f"-D{name}" for name in define))))
     except (Refusal, OSError) as error:
         return str(error)
 
 
-def _compiled(source: Path) -> Path:
+def _compiled(source: Path, macros: tuple[str, ...]) -> Path:
     compiler, runtime = _compiler(), _openmp_runtime()
-    key = hash_values(source.read_text(encoding="utf-8"), FLAGS + WIDE, compiler, str(runtime), torch.__version__, _processor())[:16]
+    flags = FLAGS + WIDE + macros
+    key = hash_values(source.read_text(encoding="utf-8"), flags, compiler, str(runtime), torch.__version__, _processor())[:16]
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{source.stem}-{key}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory() as temporary:
             made, built = Path(temporary) / "made.o", Path(temporary) / "made.so"
-            _call(compiler, *FLAGS, *WIDE, "-c", str(source), "-o", str(made))
+            _call(compiler, *flags, "-c", str(source), "-o", str(made))
             # In a call of its own and without -fopenmp, which would bring the system's runtime in as well.
             _call(compiler, "-shared", str(made), "-o", str(built), str(runtime), "-lm")
             write_atomic(path, lambda part: shutil.copyfile(built, part))
@@ -78,10 +80,17 @@ def _openmp_runtime() -> Path:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:
         raise Refusal("only Linux is supported") from None
-    found = sorted({line.split()[-1] for line in maps.splitlines() if "libgomp" in line})
-    if len(found) != 1:
-        raise Refusal(f"torch does not run on one libgomp but on {found or 'none'}")
-    return Path(found[0])
+    found = sorted({Path(line.split()[-1]) for line in maps.splitlines() if "libgomp" in line})
+    return own_runtime(found, Path(torch.__file__).resolve().parent.parent)
+
+
+def own_runtime(found: list[Path], packages: Path) -> Path:
+    """Torch's libgomp among those loaded. Other packages (scikit-learn, sentencepiece) bring one along too; torch's lies in its own
+    folder below `packages`, or with the system. Raises `Refusal` when that leaves none or several."""
+    own = [path for path in found if packages / "torch" in path.parents] or [path for path in found if packages not in path.parents]
+    if len(own) != 1:
+        raise Refusal(f"torch does not run on one libgomp but on {', '.join(map(str, own)) or 'none'}")
+    return own[0]
 
 
 def _processor() -> str:

@@ -296,7 +296,7 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str | None = None) 
     incomplete or of another kind, `UsageError` for a device that isn't there.
     """
     chosen = choose_device(device)
-    return load_on(Path(folder), chosen, None if dtype is None else choose_dtype(dtype, chosen))
+    return load_on(Path(folder), chosen, None if dtype is None else choose_dtype(dtype, chosen, reading=True))
 
 
 def load_on(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Loaded:

@@ -1,28 +1,40 @@
-/* The row-wise parts of a Transformer in bfloat16 on a CPU, each in one pass: between the matrix products, a training
+/* The row-wise parts of a Transformer on a CPU, each in one pass: between the matrix products, a training
  * step is memory traffic, and a chain of library calls reads and writes every tensor many times over.
  *
- * Numbers are stored as bfloat16 (the upper half of a float32) and computed in float32. Compiled by core/native.py when
- * it is first needed; models/kernels.py calls it, with PyTorch doing the same where there is no compiler.
+ * Numbers are stored as bfloat16 (the upper half of a float32), or as float32 when compiled with -DFLOAT32, and computed
+ * in float32. Compiled by core/native.py when it is first needed; models/kernels.py calls it, with PyTorch doing the same
+ * where there is no compiler.
  * Letters: N rows, D width, F inner size, B batch, T tokens, H heads, K head size, V vocabulary. */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-typedef uint16_t bf16;
 typedef int64_t i64;
 
 #define LOWEST -3.0e38f
 
-static inline float wide(bf16 x) {
+/* not_finite looks at the bits, since the compiler was told that there are no infinities. */
+#ifdef FLOAT32
+typedef float num;
+static inline float wide(num x) { return x; }
+static inline num narrow(float x) { return x; }
+static inline int not_finite(num x) {
+    union { float f; uint32_t u; } v = {x};
+    return (v.u & 0x7fffffff) >= 0x7f800000;
+}
+#else
+typedef uint16_t num;
+static inline float wide(num x) {
     union { uint32_t u; float f; } v = {(uint32_t)x << 16};
     return v.f;
 }
-
-static inline bf16 narrow(float x) { /* to nearest, ties to even */
+static inline num narrow(float x) { /* to nearest, ties to even */
     union { float f; uint32_t u; } v = {x};
-    return (bf16)((v.u + 0x7fff + ((v.u >> 16) & 1)) >> 16);
+    return (num)((v.u + 0x7fff + ((v.u >> 16) & 1)) >> 16);
 }
+static inline int not_finite(num x) { return (x & 0x7fff) >= 0x7f80; }
+#endif
 
 static inline float fast_exp(float x) { /* relative error below 3e-7; 0 below -87, so that a masked score of -inf gives 0 */
     float y = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
@@ -47,13 +59,15 @@ static inline float erf_with(float x, float e) {
     return x < 0 ? -r : r;
 }
 
-/* ---- transposition: what the weight gradient's product wants contiguous ---- */
+/* ---- transposition: what the bfloat16 product of the weight gradient wants contiguous (float32's doesn't mind) ---- */
 
-typedef bf16 row16 __attribute__((vector_size(32)));
-typedef bf16 loose16 __attribute__((vector_size(32), aligned(2), may_alias));
+#ifndef FLOAT32
+
+typedef num row16 __attribute__((vector_size(32)));
+typedef num loose16 __attribute__((vector_size(32), aligned(2), may_alias));
 
 /* 16 × 16: interleaving row i with row i + 8, four times over, is a transposition. */
-static inline void transpose16(const bf16 *x, bf16 *y, i64 from, i64 to) {
+static inline void transpose16(const num *x, num *y, i64 from, i64 to) {
     const row16 low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}, high = low + 8;
     row16 a[16], b[16];
     for (int i = 0; i < 16; i++) a[i] = *(const loose16 *)(x + i * from);
@@ -66,7 +80,7 @@ static inline void transpose16(const bf16 *x, bf16 *y, i64 from, i64 to) {
     for (int i = 0; i < 16; i++) *(loose16 *)(y + i * to) = a[i];
 }
 
-void transpose(const bf16 *x, bf16 *y, i64 rows, i64 columns) {
+void transpose(const num *x, num *y, i64 rows, i64 columns) {
     enum { S = 64 };
 #pragma omp parallel for collapse(2) schedule(static)
     for (i64 c = 0; c < columns; c += S)
@@ -81,6 +95,7 @@ void transpose(const bf16 *x, bf16 *y, i64 rows, i64 columns) {
                             for (i64 l = i; l < re && l < i + 16; l++) y[k * rows + l] = x[l * columns + k];
         }
 }
+#endif
 
 /* ---- activations. kind: 0 relu, 1 gelu, 2 gelu by tanh, 3 silu, 4 squared relu ---- */
 
@@ -128,32 +143,32 @@ static inline float act_slope(float x, int kind) {
     }
 
 /* gated: x is (N, 2F), gate first; otherwise (N, F). y is (N, F). */
-void activation(const bf16 *xs, bf16 *ys, i64 rows, i64 f, i64 kind, i64 gated) {
+void activation(const num *xs, num *ys, i64 rows, i64 f, i64 kind, i64 gated) {
 #pragma omp parallel for schedule(static)
     for (i64 r = 0; r < rows; r++) {
-        bf16 *y = ys + r * f;
+        num *y = ys + r * f;
         if (gated) {
-            const bf16 *g = xs + r * 2 * f, *u = g + f;
+            const num *g = xs + r * 2 * f, *u = g + f;
             BY_KIND(GLU_ROWS)
         } else {
-            const bf16 *x = xs + r * f;
+            const num *x = xs + r * f;
             i64 n = f;
             BY_KIND(ACT_ROWS)
         }
     }
 }
 
-void activation_back(const bf16 *xs, const bf16 *dys, bf16 *dxs, i64 rows, i64 f, i64 kind, i64 gated) {
+void activation_back(const num *xs, const num *dys, num *dxs, i64 rows, i64 f, i64 kind, i64 gated) {
 #pragma omp parallel for schedule(static)
     for (i64 r = 0; r < rows; r++) {
-        const bf16 *dy = dys + r * f;
+        const num *dy = dys + r * f;
         if (gated) {
-            const bf16 *g = xs + r * 2 * f, *u = g + f;
-            bf16 *dg = dxs + r * 2 * f, *du = dg + f;
+            const num *g = xs + r * 2 * f, *u = g + f;
+            num *dg = dxs + r * 2 * f, *du = dg + f;
             BY_KIND(GLU_BACK)
         } else {
-            const bf16 *x = xs + r * f;
-            bf16 *dx = dxs + r * f;
+            const num *x = xs + r * f;
+            num *dx = dxs + r * f;
             i64 n = f;
             BY_KIND(ACT_BACK)
         }
@@ -162,7 +177,7 @@ void activation_back(const bf16 *xs, const bf16 *dys, bf16 *dxs, i64 rows, i64 f
 
 /* ---- dropout: what stays follows from the seed and the place alone, so the way back draws it again ---- */
 
-void dropout(const bf16 *x, bf16 *y, i64 n, i64 seed, float share) {
+void dropout(const num *x, num *y, i64 n, i64 seed, float share) {
     const uint32_t edge = (uint32_t)(share * 4294967295.0f), start = (uint32_t)seed;
     const float scale = 1.0f / (1.0f - share);
 #pragma omp parallel for schedule(static)
@@ -177,11 +192,11 @@ void dropout(const bf16 *x, bf16 *y, i64 n, i64 seed, float share) {
 
 /* ---- normalisation. b != 0: LayerNorm, else RMSNorm. stats: (N, 2) mean and 1/deviation, for the way back ---- */
 
-void norm(const bf16 *xs, const bf16 *w, const bf16 *b, bf16 *ys, float *stats, i64 rows, i64 d, float eps) {
+void norm(const num *xs, const num *w, const num *b, num *ys, float *stats, i64 rows, i64 d, float eps) {
 #pragma omp parallel for schedule(static)
     for (i64 r = 0; r < rows; r++) {
-        const bf16 *x = xs + r * d;
-        bf16 *y = ys + r * d;
+        const num *x = xs + r * d;
+        num *y = ys + r * d;
         float sum = 0, squares = 0;
         if (b) {
             for (i64 i = 0; i < d; i++) sum += wide(x[i]);
@@ -200,14 +215,14 @@ void norm(const bf16 *xs, const bf16 *w, const bf16 *b, bf16 *ys, float *stats, 
 
 /* dw and db are (threads, D) float32, zero at the start: each thread sums into its own. extra, where given, is added to dx
  * (the gradient that comes by the residual connection). */
-void norm_back(const bf16 *xs, const bf16 *w, const bf16 *dys, const float *stats, const bf16 *extra, bf16 *dxs, float *dws, float *dbs,
+void norm_back(const num *xs, const num *w, const num *dys, const float *stats, const num *extra, num *dxs, float *dws, float *dbs,
                i64 rows, i64 d, i64 threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (i64 t = 0; t < threads; t++) {
         float *dw = dws + t * d, *db = dbs ? dbs + t * d : 0;
         for (i64 r = rows * t / threads; r < rows * (t + 1) / threads; r++) {
-            const bf16 *x = xs + r * d, *dy = dys + r * d;
-            bf16 *dx = dxs + r * d;
+            const num *x = xs + r * d, *dy = dys + r * d;
+            num *dx = dxs + r * d;
             float mean = stats[2 * r], scale = stats[2 * r + 1], inner = 0, total = 0;
             for (i64 i = 0; i < d; i++) {
                 float g = wide(dy[i]), u = (wide(x[i]) - mean) * scale, gw = g * wide(w[i]);
@@ -237,7 +252,7 @@ void norm_back(const bf16 *xs, const bf16 *w, const bf16 *dys, const float *stat
  * optionally each head of q and k normalised (weights qw, kw; RMS) and turned (cos, sin: (B·T or T, K/2)) on the way.
  * stats: (B, T, H+G) the 1/deviation of each head. ---- */
 
-void heads_in(const bf16 *qkv, bf16 *q, bf16 *k, bf16 *v, const bf16 *qw, const bf16 *kw, const float *cosines, const float *sines,
+void heads_in(const num *qkv, num *q, num *k, num *v, const num *qw, const num *kw, const float *cosines, const float *sines,
               float *stats, i64 batch, i64 t_n, i64 h_n, i64 g_n, i64 size, i64 shared, float eps) {
     i64 all = h_n + 2 * g_n, half = size / 2;
 #pragma omp parallel for schedule(static)
@@ -245,12 +260,12 @@ void heads_in(const bf16 *qkv, bf16 *q, bf16 *k, bf16 *v, const bf16 *qw, const 
         i64 b = row / t_n, t = row % t_n;
         const float *c = cosines ? cosines + (shared ? t : row) * half : 0, *s = sines ? sines + (shared ? t : row) * half : 0;
         for (i64 h = 0; h < all; h++) {
-            const bf16 *x = qkv + (row * all + h) * size;
-            bf16 *y = h < h_n ? q + ((b * h_n + h) * t_n + t) * size
+            const num *x = qkv + (row * all + h) * size;
+            num *y = h < h_n ? q + ((b * h_n + h) * t_n + t) * size
                               : (h < h_n + g_n ? k + ((b * g_n + h - h_n) * t_n + t) * size : v + ((b * g_n + h - h_n - g_n) * t_n + t) * size);
-            const bf16 *w = h < h_n ? qw : kw;
+            const num *w = h < h_n ? qw : kw;
             if (h >= h_n + g_n || (!w && !c)) {
-                memcpy(y, x, size * sizeof(bf16));
+                memcpy(y, x, size * sizeof(num));
                 continue;
             }
             float u[512], scale = 1;
@@ -274,8 +289,8 @@ void heads_in(const bf16 *qkv, bf16 *q, bf16 *k, bf16 *v, const bf16 *qw, const 
 }
 
 /* The way back: dq, dk, dv → dqkv. dws: (threads, 2, K) sums for the two norm weights, zero at the start. */
-void heads_in_back(const bf16 *qkv, const bf16 *dq, const bf16 *dk, const bf16 *dv, const bf16 *qw, const bf16 *kw, const float *cosines,
-                   const float *sines, const float *stats, bf16 *dqkv, float *dws, i64 batch, i64 t_n, i64 h_n, i64 g_n, i64 size, i64 shared,
+void heads_in_back(const num *qkv, const num *dq, const num *dk, const num *dv, const num *qw, const num *kw, const float *cosines,
+                   const float *sines, const float *stats, num *dqkv, float *dws, i64 batch, i64 t_n, i64 h_n, i64 g_n, i64 size, i64 shared,
                    i64 threads) {
     i64 all = h_n + 2 * g_n, half = size / 2, rows = batch * t_n;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -284,12 +299,12 @@ void heads_in_back(const bf16 *qkv, const bf16 *dq, const bf16 *dk, const bf16 *
             i64 b = row / t_n, t = row % t_n;
             const float *c = cosines ? cosines + (shared ? t : row) * half : 0, *s = sines ? sines + (shared ? t : row) * half : 0;
             for (i64 h = 0; h < all; h++) {
-                bf16 *dx = dqkv + (row * all + h) * size;
-                const bf16 *dy = h < h_n ? dq + ((b * h_n + h) * t_n + t) * size
+                num *dx = dqkv + (row * all + h) * size;
+                const num *dy = h < h_n ? dq + ((b * h_n + h) * t_n + t) * size
                                          : (h < h_n + g_n ? dk + ((b * g_n + h - h_n) * t_n + t) * size : dv + ((b * g_n + h - h_n - g_n) * t_n + t) * size);
-                const bf16 *w = h < h_n ? qw : kw;
+                const num *w = h < h_n ? qw : kw;
                 if (h >= h_n + g_n || (!w && !c)) {
-                    memcpy(dx, dy, size * sizeof(bf16));
+                    memcpy(dx, dy, size * sizeof(num));
                     continue;
                 }
                 float d[512];
@@ -302,7 +317,7 @@ void heads_in_back(const bf16 *qkv, const bf16 *dq, const bf16 *dk, const bf16 *
                 else
                     for (i64 i = 0; i < size; i++) d[i] = wide(dy[i]);
                 if (w) {
-                    const bf16 *x = qkv + (row * all + h) * size;
+                    const num *x = qkv + (row * all + h) * size;
                     float *dw = dws + thread * 2 * size + (h < h_n ? 0 : size), scale = stats[row * (h_n + g_n) + h], inner = 0;
                     for (i64 i = 0; i < size; i++) {
                         float u = wide(x[i]) * scale;
@@ -319,68 +334,68 @@ void heads_in_back(const bf16 *qkv, const bf16 *dq, const bf16 *dk, const bf16 *
 }
 
 /* x (B, H, T, K) ↔ y (B, T, H, K). */
-void heads_swap(const bf16 *x, bf16 *y, i64 batch, i64 a_n, i64 b_n, i64 size) {
+void heads_swap(const num *x, num *y, i64 batch, i64 a_n, i64 b_n, i64 size) {
 #pragma omp parallel for collapse(2) schedule(static)
     for (i64 b = 0; b < batch; b++)
         for (i64 j = 0; j < b_n; j++)
-            for (i64 i = 0; i < a_n; i++) memcpy(y + ((b * b_n + j) * a_n + i) * size, x + ((b * a_n + i) * b_n + j) * size, size * sizeof(bf16));
+            for (i64 i = 0; i < a_n; i++) memcpy(y + ((b * b_n + j) * a_n + i) * size, x + ((b * a_n + i) * b_n + j) * size, size * sizeof(num));
 }
 
 /* ---- softmax over scores (B·H, T, S) in place, scaled; first (B, T) tells for each query its first visible key, the
  * last one is the query itself. Everything outside becomes 0. ---- */
 
-void softmax(bf16 *scores, const int32_t *first, i64 batch, i64 heads, i64 t_n, i64 s_n, float scale) {
+void softmax(num *scores, const int32_t *first, i64 batch, i64 heads, i64 t_n, i64 s_n, float scale) {
 #pragma omp parallel for schedule(dynamic, 64)
     for (i64 row = 0; row < batch * heads * t_n; row++) {
         i64 t = row % t_n, b = row / (heads * t_n), from = first ? first[b * t_n + t] : 0, to = t + 1 + s_n - t_n;
-        bf16 *x = scores + row * s_n;
+        num *x = scores + row * s_n;
         float u[2048], top = LOWEST, sum = 0;
         for (i64 i = from; i < to; i++) { u[i] = wide(x[i]) * scale; top = u[i] > top ? u[i] : top; }
         for (i64 i = from; i < to; i++) { u[i] = fast_exp(u[i] - top); sum += u[i]; }
         sum = 1.0f / sum;
         for (i64 i = from; i < to; i++) x[i] = narrow(u[i] * sum);
-        if (from) memset(x, 0, from * sizeof(bf16));
-        if (to < s_n) memset(x + to, 0, (s_n - to) * sizeof(bf16));
+        if (from) memset(x, 0, from * sizeof(num));
+        if (to < s_n) memset(x + to, 0, (s_n - to) * sizeof(num));
     }
 }
 
 /* d (the gradient of the probabilities) becomes, in place, the gradient of the unscaled products. */
-void softmax_back(bf16 *d, const bf16 *p, const int32_t *first, i64 batch, i64 heads, i64 t_n, i64 s_n, float scale) {
+void softmax_back(num *d, const num *p, const int32_t *first, i64 batch, i64 heads, i64 t_n, i64 s_n, float scale) {
 #pragma omp parallel for schedule(dynamic, 64)
     for (i64 row = 0; row < batch * heads * t_n; row++) {
         i64 t = row % t_n, b = row / (heads * t_n), from = first ? first[b * t_n + t] : 0, to = t + 1 + s_n - t_n;
-        bf16 *x = d + row * s_n;
-        const bf16 *q = p + row * s_n;
+        num *x = d + row * s_n;
+        const num *q = p + row * s_n;
         float inner = 0;
         for (i64 i = from; i < to; i++) inner += wide(x[i]) * wide(q[i]);
         for (i64 i = from; i < to; i++) x[i] = narrow((wide(x[i]) - inner) * wide(q[i]) * scale);
-        if (from) memset(x, 0, from * sizeof(bf16));
-        if (to < s_n) memset(x + to, 0, (s_n - to) * sizeof(bf16));
+        if (from) memset(x, 0, from * sizeof(num));
+        if (to < s_n) memset(x + to, 0, (s_n - to) * sizeof(num));
     }
 }
 
 /* ---- cross-entropy: logits (N, V) become their gradients in place; losses (N). target −100 is not counted ---- */
 
-void cross_entropy(bf16 *logits, const i64 *targets, float *losses, i64 rows, i64 v_n, float softcap, i64 back) {
+void cross_entropy(num *logits, const i64 *targets, float *losses, i64 rows, i64 v_n, float softcap, i64 back) {
 #pragma omp parallel for schedule(static)
     for (i64 r = 0; r < rows; r++) {
-        bf16 *x = logits + r * v_n;
+        num *x = logits + r * v_n;
         i64 y = targets[r];
         if (y < 0) {
             losses[r] = 0;
-            if (back) memset(x, 0, v_n * sizeof(bf16));
+            if (back) memset(x, 0, v_n * sizeof(num));
             continue;
         }
         float top = LOWEST, sum = 0;
         if (softcap > 0)
             for (i64 i = 0; i < v_n; i++) { float t = wide(x[i]) / softcap; x[i] = narrow(softcap * (1.0f - 2.0f / (fast_exp(2.0f * t) + 1.0f))); }
         for (i64 i = 0; i < v_n; i++) { float a = wide(x[i]); top = a > top ? a : top; }
-        int bad = 0; /* infinite or no number: seen in the bits, since the compiler was told that there is no such thing */
-        for (i64 i = 0; i < v_n; i++) { bad |= (x[i] & 0x7fff) >= 0x7f80; sum += fast_exp(wide(x[i]) - top); }
+        int bad = 0;
+        for (i64 i = 0; i < v_n; i++) { bad |= not_finite(x[i]); sum += fast_exp(wide(x[i]) - top); }
         if (bad) {
             union { uint32_t u; float f; } nan = {0x7fc00000};
             losses[r] = nan.f;
-            if (back) memset(x, 0, v_n * sizeof(bf16));
+            if (back) memset(x, 0, v_n * sizeof(num));
             continue;
         }
         float own = wide(x[y]), share = 1.0f / sum;

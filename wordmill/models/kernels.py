@@ -1,4 +1,4 @@
-"""kernels.c for PyTorch: the row-wise parts of a Transformer in bfloat16 on a CPU, with their gradients.
+"""kernels.c for PyTorch: the row-wise parts of a Transformer on a CPU in bfloat16 or float32, with their gradients.
 
 Each function does what its namesake in ops.py does; `usable` says for which tensors. Letters as in ops.py.
 """
@@ -22,20 +22,27 @@ LARGEST_HEAD = 512
 KINDS = {"relu": 0, "gelu": 1, "gelu_tanh": 2, "silu": 3, "relu2": 4}
 
 
+DTYPES = {torch.bfloat16: (), torch.float32: ("FLOAT32",)}
+"""What the kernels are compiled for, and the macro that says so."""
+
+
 @cache
-def _library() -> ctypes.CDLL | None:
-    found = native.load(Path(__file__).with_name("kernels.c"))
+def _library(dtype: torch.dtype = torch.bfloat16) -> ctypes.CDLL | None:
+    found = native.load(Path(__file__).with_name("kernels.c"), *DTYPES[dtype])
     return None if isinstance(found, str) else found
 
 
 def usable(x: Tensor) -> bool:
-    """Whether these kernels serve: bfloat16 on a CPU, a C compiler on the machine, and nobody tracing."""
-    return x.is_cpu and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling() and _library() is not None
+    """Whether these kernels serve: bfloat16 or float32 on a CPU, a C compiler on the machine, and nobody tracing."""
+    return x.is_cpu and x.dtype in DTYPES and not torch.compiler.is_compiling() and _library(x.dtype) is not None
 
 
 def _call(name: str, *arguments: Tensor | int | float | None) -> None:
-    """Call a function of kernels.c. Tensors go as pointers (they must be contiguous), integers as int64 (or int), None as null."""
-    library = _library()
+    """Call a function of kernels.c, as compiled for the dtype of the first argument. Tensors go as pointers (they must be contiguous),
+    integers as int64 (or int), None as null."""
+    first = arguments[0]
+    assert isinstance(first, Tensor)
+    library = _library(first.dtype)
     assert library is not None
     values: list[Any] = []
     for x in arguments:
@@ -50,8 +57,7 @@ def _call(name: str, *arguments: Tensor | int | float | None) -> None:
 
 
 class _Linear(torch.autograd.Function):
-    """x (N, D) times weight (O, D) transposed. The library's product for the weight gradient reads the gradient against
-    the grain and runs at two thirds of its speed; a transposed copy first is cheaper."""
+    """x (N, D) times weight (O, D) transposed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -69,7 +75,10 @@ class _Linear(torch.autograd.Function):
 
 
 def transpose(x: Tensor) -> Tensor:
-    """(N, D) → (D, N), contiguous."""
+    """(N, D) → (D, N) for a product. The library's bfloat16 product that reads this operand against the grain runs at two
+    thirds of its speed, so a contiguous copy first is cheaper; the float32 one doesn't mind."""
+    if x.dtype == torch.float32:
+        return x.t()
     out = x.new_empty(x.shape[1], x.shape[0])
     _call("transpose", x, out, *x.shape)
     return out

@@ -180,6 +180,7 @@ class Optimizer:
         torch._foreach_lerp_(moments, gradients, 1 - self.config.momentum)
         torch._foreach_lerp_(gradients, moments, self.config.momentum)  # Nesterov: look ahead along the momentum
         shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        narrow = self.parameters[names[0]].dtype if gradients[0].is_cpu else torch.bfloat16  # a CPU without bfloat16 products would crawl
         for name, update in zip(names, gradients, strict=True):
             weight, parts = self.master[name], self._parts.get(name)
             weight, update = weight.flatten(1), update.flatten(1)
@@ -187,7 +188,7 @@ class Optimizer:
                 flip = u.shape[0] > u.shape[1]
                 shapes.setdefault((min(u.shape), max(u.shape)), []).append((w.t(), u.t()) if flip else (w, u))
         for (rows, columns), pairs in shapes.items():
-            flat = orthogonalise(torch.stack([u for _, u in pairs]), self.config.ns_steps)
+            flat = orthogonalise(torch.stack([u for _, u in pairs]).to(narrow), self.config.ns_steps)
             # An update whose entries have the same size in tall and wide matrices: √(out/in) for tall ones.
             for (w, _), o in zip(pairs, flat, strict=True):
                 tall = w.stride(0) < w.stride(1)
@@ -212,11 +213,10 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonalise(x: Tensor, steps: int) -> Tensor:
     """The nearest (semi-)orthogonal matrices, roughly: all singular values pulled to about 1 by Newton–Schulz.
 
-    x (n, rows, columns) with rows ≤ columns; returns the same shape in bfloat16, where it is stable and fast (in
-    float32 on a machine without bfloat16). Jordan et al. 2024 (kellerjordan.github.io/posts/muon), quintic iteration.
+    x (n, rows, columns) with rows ≤ columns, in any dtype: it is stable in bfloat16 too. Jordan et al. 2024
+    (kellerjordan.github.io/posts/muon), quintic iteration.
     """
     a, b, c = COEFFICIENTS
-    x = x.bfloat16() if x.dtype != torch.float64 else x
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
