@@ -56,9 +56,14 @@ class Batch:
         return int((self.targets != IGNORE).sum())
 
     @property
+    def n_tokens(self) -> int:
+        """How many places hold something to be read, the source's included."""
+        return sum(int((x.positions >= 0).sum()) for x in (self, self.source) if x is not None)
+
+    @property
     def n_padding(self) -> int:
         """How many places hold nothing, the source's included."""
-        return sum(int((x.positions < 0).sum()) for x in (self, self.source) if x is not None)
+        return sum(x.positions.numel() for x in (self, self.source) if x is not None) - self.n_tokens
 
     def rows(self, start: int, stop: int) -> Batch:
         """Some of the rows: a micro-batch. Keeps `documents` only if one of these rows needs it."""
