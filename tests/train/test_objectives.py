@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.corrupted import objective_rows
 from wordmill.core.errors import UsageError
+from wordmill.evaluate import evaluate_rows
 from wordmill.models.config import TransformerConfig
 from wordmill.train import loop
 from wordmill.train.objectives import OBJECTIVES, masked
@@ -32,6 +33,9 @@ class TinyTransformer(nn.Module):
 
     def output_layer(self):
         return self.embedding.weight, None
+
+    def logits(self, hidden):
+        return F.linear(hidden, self.embedding.weight)
 
     def encode(self, ids, positions, documents):
         own = torch.where(positions >= 0, 0, -1) if documents is None else documents
@@ -134,6 +138,16 @@ def test_a_row_without_targets_costs_nothing_and_keeps_its_place_in_the_exchange
     assert found.loss_sum.item() == 0.0 and found.n_targets == 0
     assert all(p.grad is None or not p.grad.any() for p in run.model.parameters())
     assert run.model.embedding.weight.grad is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_validation_gives_the_loss_of_the_same_rows(make_run, name):
+    run = make_run(name)
+    n, found = run.rows.rows_per_epoch, evaluate_rows(run.model, run.rows)
+    whole = [run.objective(run.model, run.rows.batch(step, 0, min(5, n - 5 * step))) for step in range(-(-n // 5))]
+    assert found.targets == sum(part.n_targets for part in whole)
+    assert found.nats == pytest.approx(sum(part.loss_sum.item() for part in whole), rel=1e-9)
+    assert 0 <= found.correct < found.targets
 
 
 def test_the_model_learns_to_fill_masks(make_run):

@@ -37,6 +37,7 @@ from wordmill.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from wordmill.batches.store import TokenStore
 
+_NOTHING = np.array([IGNORE])
 STEP = 8
 """Rows that turn out longer than expected are widened by multiples of this."""
 
@@ -154,7 +155,7 @@ class MaskedRows(CorruptedRows):
         """Hide tokens of a piece and put bos and eos around it."""
         starts = self.vocabulary.word_starts(piece, self.segment) if self.config.whole_word else None
         shown, targets = mask(piece, starts, self.config, self.vocabulary, generator)
-        return Corrupted(_around(shown, self.vocabulary), np.pad(targets, 1, constant_values=IGNORE))
+        return Corrupted(_around(shown, self.vocabulary), np.concatenate((_NOTHING, targets, _NOTHING)))
 
 
 class DenoisedRows(CorruptedRows):
