@@ -16,7 +16,7 @@ from wordmill.batches.corrupted import objective_rows
 from wordmill.core.errors import UsageError
 from wordmill.evaluate import evaluate_rows
 from wordmill.models.config import TransformerConfig
-from wordmill.train import loop
+from wordmill.train import checkpoint, loop
 from wordmill.train.objectives import OBJECTIVES, masked
 
 LENGTHS = (7, 23, 1, 40, 12, 31, 5, 18)
@@ -148,6 +148,24 @@ def test_validation_gives_the_loss_of_the_same_rows(make_run, name):
     assert found.targets == sum(part.n_targets for part in whole)
     assert found.nats == pytest.approx(sum(part.loss_sum.item() for part in whole), rel=1e-9)
     assert 0 <= found.correct < found.targets
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_run_ends_as_one_that_never_stopped(make_run, name, tmp_path):
+    """Trap 11: what is hidden after the checkpoint is what would have been hidden; bit for bit."""
+    whole = make_run(name, steps=7, save_steps=3)
+    loop.fit(whole)
+    cut = make_run(name, steps=7, save_steps=3)
+    cut.folder = tmp_path
+    cut.callbacks.append(lambda run, event: setattr(run, "stop", "SIGINT" if run.step == 4 else None))
+    with pytest.raises(loop.Stopped):
+        loop.fit(cut)
+    resumed = make_run(name, steps=7, save_steps=3)
+    loop.restore(resumed, checkpoint.load_newest(tmp_path / "checkpoints"))
+    assert resumed.step == 4
+    loop.fit(resumed)
+    assert (resumed.targets, resumed.tokens, resumed.last["loss"]) == (whole.targets, whole.tokens, whole.last["loss"])
+    assert all(torch.equal(weight, whole.optimizer.master[key]) for key, weight in resumed.optimizer.master.items())
 
 
 def test_the_model_learns_to_fill_masks(make_run):
