@@ -110,11 +110,12 @@ def make_training(make_model: Callable[..., Any], make_store: Callable[..., Any]
         lengths: Any = (7, 23, 1, 40, 12, 31, 5, 18),
         dtype: Any = torch.float32,
         model: Any = None,
+        objective: str = "clm",
         **settings: Any,
     ) -> Any:
         from wordmill.batches.pack import CarriedRows, PackedRows
         from wordmill.train.loop import TrainConfig, Training
-        from wordmill.train.objectives import causal
+        from wordmill.train.objectives import OBJECTIVES
 
         values = {"rows": 4, "micro_rows": 4, "context": 16, "steps": 5, "optim": {"kind": "adamw", "lr": 1e-2}, **settings}
         extra = {name: values.pop(name) for name in ("folder", "callbacks", "world", "reporter") if name in values}
@@ -125,7 +126,7 @@ def make_training(make_model: Callable[..., Any], make_store: Callable[..., Any]
         model = make_model(shape, **(model or {})).to(dtype)
         kind = CarriedRows if shape in ("lstm", "gru") else PackedRows
         rows = kind(make_store(lengths), config.context, config.rows, config.seed)
-        return Training(model, causal, rows, config, **extra)
+        return Training(model, OBJECTIVES[objective], rows, config, **extra)
 
     return make
 

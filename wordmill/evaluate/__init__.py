@@ -16,6 +16,7 @@ _PLACES = {
     "Texts": "data",
     "compare": "bpb",
     "evaluate": "api",
+    "evaluate_rows": "validation",
     "evaluate_store": "validation",
     "evaluate_text": "bpb",
 }
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from wordmill.evaluate.bpb import compare as compare
     from wordmill.evaluate.bpb import evaluate_text as evaluate_text
     from wordmill.evaluate.data import Texts as Texts
+    from wordmill.evaluate.validation import evaluate_rows as evaluate_rows
     from wordmill.evaluate.validation import evaluate_store as evaluate_store
 
-__all__ = ["Evaluation", "Texts", "compare", "evaluate", "evaluate_store", "evaluate_text"]
+__all__ = ["Evaluation", "Texts", "compare", "evaluate", "evaluate_rows", "evaluate_store", "evaluate_text"]
 
 
 __getattr__ = attributes(__name__, _PLACES)

@@ -1,14 +1,20 @@
-"""Validation while training: bits per byte of a token store, fast. The definition is that of bpb.py."""
+"""Validation while training, fast: bits per byte of a token store (the definition is that of bpb.py) for models that predict each next
+token; loss and accuracy on corrupted rows for the others, for which bits per byte are not defined."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
+from torch.nn import functional as F
 
 from wordmill.batches.pack import CarriedRows, PackedRows
 from wordmill.batches.store import TokenStore
 from wordmill.generate.score import Score, counted_losses, evaluating
 from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
+from wordmill.train.objectives import counted, read
 
 
 def evaluate_store(
@@ -39,3 +45,55 @@ def evaluate_store(
             targets += batch.n_targets
     text_bytes = int(store.doc_bytes.sum())
     return Score(float(total), text_bytes if targets == store.n_tokens else round(text_bytes * targets / store.n_tokens), targets)
+
+
+LOGITS = 2**24
+"""Logits held at a time: 64 MB in float32."""
+
+
+@dataclass(frozen=True)
+class RowsScore:
+    """What a model made of the targets of some rows. Comparable between models with the same tokenizer, rows and corruption alone."""
+
+    nats: float
+    """−log p of all targets together."""
+    targets: int
+    """How many targets there were."""
+    correct: int
+    """How many of them the model held most likely."""
+
+    @property
+    def loss(self) -> float:
+        """Nats a target."""
+        return self.nats / self.targets if self.targets else math.nan
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the targets that the model held most likely."""
+        return self.correct / self.targets if self.targets else math.nan
+
+
+def evaluate_rows(model: LanguageModel, rows: PackedRows, *, max_rows: int | None = None) -> RowsScore:
+    """Loss and accuracy on one epoch of `rows` (batches/corrupted.py), `rows.rows` at a time; on at most `max_rows` of them.
+
+    Rows are a pure function of their seed, so the same rows are corrupted in the same way at every call, and numbers of different steps
+    of a run compare. With `max_rows`, shuffled rows are drawn from everywhere. The model's mode is put back.
+    """
+    total = rows.rows_per_epoch if max_rows is None else min(max_rows, rows.rows_per_epoch)
+    device = next(model.parameters()).device
+    nats, correct = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+    targets = 0
+    with evaluating(model):
+        for step in range(-(-total // rows.rows)):
+            batch = rows.batch(step, 0, min(rows.rows, total - step * rows.rows)).to(device)
+            hidden, _ = read(model, batch)
+            wanted = batch.n_targets
+            if not wanted:
+                continue
+            size = max(1, LOGITS // model.config.vocab_size)
+            for part, right in zip(*(x.split(size) for x in counted(hidden, batch.targets)), strict=True):
+                logits = model.logits(part).float() if part.dtype != torch.float64 else model.logits(part)
+                nats += F.cross_entropy(logits, right, reduction="sum")
+                correct += (logits.argmax(-1) == right).sum()
+            targets += wanted
+    return RowsScore(float(nats), targets, int(correct))

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from wordmill.batches.pack import PackedRows
 from wordmill.batches.store import TokenStore
 from wordmill.core.errors import disk_errors
 from wordmill.core.files import write_atomic
-from wordmill.evaluate.validation import evaluate_store
+from wordmill.evaluate.validation import evaluate_rows, evaluate_store
 from wordmill.generate.loaded import Loaded
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.checkpoint import listing, save_tensors
@@ -47,7 +48,8 @@ def _fill(run: Training, weights: dict[str, Tensor]) -> None:
 class Watch:
     """Validates `config.evaluations` times, evenly spread over the run, and at its end; draws samples each time.
 
-    The validation loss is that of the weights that would be saved (the average where there is one). With `keep_best`
+    Validation is bits per byte of `store`, or, for objectives that have none, loss and accuracy on `rows` (at most `max_targets` places of
+    them). The validation loss is that of the weights that would be saved (the average where there is one). With `keep_best`
     the best weights by validation are kept in checkpoints/best-STEP.safetensors, and so are those that a kept checkpoint
     would go back to.
     """
@@ -61,11 +63,12 @@ class Watch:
         prompts: Sequence[str],
         max_targets: int | None,
         keep_best: bool,
+        rows: PackedRows | None = None,
         sample_tokens: int = 48,
     ) -> None:
         self.log, self.store, self.tokenizer, self.prompts = log, store, tokenizer, prompts
         self.max_targets, self.keep_best, self.sample_tokens = max_targets, keep_best, sample_tokens
-        self.seconds = 0.0
+        self.rows, self.seconds = rows, 0.0
 
     def __call__(self, run: Training, event: Event) -> None:
         """Validate when a further share of the run is done; all processes take part, the first one writes."""
@@ -86,18 +89,33 @@ class Watch:
         self.seconds += time.monotonic() - started
 
     def _look(self, run: Training) -> None:
-        row: dict[str, float] = {"step": run.step, "time": round(run.seconds, 3), "tokens": run.targets}
-        if self.store is not None:
-            score = evaluate_store(run.model, self.store, context=run.config.context, max_targets=self.max_targets)
-            loss = score.nats / score.tokens
-            row |= {"validation_loss": loss, "validation_bpb": score.bits_per_byte, "validation_ppl": math.exp(min(loss, 700.0))}
-            self.log.write(row)
+        found = self._validate(run)
+        if found is not None:
+            numbers, told = found
+            loss = numbers["validation_loss"]
+            self.log.write({"step": run.step, "time": round(run.seconds, 3), "tokens": run.tokens, **numbers})
             best = run.memory.get("best_loss")
             if self.keep_best and (best is None or loss < best):
                 run.memory["best_loss"], run.memory["best_step"] = loss, run.step
                 self._keep(run)
-            run.reporter.note(f"step {run.step} · validation loss {loss:.4f} · {score.bits_per_byte:.4f} bits per byte")
+            run.reporter.note(f"step {run.step} · validation loss {loss:.4f} · {told}")
         self._sample(run)
+
+    def _validate(self, run: Training) -> tuple[dict[str, float], str] | None:
+        """The numbers for the log, and the headline; None where there is nothing to validate on."""
+        if self.rows is not None:
+            some = None if self.max_targets is None else max(1, self.max_targets // self.rows.context)
+            told = evaluate_rows(run.model, self.rows, max_rows=some)
+            if not told.targets:
+                run.reporter.warn("the validation text is so short that no target was drawn in it: nothing is validated")
+                return None
+            return {"validation_loss": told.loss, "validation_accuracy": told.accuracy}, f"{100 * told.accuracy:.2f} % of targets right"
+        if self.store is None:
+            return None
+        score = evaluate_store(run.model, self.store, context=run.config.context, max_targets=self.max_targets)
+        loss = score.nats / score.tokens
+        numbers = {"validation_loss": loss, "validation_bpb": score.bits_per_byte, "validation_ppl": math.exp(min(loss, 700.0))}
+        return numbers, f"{score.bits_per_byte:.4f} bits per byte"
 
     def _keep(self, run: Training) -> None:
         if run.folder is not None:

@@ -18,6 +18,7 @@ _PLACES = {
     "Score": "score",
     "generate": "loaded",
     "load": "loaded",
+    "pseudo_log_likelihood": "pseudo",
     "run": "engine",
     "score_documents": "score",
 }
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from wordmill.generate.loaded import Loaded as Loaded
     from wordmill.generate.loaded import generate as generate
     from wordmill.generate.loaded import load as load
+    from wordmill.generate.pseudo import pseudo_log_likelihood as pseudo_log_likelihood
     from wordmill.generate.sampling import SamplingConfig as SamplingConfig
     from wordmill.generate.score import Score as Score
     from wordmill.generate.score import score_documents as score_documents
 
-__all__ = ["Generation", "Loaded", "SamplingConfig", "Score", "generate", "load", "run", "score_documents"]
+__all__ = ["Generation", "Loaded", "SamplingConfig", "Score", "generate", "load", "pseudo_log_likelihood", "run", "score_documents"]
 
 
 __getattr__ = attributes(__name__, _PLACES)

@@ -16,12 +16,20 @@ from wordmill.train.loop import Event, Training
 class Log:
     """A callback that writes one row a step and moves the progress bar.
 
-    Rows: step, time (s), tokens, loss (nats/token), lr (factor on the peak rates), tokens_per_second, mfu (share of the
-    measured matrix-product rate), grad_norm. Other callbacks add rows with `write`.
+    Rows: step, time (s), tokens (read), loss (nats/target), lr (factor on the peak rates), tokens_per_second, mfu (share of the
+    measured matrix-product rate), grad_norm. Other callbacks add rows with `write`. `bytes_per_token` None: the loss is not one that
+    bits per byte follow from, and none are shown.
     """
 
     def __init__(
-        self, folder: Path | None, task: Task, *, flops_per_token: float, peak: float, bytes_per_token: float, tensorboard: bool = False
+        self,
+        folder: Path | None,
+        task: Task,
+        *,
+        flops_per_token: float,
+        peak: float,
+        bytes_per_token: float | None,
+        tensorboard: bool = False,
     ) -> None:
         self.path = folder / "metrics.jsonl" if folder else None
         self.task, self.flops, self.peak, self.bytes_per_token = task, flops_per_token, peak, bytes_per_token
@@ -30,7 +38,7 @@ class Log:
 
     def rewind(self, run: Training) -> None:
         """Drop rows and samples beyond the step that a resumed run starts from, and an unfinished last line."""
-        self.before = (run.targets, run.seconds)
+        self.before = (run.tokens, run.seconds)
         for path in (self.path, self.path.with_name("samples.jsonl")) if self.path else ():
             if path.exists():
                 lines = path.read_bytes().split(b"\n")
@@ -52,16 +60,18 @@ class Log:
             self.board.close()
         if event != "step" or not run.last.get("logged"):
             return
-        targets, seconds = run.targets - self.before[0], run.seconds - self.before[1]
-        self.before = (run.targets, run.seconds)
-        speed = targets / seconds if seconds > 0 else 0.0
+        tokens, seconds = run.tokens - self.before[0], run.seconds - self.before[1]
+        self.before = (run.tokens, run.seconds)
+        speed = tokens / seconds if seconds > 0 else 0.0
         mfu = speed * self.flops / self.peak if self.peak else None
-        row = {"step": run.step, "time": round(run.seconds, 3), "tokens": run.targets, "loss": run.last["loss"],
+        row = {"step": run.step, "time": round(run.seconds, 3), "tokens": run.tokens, "loss": run.last["loss"],
                "lr": run.last["lr_factor"], "tokens_per_second": round(speed, 1), "mfu": None if mfu is None else round(mfu, 4),
                "grad_norm": run.last["grad_norm"]}  # fmt: skip
         self.write(row)
-        bpb = run.last["loss"] / math.log(2) / self.bytes_per_token
-        shown = {"step": str(run.step), "loss": f"{run.last['loss']:.3f}", "bpb": f"{bpb:.3f}", "tokens/s": human_count(speed)}
+        shown = {"step": str(run.step), "loss": f"{run.last['loss']:.3f}"}
+        if self.bytes_per_token is not None:
+            shown["bpb"] = f"{run.last['loss'] / math.log(2) / self.bytes_per_token:.3f}"
+        shown["tokens/s"] = human_count(speed)
         self.task.set(run.progress, **shown, **({} if mfu is None else {"FLOP utilisation": f"{100 * mfu:.0f} %"}))
 
 

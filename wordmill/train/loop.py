@@ -111,6 +111,8 @@ class Training:
     """Steps done."""
     targets: int = 0
     """Targets seen."""
+    tokens: int = 0
+    """Tokens read: as many as targets where each token is one, several times as many where only some are."""
     seconds: float = 0.0
     """Time spent, earlier sittings included."""
     carry: dict[int, Any] = field(default_factory=dict)
@@ -180,6 +182,7 @@ def fit(run: Training) -> None:
             torch._foreach_lerp_(list(run.average.values()), list(run.optimizer.master.values()), 1 - decay)
         run.step += 1
         run.targets += int(n_targets)
+        run.tokens += int(world.total(batch.n_tokens, run.device))
         run.seconds = world.agree(time.monotonic() - run.started, run.device)
         step_seconds = 0.8 * step_seconds + 0.2 * (time.monotonic() - before) if step_seconds else time.monotonic() - before
         run.last.update(lr_factor=rate, step_seconds=step_seconds, logged=float(log))
@@ -283,8 +286,8 @@ def snapshot(run: Training, carried: list[dict[int, dict[str, Tensor]]]) -> chec
     for rank, states in enumerate(carried):
         for index, state in states.items():
             tensors |= {f"carry.{rank}.{index}.{name}": x for name, x in state.items()}
-    facts = {"optimizer_steps": run.optimizer.steps, "targets": run.targets, "seconds": run.seconds, "memory": run.memory,
-             "config": run.resumed_config, "carried": [len(states) for states in carried]}  # fmt: skip
+    facts = {"optimizer_steps": run.optimizer.steps, "targets": run.targets, "tokens": run.tokens, "seconds": run.seconds,
+             "memory": run.memory, "config": run.resumed_config, "carried": [len(states) for states in carried]}  # fmt: skip
     return checkpoint.Checkpoint(run.step, tensors, facts)
 
 
@@ -305,4 +308,4 @@ def restore(run: Training, saved: checkpoint.Checkpoint) -> None:
             state = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
             run.carry[index] = type(run.model.new_state(1, 1)).from_tensors(state)  # type: ignore[union-attr]
     run.step, run.targets, run.seconds = saved.step, int(saved.facts["targets"]), float(saved.facts["seconds"])
-    run.memory = dict(saved.facts["memory"])
+    run.tokens, run.memory = int(saved.facts["tokens"]), dict(saved.facts["memory"])

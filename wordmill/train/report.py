@@ -123,6 +123,7 @@ def _tiles(train: list[Row], tests: list[Row], facts: Row) -> str:
     shown: list[tuple[str, Any, Callable[[float], str]]] = [
         ("bits per byte", final.get("validation_bits_per_byte", best), lambda value: f"{value:.3f}"),
         ("perplexity per token", final.get("validation_perplexity", _last(tests, "validation_ppl")), lambda value: f"{value:.1f}"),
+        ("of targets right", _last(tests, "validation_accuracy"), lambda value: f"{100 * value:.1f} %"),
         ("parameters", model.get("parameters"), human_count),
         ("tokens seen", _last([*train, *tests], "tokens"), human_count),
         ("training time", _last([*train, *tests], "time"), human_time),
@@ -159,6 +160,10 @@ def _curves(train: list[Row], tests: list[Row]) -> str:
     if loss:
         both = {"training": loss, "validation": points(tests, "validation_loss")}
         plots.append(line_plot(both, title="Loss", x_label="step", y_label="nats a token", y_skip=0.06))
+    right = points(tests, "validation_accuracy")
+    if right:
+        title, marks = "Targets that the model held most likely", len(right) <= 30
+        plots.append(line_plot({"validation": right}, title=title, x_label="step", y_label="share", marks=marks))
     if rate:
         plots.append(line_plot({"learning rate": rate}, title="Learning rate", x_label="step", y_label="share of its peak"))
     speed, norm = points(train, "tokens_per_second"), points(train, "grad_norm")
