@@ -41,7 +41,7 @@ def causal(model: LanguageModel, batch: Batch, state: Any = None) -> LossSum:
     hidden, state = model(batch.input_ids, batch.positions, batch.documents, state)
     weight, bias = model.output_layer()
     softcap = getattr(model.config, "logit_softcap", 0.0)
-    loss_sum = linear_cross_entropy(hidden.flatten(0, -2), weight, bias, batch.targets.flatten(), softcap=softcap)
+    loss_sum = linear_cross_entropy(model.head_input(hidden).flatten(0, -2), weight, bias, batch.targets.flatten(), softcap=softcap)
     return LossSum(loss_sum, batch.n_targets, state)
 
 
