@@ -161,7 +161,7 @@ class TransformerConfig(Config):
         heads = self.encoder_heads or self.heads
         sizes = {"layers": self.encoder_layers, "heads": heads, "kv_heads": self.kv_heads if heads == self.heads else heads,
                  "head_size": self.head_size * self.heads // heads, "ffn_size": self.encoder_ffn_size or self.ffn_size}  # fmt: skip
-        return self.replace(**sizes, causal=False, encoder_layers=0, encoder_heads=None, encoder_ffn_size=None)
+        return self.replace(**sizes, causal=False, token_types=0, encoder_layers=0, encoder_heads=None, encoder_ffn_size=None)
 
     def window(self, layer: int) -> int:
         """The attention window of a layer; 0 sees everything."""

@@ -11,17 +11,14 @@ from wordmill.models.families import _llama, _rope
 from wordmill.models.families._base import ACTIVATIONS_TO_HF, Family, Weight, layer_types, one_window, windows
 
 PARTS = {"qk_norm": False, "norm_position": "sandwich", "activation": "gelu_tanh", "attention_softcap": 50.0, "logit_softcap": 30.0}
-KNOWN = (
-    "hidden_activation query_pre_attn_scalar sliding_window layer_types final_logit_softcapping attn_logit_softcapping "
-    "sliding_window_pattern rope_local_base_freq"
-)
+KNOWN = "hidden_activation query_pre_attn_scalar sliding_window layer_types final_logit_softcapping attn_logit_softcapping"
 NORMS = {"attention_norm": "input_layernorm", "attention_out_norm": "post_attention_layernorm",
          "ffn_norm": "pre_feedforward_layernorm", "ffn_out_norm": "post_feedforward_layernorm"}  # fmt: skip
 
 
-def shared(values: Mapping[str, Any], family: str, every: int, context: int) -> dict[str, Any]:
-    """What both versions of Gemma read; one layer in `every` has no window."""
-    known, fixed = KNOWN, {"use_bidirectional_attention": (False, None)}
+def shared(values: Mapping[str, Any], family: str, every: int, context: int, further: str = "") -> dict[str, Any]:
+    """What both versions of Gemma read; one layer in `every` has no window. `further`: settings that only one of them knows."""
+    known, fixed = f"{KNOWN} {further}", {"use_bidirectional_attention": (False, None)}
     found = _llama.from_hf({"head_dim": 256, **values}, family, known, fixed, context=context, act="hidden_activation", tied=True)
     kinds = ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(found["layers"])]
     return {

@@ -28,7 +28,8 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ModelError("scaled rotary positions in layers with a window are not supported", where="config.json (gemma3_text)")
     caps = {"attention_softcap": values.get("attn_logit_softcapping") or 0.0, "logit_softcap": values.get("final_logit_softcapping") or 0.0}
     every = values.get("sliding_window_pattern", 6)
-    return {**PARTS, **gemma2.shared(values, "gemma3_text", every, 131_072), **rope, **caps}
+    further = "sliding_window_pattern _sliding_window_pattern rope_local_base_freq"
+    return {**PARTS, **gemma2.shared(values, "gemma3_text", every, 131_072, further), **rope, **caps}
 
 
 def to_hf(config: TransformerConfig) -> dict[str, Any]:
