@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import mmap
 import pickle
+import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,12 +141,10 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
 def read_pickle(path: Path) -> dict[str, Stored]:
     """The tensors of an old `.bin` file. Raises `ModelError` when it is torn, holds something else, or would run code."""
     try:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):  # the format before PyTorch 1.6
-                raise
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of other makers, which are refused below if they are no weights
+            # A zip file can be mapped; the format before PyTorch 1.6 can't.
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"this pickle would run code, so it is not opened ({str(error).splitlines()[0]})",

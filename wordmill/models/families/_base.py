@@ -91,6 +91,15 @@ COMMON = frozenset(
 """Settings that change nothing in how logits are computed, or are read for every family."""
 
 
+SIZES = frozenset(
+    """
+    hidden_size num_hidden_layers num_attention_heads intermediate_size n_embd n_layer n_head dim n_layers n_heads hidden_dim d_model d_kv
+    d_ff num_layers num_heads encoder_layers decoder_layers encoder_attention_heads decoder_attention_heads encoder_ffn_dim decoder_ffn_dim
+    """.split()
+)
+"""Settings that are whole numbers above 0 wherever they stand."""
+
+
 def read(values: Mapping[str, Any], family: str, known: frozenset[str], fixed: Mapping[str, tuple[Any, ...]]) -> None:
     """Check that every setting is known, and that those with one supported meaning have it.
 
@@ -104,6 +113,8 @@ def read(values: Mapping[str, Any], family: str, known: frozenset[str], fixed: M
                     f"setting {name!r} = {value!r} is not supported for {family} (supported: {', '.join(map(repr, fixed[name]))})",
                     where="config.json",
                 )
+        elif name in SIZES and name in known and (not isinstance(value, int) or value < 1):
+            raise ModelError(f"setting {name!r} must be a whole number above 0, not {value!r}", where=f"config.json ({family})")
         elif name not in known and name not in COMMON:
             raise ModelError(
                 f"unknown setting {name!r} for {family}", where="config.json", fix="Remove it if it does not change the computation"
