@@ -19,7 +19,8 @@ transformers = pytest.importorskip("transformers", reason="parity tests need tra
 VOCABULARY = 97
 IDS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 LLAMA: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-                         "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 80, "max_position_embeddings": 64, **IDS}  # fmt: skip
+                         "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 80, "max_position_embeddings": 64,
+                         **IDS}  # fmt: skip
 QWEN2 = {name: value for name, value in LLAMA.items() if name != "head_dim"}
 PHI3 = {**QWEN2, "original_max_position_embeddings": 64}
 GEMMA = {**LLAMA, "sliding_window": 5, "query_pre_attn_scalar": 20}
@@ -29,7 +30,8 @@ BERT = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3, "nu
 DISTILBERT = {"vocab_size": VOCABULARY, "dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 80, "max_position_embeddings": 64, **IDS}
 MODERNBERT = {**BERT, "num_hidden_layers": 4, "local_attention": 8}
 T5 = {"vocab_size": VOCABULARY, "d_model": 48, "d_kv": 16, "d_ff": 80, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4,
-      "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "pad_token_id": 1, "decoder_start_token_id": 1}  # fmt: skip
+      "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "pad_token_id": 1,
+      "decoder_start_token_id": 1}  # fmt: skip
 BART = {"vocab_size": VOCABULARY, "d_model": 48, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 2,
         "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 80, "max_position_embeddings": 64, **IDS}  # fmt: skip
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -46,7 +48,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {**LLAMA, "sliding_window": 7}),
     "mistral without window": ("mistral", {**LLAMA, "sliding_window": None}),
     "qwen2": ("qwen2", QWEN2),
-    "qwen2 windowed, yarn": ("qwen2", {**QWEN2, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "rope_parameters": YARN}),
+    "qwen2 windowed, yarn": ("qwen2", {**QWEN2, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1,
+                                       "rope_parameters": YARN}),
     "qwen3": ("qwen3", {**LLAMA, "tie_word_embeddings": True}),
     "qwen3 biases": ("qwen3", {**LLAMA, "attention_bias": True, "rope_theta": 5e4}),
     "qwen3 windowed": ("qwen3", {**LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
@@ -113,7 +116,9 @@ def tokens(*shape: int, seed: int = 0) -> Tensor:
 def run_theirs(model: Any, ids: Tensor, mask: Tensor | None = None, source: Tensor | None = None, source_mask: Tensor | None = None) -> Any:
     """Their output with all hidden states; positions count real tokens from 0."""
     if source is not None:
-        return model(input_ids=source, attention_mask=source_mask, decoder_input_ids=ids, decoder_attention_mask=mask, output_hidden_states=True)
+        return model(
+            input_ids=source, attention_mask=source_mask, decoder_input_ids=ids, decoder_attention_mask=mask, output_hidden_states=True
+        )
     extra: dict[str, Any] = {}
     if mask is not None:
         extra = {"attention_mask": mask}
@@ -122,7 +127,9 @@ def run_theirs(model: Any, ids: Tensor, mask: Tensor | None = None, source: Tens
     return model(ids, output_hidden_states=True, **extra)
 
 
-def run_ours(model: Transformer, ids: Tensor, mask: Tensor | None = None, source: Tensor | None = None, source_mask: Tensor | None = None) -> Any:
+def run_ours(
+    model: Transformer, ids: Tensor, mask: Tensor | None = None, source: Tensor | None = None, source_mask: Tensor | None = None
+) -> Any:
     """(logits, hidden states, the encoder's hidden states or None)."""
     positions, encoder, memory = places(mask), None, None
     if source is not None:

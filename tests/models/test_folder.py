@@ -34,7 +34,9 @@ def check_same(folder: Path, theirs: Any) -> None:
     assert isinstance(ours, Transformer)
     source = tokens(2, 9) if ours.config.encoder_layers else None
     with torch.no_grad():
-        torch.testing.assert_close(run_ours(ours, ids, source=source)[0], run_theirs(theirs, ids, source=source).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            run_ours(ours, ids, source=source)[0], run_theirs(theirs, ids, source=source).logits, atol=1e-5, rtol=1e-5
+        )
 
 
 # ---- the forms that weights come in
@@ -165,9 +167,12 @@ def test_rotary_scalings_as_transformers_reads_them(scaling: RotaryScaling | Non
 @pytest.mark.parametrize(
     ("settings", "word"),
     [({"family": "llama", "qk_norm": True}, "qk_norm"), ({"family": "qwen3", "positions": "sinusoidal"}, "positions"),
-     ({"family": "gpt2"}, "gated"), ({"family": "qwen2", "windows": (3, 5), "layers": 2, "attention_bias": True, "qk_norm": False}, "windows")],
+     ({"family": "gpt2"}, "gated"),
+     ({"family": "qwen2", "windows": (3, 5), "layers": 2, "attention_bias": True, "qk_norm": False}, "windows")],
 )  # fmt: skip
-def test_a_setting_that_the_family_cannot_say_is_an_error_before_anything_is_written(settings: dict[str, Any], word: str, tmp_path: Path) -> None:
+def test_a_setting_that_the_family_cannot_say_is_an_error_before_anything_is_written(
+    settings: dict[str, Any], word: str, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=word):
         make(tmp_path / "model", **settings)
     assert not (tmp_path / "model").exists()
@@ -176,8 +181,10 @@ def test_a_setting_that_the_family_cannot_say_is_an_error_before_anything_is_wri
 @pytest.mark.parametrize(
     ("setting", "value", "words"),
     [("model_type", "bloom", "'bloom'"), ("frobnicate", 3, "frobnicate"), ("rope_scaling", {"rope_type": "yarn"}, "rope_scaling"),
-     ("rope_scaling", {"rope_type": "longrope", "factor": 2.0}, "longrope"), ("rope_scaling", {"rope_type": "dynamic", "factor": 2.0}, "dynamic"),
-     ("hidden_act", "mish", "mish"), ("num_hidden_layers", 2, "lack"), ("num_hidden_layers", None, "num_hidden_layers"), ("hidden_size", "16", "hidden_size"),
+     ("rope_scaling", {"rope_type": "longrope", "factor": 2.0}, "longrope"),
+     ("rope_scaling", {"rope_type": "dynamic", "factor": 2.0}, "dynamic"),
+     ("hidden_act", "mish", "mish"), ("num_hidden_layers", 2, "lack"),
+     ("num_hidden_layers", None, "num_hidden_layers"), ("hidden_size", "16", "hidden_size"),
      ("intermediate_size", 40, r"gate_proj.* \(32, 16\), .*\(40, 16\)"), ("num_key_value_heads", 3, "multiple"),
      ("layer_types", ["chunked_attention"], "chunked_attention")],
 )  # fmt: skip
@@ -307,9 +314,7 @@ def test_loading_takes_little_more_than_the_weights(family: str, tmp_path: Path)
     sizes = {"width": 768, "heads": 12, "kv_heads": 12, "head_size": 64, "ffn_size": 3072, "layers": 4, "vocab_size": 20_000}
     make(tmp_path / "small", **parts)
     make(tmp_path / "large", **{**parts, **sizes})
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, tmp_path / "small", tmp_path / "large"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", CHILD, tmp_path / "small", tmp_path / "large"], capture_output=True, text=True, check=True)
     before, peak, weights = json.loads(done.stdout)
     assert weights > 150e6
     assert (peak - before) / weights < 1.1

@@ -102,7 +102,9 @@ class CrossAttention(nn.Module):
     def forward(self, x_BTD: Tensor, view: View) -> Tensor:
         batch, length, _ = x_BTD.shape
         k_BSGK, v_BSGK = self._source(view)
-        mixed = attend(self.q(x_BTD).view(batch, length, self.heads, self.size), k_BSGK, v_BSGK, view.crossing, causal=False, scale=self.scale)
+        mixed = attend(
+            self.q(x_BTD).view(batch, length, self.heads, self.size), k_BSGK, v_BSGK, view.crossing, causal=False, scale=self.scale
+        )
         if view.blind is not None:
             mixed = mixed.masked_fill(view.blind[..., None], 0)
         return self.output(mixed.reshape(batch, length, self.heads * self.size))  # type: ignore[no-any-return]

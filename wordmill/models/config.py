@@ -74,7 +74,8 @@ class TransformerConfig(Config):
     qk_norm: bool = True
     """RMSNorm on each head's queries and keys."""
     positions: Literal["rotary", "learned", "sinusoidal", "relative", "none"] = "rotary"
-    """How the model knows where a token stands; relative: a learned number a head for each range of distances, shared by all layers (T5)."""
+    """How the model knows where a token stands; relative: a learned number a head for each
+    range of distances, shared by all layers (T5)."""
     position_offset: int = 0
     """Rows of the learned positions before the one of the first token (RoBERTa and BART start late)."""
     rope_theta: float = 10_000.0

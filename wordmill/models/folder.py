@@ -110,7 +110,8 @@ def _normal(config: TransformerConfig, name: str) -> Any:
         return [config.window(layer) for layer in range(config.layers)]
     value = getattr(config, name)
     defaults = {"attention_scale": config.head_size**-0.5, "encoder_heads": config.heads, "encoder_ffn_size": config.ffn_size,
-                "rope_local_theta": config.rope_theta, "embedding_scale": config.width**0.5 if config.positions == "sinusoidal" else 1.0}  # fmt: skip
+                "rope_local_theta": config.rope_theta,
+                "embedding_scale": config.width**0.5 if config.positions == "sinusoidal" else 1.0}  # fmt: skip
     return defaults[name] if value is None and name in defaults else value
 
 
@@ -253,7 +254,9 @@ def _check_names(mapping: list[Weight], stored: Mapping[str, Stored], shapes: Ma
                 raise ModelError(f"{name} has shape {stored[name].shape}, config.json asks for {expected}", where=stored[name].path)
     left = sorted(set(stored) - {name for weight in mapping for name in weight.theirs})
     if left:
-        raise ModelError(f"unexpected tensor {left[0]} ({len(left)} in all)", where=stored[left[0]].path, fix="Is config.json of this model?")
+        raise ModelError(
+            f"unexpected tensor {left[0]} ({len(left)} in all)", where=stored[left[0]].path, fix="Is config.json of this model?"
+        )
 
 
 def _read(weight: Weight, stored: Mapping[str, Stored], shape: tuple[int, ...], dtype: torch.dtype | None) -> Tensor:

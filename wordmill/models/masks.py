@@ -63,7 +63,8 @@ def apart(positions: Tensor, documents: Tensor | None, causal: bool) -> Tensor |
 
 
 def stretches(config: TransformerConfig, documents: Tensor | None, shape: torch.Size, weight: Tensor) -> dict[int, Stretch] | None:
-    """What the CPU kernels take for a mask: documents are runs within a row, so a query's keys are one stretch. None where they don't serve."""
+    """What the CPU kernels take for a mask: documents are runs within a row, so a query's keys are one stretch. None where
+    they don't serve."""
     batch, length = shape
     fits = length <= kernels.LONGEST and config.head_size <= kernels.LARGEST_HEAD and config.rope_share == 1
     if not fits or config.positions == "relative" or config.attention_softcap or not kernels.usable(weight):

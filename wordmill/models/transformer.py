@@ -72,9 +72,7 @@ class Stack(nn.Module):
         weight = self.blocks[0].attention.qkv.weight
         stretches = masks.stretches(config, documents, shape, weight) if cache is None else None
         windows = set(config.windows)
-        biases = (
-            {} if stretches is not None else {w: masks.self_bias(config, w, positions, documents, cache, dtype) for w in windows}
-        )
+        biases = {} if stretches is not None else {w: masks.self_bias(config, w, positions, documents, cache, dtype) for w in windows}
         if self.relative_bias is not None:
             bias = self._relative(positions, cache)
             biases = {w: bias if mask is None else bias + mask for w, mask in self._whole(biases, shape, dtype, cache).items()}

@@ -26,8 +26,8 @@ KNOWN = frozenset(
 
 def from_hf(values: Mapping[str, Any], family: str, *, pre: bool) -> dict[str, Any]:
     """config.json → our settings; `pre`: whether norms stand before their parts."""
-    fixed = {"normalize_before": (pre,), "add_final_layer_norm": (pre,), "normalize_embedding": (True,), "static_position_embeddings": (False,),
-             "extra_pos_embeddings": (2,), "add_bias_logits": (False,), "do_blenderbot_90_layernorm": (False,)}  # fmt: skip
+    fixed = {"normalize_before": (pre,), "add_final_layer_norm": (pre,), "normalize_embedding": (True,), "extra_pos_embeddings": (2,),
+             "static_position_embeddings": (False,), "add_bias_logits": (False,), "do_blenderbot_90_layernorm": (False,)}  # fmt: skip
     read(values, family, KNOWN, fixed)
     width, heads, encoder_heads = values["d_model"], values["decoder_attention_heads"], values["encoder_attention_heads"]
     if width % heads or width % encoder_heads:
@@ -38,7 +38,8 @@ def from_hf(values: Mapping[str, Any], family: str, *, pre: bool) -> dict[str, A
         "encoder_layers": values["encoder_layers"], "heads": heads, "kv_heads": heads, "head_size": width // heads, "ffn_size": ffn,
         "encoder_heads": None if encoder_heads == heads else encoder_heads, "encoder_ffn_size": None if encoder_ffn == ffn else encoder_ffn,
         "activation": activation(values.get("activation_function", "gelu"), family),
-        "max_positions": values.get("max_position_embeddings", 1024), "embedding_scale": width**0.5 if values.get("scale_embedding") else 1.0,
+        "max_positions": values.get("max_position_embeddings", 1024),
+        "embedding_scale": width**0.5 if values.get("scale_embedding") else 1.0,
         "tie_embeddings": values.get("tie_word_embeddings", True), "init_std": values.get("init_std", 0.02),
         **tokens_from_hf({"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, **values}),
     }  # fmt: skip
@@ -62,7 +63,11 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
 
 BLOCK = {"attention.output": "self_attn.out_proj", "attention_norm": "self_attn_layer_norm", "ffn.up": "fc1", "ffn.down": "fc2",
          "ffn_norm": "final_layer_norm"}  # fmt: skip
-CROSS = {"cross_attention.q": "encoder_attn.q_proj", "cross_attention.output": "encoder_attn.out_proj", "cross_norm": "encoder_attn_layer_norm"}
+CROSS = {
+    "cross_attention.q": "encoder_attn.q_proj",
+    "cross_attention.output": "encoder_attn.out_proj",
+    "cross_norm": "encoder_attn_layer_norm",
+}
 
 
 def weights(config: TransformerConfig) -> list[Weight]:

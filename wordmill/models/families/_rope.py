@@ -1,4 +1,4 @@
-"""Rotary positions in config.json: `rope_parameters` (since transformers 5) or `rope_theta` and `rope_scaling` (before), to ours and back."""
+"""Rotary positions in config.json: `rope_parameters` (since transformers 5) or `rope_theta` and `rope_scaling` (before), and back."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ KEYS = {
 """The settings that each kind of scaling knows."""
 
 
-def from_hf(
-    values: Mapping[str, Any], family: str, *, theta: float = 10_000.0, kinds: tuple[str, ...] = tuple(KEYS)
-) -> dict[str, Any]:
+def from_hf(values: Mapping[str, Any], family: str, *, theta: float = 10_000.0, kinds: tuple[str, ...] = tuple(KEYS)) -> dict[str, Any]:
     """Base, scaling and share of the rotary positions. Raises `ModelError` for a scaling that we can't honour, naming it."""
     name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
     given = dict(values.get(name) or {})

@@ -63,7 +63,10 @@ def weights(config: TransformerConfig) -> list[Weight]:
     halves = (config.ffn_size,) * 2 if config.gated else ()
     found = [Weight("embedding.weight", ("shared.weight",))]
     for ours, theirs, layers in (("encoder.", "encoder.", config.encoder_layers), ("", "decoder.", config.layers)):
-        found += [Weight(f"{ours}relative_bias.weight", (theirs + table,)), Weight(f"{ours}norm.weight", (f"{theirs}final_layer_norm.weight",))]
+        found += [
+            Weight(f"{ours}relative_bias.weight", (theirs + table,)),
+            Weight(f"{ours}norm.weight", (f"{theirs}final_layer_norm.weight",)),
+        ]
         for i in range(layers):
             block, layer = f"{ours}blocks.{i}.", f"{theirs}block.{i}.layer."
             attention, ffn = f"{layer}0.SelfAttention.", f"{layer}{1 if ours else 2}."

@@ -65,5 +65,5 @@ def weights(config: TransformerConfig) -> list[Weight]:
     return [*found, *(Weight(f"{ours}.{kind}", (f"{theirs}.{kind}",)) for ours, theirs in pairs.items() for kind in ("weight", "bias"))]
 
 
-FAMILY = Family("distilbert", "DistilBertForMaskedLM", from_hf, to_hf, weights, PARTS, bare="DistilBertModel", head="vocab_projector.weight",
-                prefix="distilbert.", skip=(".position_ids",))  # fmt: skip
+FAMILY = Family("distilbert", "DistilBertForMaskedLM", from_hf, to_hf, weights, PARTS, bare="DistilBertModel",
+                head="vocab_projector.weight", prefix="distilbert.", skip=(".position_ids",))  # fmt: skip

@@ -22,7 +22,9 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
     rope = {
         "rope_theta": full.pop("rope_theta", values.get("rope_theta", 1e6)),
         "rope_local_theta": local.pop("rope_theta", values.get("rope_local_base_freq", 1e4)),
-        "rope_scaling": _rope.scaling(full if full.get("rope_type", "default") != "default" else scaling, values, "gemma3_text: full_attention"),
+        "rope_scaling": _rope.scaling(
+            full if full.get("rope_type", "default") != "default" else scaling, values, "gemma3_text: full_attention"
+        ),
     }
     if _rope.scaling(local, values, "gemma3_text: sliding_attention"):
         raise ModelError("scaled rotary positions in layers with a window are not supported", where="config.json (gemma3_text)")

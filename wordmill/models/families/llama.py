@@ -21,4 +21,6 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
     return {**_llama.to_hf(config), "mlp_bias": False}
 
 
-FAMILY = Family("llama", "LlamaForCausalLM", from_hf, to_hf, _llama.weights, _llama.PARTS, bare="LlamaModel", skip=(".rotary_emb.inv_freq",))
+FAMILY = Family(
+    "llama", "LlamaForCausalLM", from_hf, to_hf, _llama.weights, _llama.PARTS, bare="LlamaModel", skip=(".rotary_emb.inv_freq",)
+)

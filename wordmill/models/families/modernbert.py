@@ -9,12 +9,21 @@ from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
 from wordmill.models.families import _rope
 from wordmill.models.families._base import (
-    ACTIVATIONS_TO_HF, Family, Weight, activation, layer_types, one_window, read, tokens_from_hf, tokens_to_hf, windows,
+    ACTIVATIONS_TO_HF,
+    Family,
+    Weight,
+    activation,
+    layer_types,
+    one_window,
+    read,
+    tokens_from_hf,
+    tokens_to_hf,
+    windows,
 )  # fmt: skip
 
 PARTS = {
-    "causal": False, "norm": "layernorm", "norm_bias": False, "norm_eps": 1e-5, "embedding_norm": True, "first_norm": False, "qk_norm": False,
-    "activation": "gelu", "gated": True, "rope_theta": 160_000.0, "rope_local_theta": 10_000.0, "windows": (0, 65, 65),
+    "causal": False, "norm": "layernorm", "norm_bias": False, "norm_eps": 1e-5, "embedding_norm": True, "first_norm": False,
+    "qk_norm": False, "activation": "gelu", "gated": True, "rope_theta": 160_000.0, "rope_local_theta": 10_000.0, "windows": (0, 65, 65),
     "max_positions": 8192, "head_transform": True, "head_transform_bias": False, "head_bias": True,
 }  # fmt: skip
 KNOWN = frozenset(
@@ -23,7 +32,7 @@ KNOWN = frozenset(
     layer_types rope_parameters rope_scaling global_rope_theta local_rope_theta global_attn_every_n_layers local_attention attention_bias
     mlp_bias embedding_dropout mlp_dropout decoder_bias classifier_pooling classifier_bias classifier_activation deterministic_flash_attn
     initializer_cutoff_factor sparse_prediction sparse_pred_ignore_index reference_compile repad_logits_with_grad layer_norm_eps
-    position_embedding_type sliding_window
+    position_embedding_type
     """.split()
 )
 
@@ -80,13 +89,20 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
 
 def weights(config: TransformerConfig) -> list[Weight]:
     """Weight names."""
+    dense: dict[str, tuple[str, bool]] = {}
     found = [Weight("embedding.weight", ("model.embeddings.tok_embeddings.weight",))]
-    norms, dense = {"embedding_norm": "model.embeddings.norm", "norm": "model.final_norm"}, {}
+    norms = {"embedding_norm": "model.embeddings.norm", "norm": "model.final_norm"}
     for i in range(config.layers):
         ours, theirs = f"blocks.{i}.", f"model.layers.{i}."
         norms |= {f"{ours}ffn_norm": f"{theirs}mlp_norm"} | ({f"{ours}attention_norm": f"{theirs}attn_norm"} if i else {})
-        dense |= {f"{ours}attention.qkv": (f"{theirs}attn.Wqkv", config.attention_bias), f"{ours}ffn.up": (f"{theirs}mlp.Wi", config.ffn_bias)}
-        dense |= {f"{ours}attention.output": (f"{theirs}attn.Wo", config.output_bias), f"{ours}ffn.down": (f"{theirs}mlp.Wo", config.ffn_bias)}
+        dense |= {
+            f"{ours}attention.qkv": (f"{theirs}attn.Wqkv", config.attention_bias),
+            f"{ours}ffn.up": (f"{theirs}mlp.Wi", config.ffn_bias),
+        }
+        dense |= {
+            f"{ours}attention.output": (f"{theirs}attn.Wo", config.output_bias),
+            f"{ours}ffn.down": (f"{theirs}mlp.Wo", config.ffn_bias),
+        }
     if config.lm_head:
         norms["head_norm"] = "head.norm"
         dense["head_dense"] = "head.dense", config.head_transform_bias
