@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from wordmill.models.families import families
+
 
 def pytest_configure() -> None:
     """One thread, here and in the processes that tests start: models this small gain nothing from more, and results don't depend on the
@@ -25,18 +27,24 @@ TEXT = (
     "Ночью мельница молчит. 🌾 Naïve façade, déjà vu.\n"
 )
 
-GPT2 = {
-    "family": "gpt2", "norm": "layernorm", "norm_eps": 1e-5, "activation": "gelu_tanh", "gated": False, "qk_norm": False,
-    "positions": "learned", "attention_bias": True, "output_bias": True, "ffn_bias": True,
-}  # fmt: skip
+FAMILIES: dict[str, dict[str, Any]] = {name: {**kind.parts, "family": name} for name, kind in families().items()}
+FAMILIES["qwen3"]["kv_heads"] = 2
+for _name, _window in {"mistral": (5,), "gemma2": (5, 0), "gemma3_text": (5, 0), "modernbert": (0, 5)}.items():
+    FAMILIES[_name]["windows"] = _window
+for _name in ("gemma2", "gemma3_text"):
+    FAMILIES[_name] |= {"embedding_scale": 48**0.5, "attention_scale": 20**-0.5}
+for _name in ("t5", "mt5", "bart", "mbart"):
+    FAMILIES[_name]["encoder_layers"] = 2
+DECODERS = [name for name, values in FAMILIES.items() if values.get("causal", True) and not values.get("encoder_layers")]
+ENCODERS = [name for name, values in FAMILIES.items() if not values.get("causal", True)]
+ENCODER_DECODERS = [name for name, values in FAMILIES.items() if values.get("encoder_layers")]
 SHAPES: dict[str, dict[str, Any]] = {
-    "qwen3": {"kv_heads": 2},
+    **FAMILIES,
     "qwen3-windowed": {"kv_heads": 2, "windows": (0, 5)},
-    "gpt2": GPT2,
     "lstm": {"cell": "lstm"},
     "gru": {"cell": "gru"},
 }
-"""Model shapes by name, for `make_model`."""
+"""Model shapes by name, for `make_model`: every family's, and some more."""
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -169,6 +170,35 @@ def test_a_model_with_packed_rows_agrees_with_the_plain_path(windows: tuple[int,
     monkeypatch.setattr(kernels, "usable", lambda x: False)
     plain, _ = model(ids, positions, documents)
     assert ((fast - plain).norm() / plain.norm()).item() < ROUNDING[DTYPE]
+
+
+@pytest.mark.parametrize("how", ["whole", "padded", "packed"])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "gpt2", "gemma3_text", "distilbert", "bart"])
+def test_every_kind_of_family_agrees_with_the_plain_path(family: str, how: str, make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(family, seed=3).bfloat16().requires_grad_(True)
+    ids, positions, documents = torch.randint(3, 97, (2, 30)), None, None
+    if how == "padded":
+        positions = torch.stack((torch.cat((torch.full((4,), -1), torch.arange(20), torch.full((6,), -1))), torch.arange(30)))
+    elif how == "packed":
+        documents = torch.tensor([[0] * 12 + [1] * 15 + [2] * 3, [0] * 30])
+        positions = torch.stack((torch.cat((torch.arange(12), torch.arange(15), torch.full((3,), -1))), torch.arange(30)))
+    real = torch.ones(2, 30, dtype=torch.bool) if positions is None else positions >= 0
+    weight = torch.randn(2, 30, 48).double() * real[..., None]
+
+    def run() -> list[Tensor]:
+        memory = model.encode(ids, positions, documents) if model.config.encoder_layers else None
+        hidden, _ = model(ids, positions, documents, memory=memory)
+        gradient = torch.autograd.grad((hidden * weight.to(hidden.dtype)).sum(), model.embedding.weight)[0]
+        return [hidden[real].double(), gradient.double()]
+
+    fast = run()
+    monkeypatch.setattr(kernels, "usable", lambda x: False)
+    plain = run()
+    model.double()
+    for a, b, truth in zip(fast, plain, run(), strict=True):
+        assert not torch.equal(a, b), "two paths"
+        errors = [((x - truth).norm() / truth.norm()).item() for x in (a, b)]
+        assert errors[0] < ROUNDING + 1.3 * errors[1] < 0.15
 
 
 def test_without_a_compiler_pytorch_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

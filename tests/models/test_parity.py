@@ -1,114 +1,177 @@
-"""Every family against `transformers`: the same logits from the same weights, both ways, whatever the shape."""
+"""Every family against `transformers`: the same logits, hidden states and gradients from the same weights, and the way back."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from wordmill.core.errors import ModelError
-from wordmill.core.files import read_json, write_json
+from tests.models.reference import CASES, auto_class, pair, run_ours, run_theirs, tokens
 from wordmill.models.config import TransformerConfig
-from wordmill.models.folder import load_model, save_model
+from wordmill.models.families import families
+from wordmill.models.folder import _weight_list, load_model, save_model
 from wordmill.models.transformer import Transformer
 
-transformers = pytest.importorskip("transformers", reason="parity tests need transformers")
 
-QWEN3: dict[str, Any] = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-                         "head_dim": 16, "intermediate_size": 80, "max_position_embeddings": 64,
-                         "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}  # fmt: skip
-GPT2: dict[str, Any] = {"vocab_size": 97, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0}
-THEIRS = [
-    ("qwen3", {**QWEN3, "tie_word_embeddings": True}),
-    ("qwen3", {**QWEN3, "tie_word_embeddings": False, "attention_bias": True, "rope_theta": 5e4}),
-    ("qwen3", {**QWEN3, "tie_word_embeddings": False, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
-    ("llama", QWEN3),
-    ("llama", {**QWEN3, "tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 4}),
-    ("gpt2", GPT2),
-    ("gpt2", {**GPT2, "n_inner": 64, "activation_function": "relu", "tie_word_embeddings": False}),
-]
+def source_of(model: Transformer, rows: int = 2, length: int = 30) -> Tensor | None:
+    return tokens(rows, length, seed=7) if model.config.kind == "encoder-decoder" else None
 
 
-def reference(kind: str, settings: dict[str, Any], folder: Path) -> Any:
-    """A small random model made and saved by `transformers`; norms and biases are drawn too, so that none is trivially right."""
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **settings), attn_implementation="eager")
+def check_states(ours: list[Tensor], theirs: tuple[Tensor, ...], real: Tensor | None = None) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(*((a, b) if real is None else (a[real], b[real])), atol=1e-5, rtol=1e-5)
+
+
+def test_every_family_has_a_case() -> None:
+    assert {kind for kind, _ in CASES.values()} == set(families()) - {"wordmill-transformer"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_hidden_states(case: str) -> None:
+    theirs, ours, _ = pair(case)
+    ids, source = tokens(2, 40), source_of(ours)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if name.endswith("weight") else 0.0))
-            else:
-                parameter.mul_(4)
-    model.save_pretrained(folder)
-    return model.eval()
+        expected = run_theirs(theirs, ids, source=source)
+        logits, states, encoder = run_ours(ours, ids, source=source)
+    torch.testing.assert_close(logits, expected.logits, atol=1e-5, rtol=1e-5)
+    assert expected.logits.std() > 0.1, "logits that say something"
+    check_states(states, expected.decoder_hidden_states if encoder else expected.hidden_states)
+    if encoder:
+        check_states(encoder, expected.encoder_hidden_states)
 
 
-@pytest.mark.parametrize(("kind", "settings"), THEIRS)
-def test_logits_and_gradients_equal(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
-    theirs = reference(kind, settings, tmp_path)
-    ours = load_model(tmp_path).requires_grad_(True)
-    ids = torch.randint(2, 97, (3, 40))  # not the pad token: `transformers` keeps its gradient at zero
-    expected = theirs(ids).logits
-    got = ours.logits(ours(ids)[0])
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-    got.square().mean().backward()
-    expected.square().mean().backward()
-    torch.testing.assert_close(ours.embedding.weight.grad, theirs.get_input_embeddings().weight.grad, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("case", CASES)
+def test_padding(case: str, side: str) -> None:
+    theirs, ours, _ = pair(case)
+    lengths = (24, 9, 17)
+    mask = torch.stack([torch.arange(24) < n for n in lengths])
+    mask = (mask if side == "right" else mask.flip(1)).long()
+    ids = torch.where(mask > 0, tokens(3, 24), 1)
+    whole = ours.config.kind == "encoder-decoder"
+    with torch.no_grad():
+        if whole:  # the decoders of `transformers` count positions over padding on the left, so there only the source is padded
+            target = tokens(3, 12, seed=5)
+            expected, got = run_theirs(theirs, target, source=ids, source_mask=mask), run_ours(ours, target, source=ids, source_mask=mask)
+            if side == "left" and ours.config.positions == "learned":
+                pytest.skip("BART's source positions count padding")
+        else:
+            expected, got = run_theirs(theirs, ids, mask), run_ours(ours, ids, mask)
+    real = torch.ones(3, 12, dtype=torch.bool) if whole else mask.bool()
+    torch.testing.assert_close(got[0][real], expected.logits[real], atol=1e-5, rtol=1e-5)
+    check_states(got[1], expected.decoder_hidden_states if whole else expected.hidden_states, real)
 
 
-@pytest.mark.parametrize(("kind", "settings"), THEIRS)
-def test_the_way_back(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
-    theirs = reference(kind, settings, tmp_path / "theirs")
-    save_model(load_model(tmp_path / "theirs"), tmp_path / "ours")
-    again, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+@pytest.mark.parametrize("case", CASES)
+def test_packed_documents_are_as_if_alone(case: str) -> None:
+    theirs, ours, _ = pair(case)
+    lengths, padding = (11, 1, 17), 3
+    whole = ours.config.kind == "encoder-decoder"
+    pack = tokens(1, sum(lengths) + padding, seed=3)
+    positions = torch.cat([*map(torch.arange, lengths), torch.full((padding,), -1)])[None]
+    documents = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)] + [torch.full((padding,), 9)])[None]
+    sources = (6, 13, 4)
+    source = tokens(1, sum(sources), seed=4)
+    memory = None
+    with torch.no_grad():
+        if whole:
+            memory = ours.encode(source, torch.cat([*map(torch.arange, sources)])[None],
+                                 torch.cat([torch.full((n,), i) for i, n in enumerate(sources)])[None])  # fmt: skip
+        got = ours.logits(ours(pack, positions, documents, memory=memory)[0])
+        assert bool(got.isfinite().all()), "padding sees something, and spoils nothing"
+        for i, ids in enumerate(pack[:, : sum(lengths)].split(lengths, 1)):
+            alone = run_theirs(theirs, ids, source=source.split(sources, 1)[i] if whole else None).logits
+            torch.testing.assert_close(got[documents == i], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients(case: str) -> None:
+    theirs, ours, folder = pair(case)
+    ours = load_model(folder).requires_grad_(True)
+    ids, source = tokens(2, 30), source_of(ours)
+    theirs.zero_grad()
+    run_theirs(theirs, ids, source=source).logits.square().mean().backward()
+    run_ours(ours, ids, source=source)[0].square().mean().backward()
+    expected = {name: p.grad for name, p in theirs.named_parameters(remove_duplicate=False) if p.grad is not None}
+    mapping = _weight_list(ours.config)
+    assert mapping is not None
+    seen: set[int] = set()
+    for weight in mapping:
+        gradient = ours.get_parameter(weight.ours).grad
+        assert gradient is not None, weight.ours
+        for name, part in zip(weight.theirs, gradient.split(weight.sizes) if weight.sizes else (gradient,), strict=True):
+            if name == "final_logits_bias":  # theirs is no parameter
+                continue
+            seen.add(expected[name].data_ptr())
+            torch.testing.assert_close(part.t() if weight.transpose else part, expected[name], atol=1e-4, rtol=1e-4)
+    assert seen == {x.data_ptr() for x in expected.values()}, "no parameter of theirs without one of ours"
+    theirs.zero_grad()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "bert" not in CASES[case][0]])
+def test_with_a_cache(case: str) -> None:
+    theirs, ours, _ = pair(case)
+    ids, source = tokens(2, 24), source_of(ours)
+    with torch.no_grad():
+        expected = run_theirs(theirs, ids, source=source).logits
+        memory = None if source is None else ours.encode(source)
+        state, got = ours.new_state(2, 24), []
+        for first, last in ((0, 7), (7, 8), (8, 9), (9, 20), *((n, n + 1) for n in range(20, 24))):
+            hidden, state = ours(ids[:, first:last], None, None, state, memory=memory if first == 0 else None)
+            got.append(ours.logits(hidden))
+    torch.testing.assert_close(torch.cat(got, 1), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_way_back(case: str, tmp_path: Path) -> None:
+    theirs, ours, _ = pair(case)
+    save_model(ours, tmp_path)
+    again, info = auto_class(CASES[case][0]).from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
-    ids = torch.randint(0, 97, (2, 40))
-    torch.testing.assert_close(again.eval()(ids).logits, theirs(ids).logits, atol=1e-5, rtol=1e-5)
+    ids, source = tokens(2, 40), source_of(ours)
+    with torch.no_grad():
+        expected, got = run_theirs(theirs, ids, source=source).logits, run_theirs(again.eval(), ids, source=source).logits
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    back = load_model(tmp_path)
+    assert back.config == ours.config
+    assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), ours.state_dict().values(), strict=True))
 
 
-def test_sinusoidal_post_norm_relu_runs_forward_and_learns() -> None:
-    """The Transformer of 2017 is one of the configs."""
-    config = TransformerConfig(vocab_size=31, width=16, layers=2, heads=2, kv_heads=2, head_size=8, ffn_size=32, activation="relu",
-                               gated=False, norm="layernorm", norm_position="post", qk_norm=False, positions="sinusoidal")  # fmt: skip
-    model = Transformer(config)
+@pytest.mark.parametrize("name", [name for name in families() if name != "wordmill-transformer"])
+def test_a_model_from_scratch_opens_elsewhere(name: str, tmp_path: Path) -> None:
+    """`Family.parts` and a size make a model of the family."""
+    sizes = {"vocab_size": 97, "width": 48, "layers": 2, "heads": 4, "kv_heads": 4, "head_size": 12, "ffn_size": 64}
+    if name.startswith("gemma"):
+        sizes["embedding_scale"] = 48**0.5
+    model = Transformer(TransformerConfig(**{**families()[name].parts, "family": name, **sizes}))
     model.initialise(0, zero_outputs=False)
-    hidden, _ = model(torch.arange(12)[None])
-    model.logits(hidden).square().sum().backward()
-    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+    save_model(model.eval(), tmp_path)
+    theirs, info = auto_class(name).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    ids, source = tokens(2, 30), source_of(model)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            run_ours(model, ids, source=source)[0], run_theirs(theirs.eval(), ids, source=source).logits, atol=1e-5, rtol=1e-5
+        )
 
 
-def make(folder: Path) -> Path:
-    model = Transformer(TransformerConfig(vocab_size=31, width=16, layers=1, heads=2, kv_heads=2, head_size=8, ffn_size=32))
-    model.initialise(0)
-    save_model(model, folder)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "words"),
-    [("model_type", "bloom", "'bloom'"), ("frobnicate", 3, "frobnicate"), ("rope_scaling", {"rope_type": "yarn"}, "rope_scaling"),
-     ("hidden_act", "mish", "mish"), ("num_hidden_layers", 2, "lack"), ("intermediate_size", 40, "shape"),
-     ("num_key_value_heads", 3, "multiple")],
-)  # fmt: skip
-def test_a_config_that_lies_is_an_error_that_names_it(setting: str, value: Any, words: str, tmp_path: Path) -> None:
-    folder = make(tmp_path)
-    write_json(folder / "config.json", {**read_json(folder / "config.json"), setting: value})
-    with pytest.raises(Exception, match=words) as caught:
-        load_model(folder)
-    assert caught.type.__mro__[1].__name__ == "WordmillError" or caught.type is ModelError
-
-
-def test_a_torn_weights_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    path = make(tmp_path) / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"model\.safetensors"):
-        load_model(tmp_path)
-
-
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
-def test_a_missing_file_is_an_error_that_names_it(missing: str, tmp_path: Path) -> None:
-    (make(tmp_path) / missing).unlink()
-    with pytest.raises(ModelError, match=missing):
-        load_model(tmp_path)
+def test_sinusoidal_post_norm_relu_runs_forward_and_learns(tmp_path: Path) -> None:
+    """The Transformer of 2017 is one of the configs, as a decoder and whole, and its folder comes back."""
+    sizes = {"vocab_size": 31, "width": 16, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 8, "ffn_size": 32}
+    kind = families()["wordmill-transformer"]
+    for encoder_layers in (0, 2):
+        model = Transformer(TransformerConfig(family=kind.name, **kind.parts, **sizes, encoder_layers=encoder_layers))
+        model.initialise(0, zero_outputs=False)
+        memory = model.encode(torch.arange(9)[None]) if encoder_layers else None
+        hidden, _ = model(torch.arange(12)[None], memory=memory)
+        model.logits(hidden).square().sum().backward()
+        assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+        save_model(model, tmp_path / str(encoder_layers))
+        back = load_model(tmp_path / str(encoder_layers))
+        assert back.config == model.config
+        memory = None if memory is None else replace(memory, hidden=memory.hidden.detach())
+        torch.testing.assert_close(back(torch.arange(12)[None], memory=memory)[0], hidden.detach())

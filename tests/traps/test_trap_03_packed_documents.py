@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import DECODERS, ENCODER_DECODERS, ENCODERS
 from wordmill.batches.pack import PackedRows
 from wordmill.models import kernels
 
@@ -16,7 +17,7 @@ DOCUMENTS = torch.tensor([[0] * 5 + [1] * 4 + [2] * 3, [0] * 8 + [1] * 4], dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", ["qwen3", "qwen3-windowed", "gpt2"])
+@pytest.mark.parametrize("shape", [*DECODERS, *ENCODERS, "qwen3-windowed"])
 def test_a_document_does_not_see_its_neighbours(make_model, shape, dtype):
     model = make_model(shape).to(dtype)
     ids = torch.randint(0, 97, POSITIONS.shape, generator=torch.Generator().manual_seed(2))
@@ -31,7 +32,7 @@ def test_a_document_does_not_see_its_neighbours(make_model, shape, dtype):
     assert torch.equal(before[1, 8:], after[1, 8:])
 
 
-@pytest.mark.parametrize("shape", ["qwen3", "qwen3-windowed", "gpt2"])
+@pytest.mark.parametrize("shape", [*DECODERS, *ENCODERS, "qwen3-windowed"])
 def test_packed_is_as_if_alone(make_model, shape):
     model = make_model(shape).double()
     ids = torch.randint(0, 97, POSITIONS.shape, generator=torch.Generator().manual_seed(2))
@@ -39,6 +40,38 @@ def test_packed_is_as_if_alone(make_model, shape):
         packed, _ = model(ids, POSITIONS, DOCUMENTS)
         alone, _ = model(ids[:1, 5:9])
     torch.testing.assert_close(packed[:1, 5:9], alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", ENCODER_DECODERS)
+def test_a_target_sees_the_source_of_its_own_document(make_model, shape):
+    model = make_model(shape)
+    source = torch.randint(0, 97, (1, 10), generator=torch.Generator().manual_seed(3))
+    places, documents = torch.tensor([[0, 1, 2, 3, 0, 1, 0, 1, 2, -1]]), torch.tensor([[0, 0, 0, 0, 1, 1, 2, 2, 2, 9]])
+    ids = torch.randint(0, 97, (1, 12), generator=torch.Generator().manual_seed(4))
+    changed = source.clone()
+    changed[0, 4:6] = (source[0, 4:6] + 1) % 97  # the source of the one in the middle
+    with torch.no_grad():
+        before, after = (
+            model.logits(model(ids, POSITIONS[:1], DOCUMENTS[:1], memory=model.encode(x, places, documents))[0]) for x in (source, changed)
+        )
+        alone, _ = model(ids[:, 5:9], memory=model.encode(source[:, 4:6]))
+    assert torch.equal(before[0, :5], after[0, :5]) and torch.equal(before[0, 9:], after[0, 9:])
+    assert (before[0, 5:9] != after[0, 5:9]).any(-1).all()
+    torch.testing.assert_close(before[:, 5:9], model.logits(alone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ENCODER_DECODERS)
+def test_a_target_without_a_source_sees_none(make_model, shape):
+    model = make_model(shape)
+    ids, source = torch.arange(3, 9)[None], torch.arange(20, 26)[None]
+    positions, documents = torch.tensor([[0, 1, 2, 0, 1, 2]]), torch.tensor([[0, 0, 0, 1, 1, 1]])
+    with torch.no_grad():
+        states = [
+            model(ids, positions, documents, memory=model.encode(x, torch.arange(6)[None], torch.zeros(1, 6, dtype=torch.int64)))[0]
+            for x in (source, source + 7)
+        ]
+    assert bool(states[0].isfinite().all()) and torch.equal(states[0][:, 3:], states[1][:, 3:])
+    assert (states[0][:, :3] != states[1][:, :3]).any()
 
 
 def test_no_gradient_crosses_the_boundary(make_model):

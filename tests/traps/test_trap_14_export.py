@@ -7,13 +7,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.conftest import TINY_RUN
+from tests.conftest import FAMILIES, TINY_RUN
+from tests.models.reference import auto_class, run_ours, run_theirs
 from wordmill.batches.store import encode_corpus
 from wordmill.cli.app import main
 from wordmill.core.files import read_json
 from wordmill.corpus import Corpus
 from wordmill.evaluate.validation import evaluate_store
-from wordmill.models.folder import load_model
+from wordmill.models.folder import load_model, save_model
 from wordmill.tasks import pretrain as pretraining
 from wordmill.tokenizer import Tokenizer
 
@@ -85,6 +86,24 @@ def test_transformers_sees_the_trained_model(prepared, case, tmp_path, monkeypat
         ]
         assert min(losses) < losses[-1] - 0.1
         assert score.nats / score.tokens == pytest.approx(min(losses), rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "wordmill-transformer"])
+def test_the_trained_weights_of_every_family(make_model, name, tmp_path):
+    """Float32 masters stand beside a bfloat16 model, as in training: the folder must hold the masters, tied ones tied."""
+    trained = make_model(name)
+    model = make_model(name, seed=1).bfloat16()
+    save_model(model, tmp_path, weights=dict(trained.state_dict()))
+    theirs, info = auto_class(name).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    tied = theirs.get_input_embeddings().weight.data_ptr() == theirs.get_output_embeddings().weight.data_ptr()
+    assert tied == trained.config.tie_embeddings
+    ids = torch.arange(3, 23)[None]
+    source = ids + 30 if trained.config.encoder_layers else None
+    with torch.no_grad():
+        expected = run_ours(trained, ids, source=source)[0]
+        got = run_theirs(theirs.eval(), ids, source=source).logits
+    torch.testing.assert_close(got, expected, atol=1e-5 * max(1.0, float(expected.abs().max())), rtol=0)
 
 
 def _keeping_best(plan):

@@ -6,10 +6,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.conftest import DECODERS, ENCODERS
 from wordmill.generate.engine import Batch, run
 from wordmill.generate.sampling import SamplingConfig
 
-SHAPES = ["qwen3", "qwen3-windowed", "gpt2", "lstm", "gru"]
+SHAPES = ["qwen3", "qwen3-windowed", "gpt2", "mistral", "gemma2", "lstm", "gru"]
 PROMPTS = [[0, 5, 6, 7], [0], [0, *range(3, 25)], [0, 9, 9]]
 
 
@@ -45,7 +46,7 @@ def test_the_same_logits_beside_longer_prompts_at_every_step(make_model, shape):
             batch.step([token + row for row in range(len(PROMPTS))])
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*DECODERS, *ENCODERS, "qwen3-windowed", "lstm", "gru"])
 def test_the_same_logits_at_any_padding(make_loaded, shape):
     loaded = make_loaded(shape)
     plain = loaded.logits([[0, 5, 6, 7]])

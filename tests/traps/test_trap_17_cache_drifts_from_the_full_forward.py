@@ -6,11 +6,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.conftest import DECODERS, ENCODER_DECODERS
 from wordmill.generate import native
 from wordmill.generate.decode import OneRow
 from wordmill.generate.engine import Batch
 
-SHAPES = ["qwen3", "qwen3-windowed", "gpt2", "lstm", "gru"]
+SHAPES = [*DECODERS, "qwen3-windowed", "lstm", "gru"]
 
 
 def _full(model, ids):
@@ -47,3 +48,25 @@ def test_the_lean_step_takes_over_where_rows_leave(make_model, shape, compiled):
             assert torch.allclose(batch.logits[0], _full(model, row), atol=1e-5, rtol=1e-5)
             row.append(30 + step * 7 % 60)
             batch.step(row[-1:])
+
+
+@pytest.mark.parametrize("shape", ENCODER_DECODERS)
+def test_an_encoder_decoder_reads_its_source_once(make_model, shape):
+    """The source's keys and values come from the cache after the first call; rows reordered, as beams are, keep their own source."""
+    model = make_model(shape)
+    source = torch.randint(3, 97, (3, 9), generator=torch.Generator().manual_seed(1))
+    places = torch.arange(9).repeat(3, 1)
+    places[1, 5:] = -1
+    ids = torch.randint(3, 97, (3, 12), generator=torch.Generator().manual_seed(2))
+    order = torch.tensor([1, 1, 0])
+    with torch.inference_mode():
+        memory, state = model.encode(source, places), model.new_state(3, 20)
+        _, state = model(ids[:, :6], None, None, state, memory=memory)
+        cross = [k for k, _ in state.cross]
+        state.select(order)
+        for step in range(6, 12):
+            hidden, state = model(ids[:, step : step + 1], None, None, state)
+            rows = torch.cat((ids[order, :6], ids[:, 6 : step + 1]), 1)
+            full, _ = model(rows, memory=model.encode(source[order], places[order]))
+            assert torch.allclose(hidden[:, -1], full[:, -1], atol=1e-5, rtol=1e-5)
+        assert all(torch.equal(k, old[order]) for (k, _), old in zip(state.cross, cross, strict=True))

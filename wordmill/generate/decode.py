@@ -23,12 +23,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wordmill.generate import native
+from wordmill.models.blocks import ACTIVATIONS, Block, Norm
 from wordmill.models.cache import KVCache
 from wordmill.models.config import TransformerConfig
 from wordmill.models.ops import rotary_table
-from wordmill.models.transformer import ACTIVATIONS, Block, Norm, Transformer, sinusoids
+from wordmill.models.positions import rotary_rates, sinusoids
+from wordmill.models.transformer import Transformer
 
 Function = Callable[[Tensor], Tensor]
+
+
+PLAIN_ONLY = (
+    "parallel", "norm_bias", "first_norm", "embedding_norm", "position_offset", "rope_local_theta", "rope_share", "token_types",
+    "embedding_scale", "attention_scale", "attention_softcap", "lm_head", "head_bias", "head_transform", "head_scale",
+)  # fmt: skip
+"""Settings that this path knows at their default only; the batched step serves the rest."""
 
 
 class Layer(NamedTuple):
@@ -52,9 +61,13 @@ class OneRow:
 
     @staticmethod
     def fits(model: Transformer) -> bool:
-        """Whether this path can serve: a decoder on a CPU."""
-        weight = model.embedding.weight
-        return weight.is_cpu and model.config.causal and weight.dtype in (torch.float32, torch.bfloat16)
+        """Whether this path can serve: a decoder on a CPU, of the parts that most have."""
+        weight, config = model.embedding.weight, model.config
+        plain = TransformerConfig()
+        usual = all(getattr(config, name) == getattr(plain, name) for name in PLAIN_ONLY)
+        known = config.kind == "decoder" and config.norm_position != "sandwich" and config.positions != "relative"
+        known = known and config.activation in ACTIVATION_CODES
+        return usual and known and weight.is_cpu and weight.dtype in (torch.float32, torch.bfloat16)
 
     def __init__(self, model: Transformer, cache: KVCache, length: int, slots: int, *, compiled: bool | None = None) -> None:
         config = model.config
@@ -170,8 +183,8 @@ def _linear(layer: torch.nn.Linear) -> Function:
 
 def _rotary(config: TransformerConfig, slots: int) -> tuple[Tensor, Tensor]:
     """Cosines and signed sines for every place, (S, K) each."""
-    exponents = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
-    cos, sin = rotary_table(torch.arange(slots)[None], config.rope_theta**-exponents, torch.float32)
+    rates, factor = rotary_rates(config, local=False, dtype=torch.float32)
+    cos, sin = rotary_table(torch.arange(slots)[None], rates, torch.float32, factor)
     cos, sin = cos[0, :, 0], sin[0, :, 0]
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 

@@ -194,7 +194,7 @@ def counted_losses(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Ten
     weight, bias = model.output_layer()
     losses = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
     softcap = getattr(model.config, "logit_softcap", 0.0)
-    losses[counted] = token_losses(hidden[counted], weight, bias, targets[counted], softcap=softcap).double()
+    losses[counted] = token_losses(model.head_input(hidden[counted]), weight, bias, targets[counted], softcap=softcap).double()
     return losses
 
 

@@ -23,6 +23,10 @@ class KVCache:
         self.uniform = True
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.cross: list[tuple[Tensor, Tensor]] = []
+        """Keys and values of the source, a pair a layer (B, S, G, K), once an encoder–decoder has read it."""
+        self.source: tuple[Tensor, Tensor | None] | None = None
+        """Positions and documents of the source's tokens (B, S)."""
 
     def extend(self, positions: Tensor) -> None:
         """Note that tokens at `positions` (B, T) are about to be written; call once before the layers."""
@@ -52,3 +56,7 @@ class KVCache:
         """Keep only the rows named, in that order (finished prompts leave the batch; beams are reordered)."""
         self.keys = [x[rows] for x in self.keys]
         self.values = [x[rows] for x in self.values]
+        self.cross = [(k[rows], v[rows]) for k, v in self.cross]
+        if self.source is not None:
+            positions, documents = self.source
+            self.source = positions[rows], None if documents is None else documents[rows]

@@ -2,32 +2,32 @@
 
     config.json  model.safetensors  generation_config.json   (+ tokenizer files, wordmill.json, README.md from elsewhere)
 
-Loading maps the file into memory and copies tensor by tensor, so it takes little more than the weights themselves.
+Loading (of sharded and of old `.bin` folders too) copies tensor by tensor out of mapped files, see tensors.py.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from wordmill.core.errors import ModelError
 from wordmill.core.files import read_json, write_atomic, write_json
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
-from wordmill.models.families import Weight, family
+from wordmill.models.families import Family, Weight, family
 from wordmill.models.recurrent import RecurrentLM
+from wordmill.models.tensors import WEIGHTS, Stored, open_weights
 from wordmill.models.transformer import Transformer
 
 LanguageModel = Transformer | RecurrentLM
 RECURRENT = "wordmill-recurrent"
-WEIGHTS = "model.safetensors"
 
 
 def build_model(config: ModelConfig) -> LanguageModel:
@@ -64,14 +64,64 @@ def config_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     if isinstance(config, RecurrentConfig):
         return {"model_type": RECURRENT, "architectures": ["RecurrentLM"], "dtype": name, **config.plain()}
     kind = family(config.family)
-    return {"model_type": kind.name, "architectures": [kind.architecture], "dtype": name, **kind.to_hf(config)}
+    architecture = kind.architecture if config.lm_head else kind.bare
+    return {"model_type": kind.name, "architectures": [architecture], "dtype": name, **kind.to_hf(config)}
+
+
+TRAINING_ONLY = frozenset({"family", "dropout", "init_std", "embedding_std", "lm_head", "pooler"})
+"""Settings that config.json need not say: they change no logits, or the weights tell."""
+
+
+def check_expressible(config: ModelConfig) -> None:
+    """Raises `ModelError` for a setting that the family's config.json has no word for: the folder would be another model."""
+    if isinstance(config, RecurrentConfig):
+        return
+    kind = family(config.family)
+    back = TransformerConfig.of({"family": kind.name, "vocab_size": config.vocab_size, **kind.from_hf(config_json(config, torch.float32))})
+    for name in TransformerConfig.model_fields:
+        if name in TRAINING_ONLY or name in _without_meaning(config):
+            continue
+        ours, theirs = (_normal(one, name) for one in (config, back))
+        if ours != theirs and not (isinstance(ours, float) and isinstance(theirs, float) and abs(ours - theirs) <= 1e-6 * abs(ours)):
+            raise ModelError(
+                f"the family {kind.name} has no way to say {name}={getattr(config, name)!r} (it means {getattr(back, name)!r})",
+                where="model",
+                fix="Change the setting, or choose another family: wordmill-transformer can say everything",
+            )
+
+
+def _without_meaning(config: TransformerConfig) -> set[str]:
+    """Settings of parts that this model does not have."""
+    idle = set() if config.positions == "rotary" else {"rope_theta", "rope_local_theta", "rope_scaling", "rope_share"}
+    idle |= set() if config.positions == "learned" else {"position_offset"}
+    idle |= {"max_positions"} if config.positions == "relative" else {"relative_buckets", "relative_distance"}
+    idle |= set() if config.norm == "layernorm" else {"norm_bias"}
+    idle |= set() if config.head_transform else {"head_transform_bias", "head_activation"}
+    if config.rope_scaling is not None and config.rope_scaling.kind == "ntk":
+        idle |= {"rope_theta", "rope_scaling"}
+    if not any(map(config.window, range(config.layers))):
+        idle |= {"rope_local_theta"}
+    return idle
+
+
+def _normal(config: TransformerConfig, name: str) -> Any:
+    """A setting's value, written out where there are several ways to say the same."""
+    if name == "windows":
+        return [config.window(layer) for layer in range(config.layers)]
+    value = getattr(config, name)
+    defaults = {"attention_scale": config.head_size**-0.5, "encoder_heads": config.heads, "encoder_ffn_size": config.ffn_size,
+                "rope_local_theta": config.rope_theta,
+                "embedding_scale": config.width**0.5 if config.positions == "sinusoidal" else 1.0}  # fmt: skip
+    return defaults[name] if value is None and name in defaults else value
 
 
 def save_model(model: LanguageModel, folder: Path, *, dtype: torch.dtype = torch.float32, weights: dict[str, Tensor] | None = None) -> None:
     """Write config.json, model.safetensors and generation_config.json.
 
-    `weights` replaces the model's own (the float32 masters of a bfloat16 model, an average). Raises `DiskFullError`.
+    `weights` replaces the model's own (the float32 masters of a bfloat16 model, an average). Raises `DiskFullError`, and
+    `ModelError` for a model that the family can't express.
     """
+    check_expressible(model.config)
     folder.mkdir(parents=True, exist_ok=True)
     config, ours = model.config, dict(weights if weights is not None else model.state_dict())
     theirs = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in _to_family(config, ours)}
@@ -94,20 +144,27 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
     """The model in a folder, in evaluation mode, on `device`; `dtype` None keeps the dtype of the file.
 
-    Raises `ModelError` when a file is missing or torn, or a tensor is missing, unexpected or of another shape.
+    A folder of a bare encoder gives a model without an output layer. Learned tensors that the model has no part for are
+    listed in its `ignored`. Raises `ModelError` when a file is missing or torn, or a tensor is missing, unexpected or of
+    another shape.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config, stored = read_config(folder), open_weights(folder)
+    ignored: tuple[str, ...] = ()
+    if isinstance(config, TransformerConfig) and family(config.family).weights is not None:
+        kind = family(config.family)
+        stored = _todays_names(kind, stored)
+        config, ignored = _what_is_there(config, kind, stored, folder)
     with torch.device("meta"):
         model = build_model(config)
-    weights = _from_family(config, folder)
-    wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for name, shape in wanted.items():
-        if name not in weights:
-            raise ModelError(f"the weights lack {name}", where=folder / WEIGHTS)
-        if weights[name].shape != shape:
-            raise ModelError(f"{name} has shape {tuple(weights[name].shape)}, config.json asks for {tuple(shape)}", where=folder / WEIGHTS)
-    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    mapping = _weight_list(config) or [Weight(name, (name,)) for name in shapes]
+    assert sorted(weight.ours for weight in mapping) == sorted(shapes), "every parameter has a name in the family"
+    _check_names(mapping, stored, shapes, folder)
+    ours = {weight.ours: _read(weight, stored, shapes[weight.ours], dtype).to(device) for weight in mapping}
+    model.load_state_dict(ours, assign=True)
+    if isinstance(model, Transformer):
+        model.ignored = ignored
     return model.requires_grad_(False).eval()
 
 
@@ -116,7 +173,10 @@ def _weight_list(config: ModelConfig) -> list[Weight] | None:
     if isinstance(config, RecurrentConfig):
         return None
     kind = family(config.family)
-    return [*kind.weights(config), *([] if config.tie_embeddings else [Weight("head.weight", (kind.head,))])]
+    if kind.weights is None:
+        return None
+    untied = config.lm_head and not config.tie_embeddings
+    return [*kind.weights(config), *([Weight("head.weight", (kind.head,))] if untied else [])]
 
 
 def _to_family(config: ModelConfig, ours: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -125,50 +185,90 @@ def _to_family(config: ModelConfig, ours: dict[str, Tensor]) -> Iterator[tuple[s
         yield from ours.items()
         return
     for weight in mapping:
-        tensor = ours.pop(weight.ours)
+        tensor = ours.pop(weight.ours).detach()
+        if weight.shift:
+            tensor = tensor.float() - weight.shift
         for name, part in zip(weight.theirs, tensor.split(weight.sizes) if weight.sizes else (tensor,), strict=True):
-            yield name, part.t() if weight.transpose else part
+            part = part.t() if weight.transpose else part
+            yield name, part[None] if weight.leading else part
     assert not ours, f"weights without a name in {config.family}: {sorted(ours)}"
 
 
-def _from_family(config: ModelConfig, folder: Path) -> dict[str, Tensor]:
-    found = _read_weights(folder)
-    mapping = _weight_list(config)
-    if mapping is None:
-        return found
-    kind = family(config.family)
-    if not any(name.startswith(kind.prefix) for name in found):
-        found = {name if name == kind.head else kind.prefix + name: tensor for name, tensor in found.items()}
-    ours = {}
+def _todays_names(kind: Family, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors under the names of the whole model, without those that hold no learned weights."""
+    found = {}
+    bare = not any(name.startswith(kind.prefix) for name in stored)
+    own = {kind.head, *(alias for alias, _ in kind.copies if not alias.startswith(kind.prefix))}
+    for name, tensor in stored.items():
+        for old, new in kind.renames:
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        if not (kind.skip and name.endswith(kind.skip)):
+            found[kind.prefix + name if bare and name not in own else name] = tensor
+    return found
+
+
+def _what_is_there(
+    config: TransformerConfig, kind: Family, stored: dict[str, Stored], folder: Path
+) -> tuple[TransformerConfig, tuple[str, ...]]:
+    """The config with the optional parts that the file has (pooler, output layer), and the names of tensors without a use.
+    Takes those and second copies out of `stored`. Raises `ModelError` for copies that differ."""
+    if kind.pooler and kind.pooler in stored:
+        config = config.replace(pooler=True)
+    assert kind.weights is not None
+    embedding = next(weight.theirs[0] for weight in kind.weights(config) if weight.ours == "embedding.weight")
+    copies = [*kind.copies, *([(kind.head, embedding)] if config.tie_embeddings and config.lm_head else [])]
+    for alias, name in dict(copies).items():
+        if alias not in stored:
+            continue
+        if name not in stored:
+            stored[name] = stored.pop(alias)
+        elif stored[alias].equals(stored[name]):
+            del stored[alias]
+        elif alias == kind.head and config.tie_embeddings:
+            config = config.replace(tie_embeddings=False)  # config.json says tied, the file holds two matrices: the file is the model
+        elif alias != kind.head:
+            raise ModelError(f"{alias} should be the same as {name}, and differs", where=folder)
+    weights = _weight_list(config) or []
+    heads = [weight for weight in weights if weight.ours.startswith("head") and not weight.optional]
+    if heads and not any(name in stored for weight in heads for name in weight.theirs):
+        config = config.replace(lm_head=False)
+    unused = tuple(sorted(name for name in stored if kind.unused and name.endswith(kind.unused)))
+    for name in unused:
+        del stored[name]
+    return config, unused
+
+
+def _check_names(mapping: list[Weight], stored: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Raises `ModelError` for a tensor that is missing, unexpected or of another shape, before anything is read."""
     for weight in mapping:
-        absent = [name for name in weight.theirs if name not in found]
-        if absent:
-            raise ModelError(f"the weights lack {absent[0]}", where=folder)
-        parts = [found.pop(name) for name in weight.theirs]
-        parts = [part.t() if weight.transpose else part for part in parts]
-        ours[weight.ours] = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
-    if isinstance(config, TransformerConfig) and config.tie_embeddings:
-        found.pop(kind.head, None)
-    left = [name for name in found if not name.endswith(kind.skip or ("\0",))]
+        shape = shapes[weight.ours]
+        for name, rows in zip(weight.theirs, weight.sizes or shape[:1], strict=True):
+            if name not in stored:
+                if weight.optional:
+                    continue
+                raise ModelError(f"the weights lack {name}", where=folder)
+            expected = (rows, *shape[1:])[:: -1 if weight.transpose else 1]
+            expected = (1, *expected) if weight.leading else expected
+            if stored[name].shape != expected:
+                raise ModelError(f"{name} has shape {stored[name].shape}, config.json asks for {expected}", where=stored[name].path)
+    left = sorted(set(stored) - {name for weight in mapping for name in weight.theirs})
     if left:
         raise ModelError(
-            f"unexpected tensor {left[0]} ({len(left)} in all)", where=folder, fix=f"Is this a plain {config.family} language model?"
+            f"unexpected tensor {left[0]} ({len(left)} in all)", where=stored[left[0]].path, fix="Is config.json of this model?"
         )
-    return ours
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json lists."""
-    index = folder / f"{WEIGHTS}.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else [WEIGHTS]
-    found: dict[str, Tensor] = {}
-    for name in names:
-        path = folder / name
-        if not path.exists():
-            raise ModelError(f"this model folder has no {name}", where=folder)
-        try:
-            with safe_open(path, framework="pt") as file:
-                found.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise ModelError(f"this file is torn or is not safetensors ({error})", where=path, fix="Copy or download it again") from error
-    return found
+def _read(weight: Weight, stored: Mapping[str, Stored], shape: tuple[int, ...], dtype: torch.dtype | None) -> Tensor:
+    """One of our tensors, made of the family's."""
+    if weight.theirs[0] not in stored:
+        return torch.zeros(shape, dtype=dtype or next(iter(stored.values())).dtype)
+    kept = torch.float32 if weight.shift and dtype != torch.float64 else dtype
+    out = torch.empty(shape, dtype=kept or stored[weight.theirs[0]].dtype)
+    start = 0
+    for name, rows in zip(weight.theirs, weight.sizes or shape[:1], strict=True):
+        part = out[start : start + rows]
+        part = part.t() if weight.transpose else part
+        stored[name].copy_to(part[None] if weight.leading else part, shift=weight.shift)
+        start += rows
+    return out

@@ -341,13 +341,14 @@ void heads_swap(const num *x, num *y, i64 batch, i64 a_n, i64 b_n, i64 size) {
             for (i64 i = 0; i < a_n; i++) memcpy(y + ((b * b_n + j) * a_n + i) * size, x + ((b * a_n + i) * b_n + j) * size, size * sizeof(num));
 }
 
-/* ---- softmax over scores (B·H, T, S) in place, scaled; first (B, T) tells for each query its first visible key, the
- * last one is the query itself. Everything outside becomes 0. ---- */
+/* ---- softmax over scores (B·H, T, S) in place, scaled; first and last (B, T) tell for each query its first visible key
+ * and one past its last; without last that is the query itself. Everything outside becomes 0. ---- */
 
-void softmax(num *scores, const int32_t *first, i64 batch, i64 heads, i64 t_n, i64 s_n, float scale) {
+void softmax(num *scores, const int32_t *first, const int32_t *last, i64 batch, i64 heads, i64 t_n, i64 s_n, float scale) {
 #pragma omp parallel for schedule(dynamic, 64)
     for (i64 row = 0; row < batch * heads * t_n; row++) {
-        i64 t = row % t_n, b = row / (heads * t_n), from = first ? first[b * t_n + t] : 0, to = t + 1 + s_n - t_n;
+        i64 t = row % t_n, b = row / (heads * t_n), from = first ? first[b * t_n + t] : 0;
+        i64 to = last ? last[b * t_n + t] : t + 1 + s_n - t_n;
         num *x = scores + row * s_n;
         float u[2048], top = LOWEST, sum = 0;
         for (i64 i = from; i < to; i++) { u[i] = wide(x[i]) * scale; top = u[i] > top ? u[i] : top; }
@@ -360,10 +361,11 @@ void softmax(num *scores, const int32_t *first, i64 batch, i64 heads, i64 t_n, i
 }
 
 /* d (the gradient of the probabilities) becomes, in place, the gradient of the unscaled products. */
-void softmax_back(num *d, const num *p, const int32_t *first, i64 batch, i64 heads, i64 t_n, i64 s_n, float scale) {
+void softmax_back(num *d, const num *p, const int32_t *first, const int32_t *last, i64 batch, i64 heads, i64 t_n, i64 s_n, float scale) {
 #pragma omp parallel for schedule(dynamic, 64)
     for (i64 row = 0; row < batch * heads * t_n; row++) {
-        i64 t = row % t_n, b = row / (heads * t_n), from = first ? first[b * t_n + t] : 0, to = t + 1 + s_n - t_n;
+        i64 t = row % t_n, b = row / (heads * t_n), from = first ? first[b * t_n + t] : 0;
+        i64 to = last ? last[b * t_n + t] : t + 1 + s_n - t_n;
         num *x = d + row * s_n;
         const num *q = p + row * s_n;
         float inner = 0;

@@ -168,7 +168,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, sin: Tensor | None,
-        first: Tensor | None, heads: int, groups: int, scale: float, eps: float,
+        first: Tensor | None, last: Tensor | None, heads: int, groups: int, scale: float, eps: float,
     ) -> Tensor:  # fmt: skip
         batch, length, _, size = qkv.shape
         qkv = qkv.contiguous()
@@ -178,24 +178,24 @@ class _Attention(torch.autograd.Function):
         shared = int(cos is None or cos.shape[0] == 1)
         _call("heads_in", qkv, q, k, v, q_weight, k_weight, cos, sin, stats, batch, length, heads, groups, size, shared, float(eps))
         p = torch.bmm(q, k.transpose(1, 2))
-        _call("softmax", p, first, batch, heads, length, length, float(scale))
+        _call("softmax", p, first, last, batch, heads, length, length, float(scale))
         mixed = torch.bmm(p, v)
         out = qkv.new_empty(batch, length, heads * size)
         _call("heads_swap", mixed, out, batch, heads, length, size)
-        ctx.save_for_backward(qkv, q, k, v, p, q_weight, k_weight, cos, sin, first, stats)
+        ctx.save_for_backward(qkv, q, k, v, p, q_weight, k_weight, cos, sin, first, last, stats)
         ctx.how = heads, groups, scale, shared
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        qkv, q, k, v, p, q_weight, k_weight, cos, sin, first, stats = ctx.saved_tensors
+        qkv, q, k, v, p, q_weight, k_weight, cos, sin, first, last, stats = ctx.saved_tensors
         heads, groups, scale, shared = ctx.how
         batch, length, _, size = qkv.shape
         d_mixed = torch.empty_like(q)
         _call("heads_swap", grad.contiguous(), d_mixed, batch, length, heads, size)
         d_v = torch.bmm(p.transpose(1, 2), d_mixed)
         d_scores = torch.bmm(d_mixed, v.transpose(1, 2))
-        _call("softmax_back", d_scores, p, first, batch, heads, length, length, float(scale))
+        _call("softmax_back", d_scores, p, first, last, batch, heads, length, length, float(scale))
         d_q, d_k = torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q)
         threads = torch.get_num_threads()
         d_qkv, d_weights = torch.empty_like(qkv), torch.zeros(threads, 2, size)
@@ -221,20 +221,20 @@ class _Attention(torch.autograd.Function):
             threads,
         )
         d_qw, d_kw = d_weights.sum(0).to(qkv.dtype) if q_weight is not None else (None, None)
-        return d_qkv, d_qw, d_kw, None, None, None, None, None, None, None
+        return d_qkv, d_qw, d_kw, None, None, None, None, None, None, None, None
 
 
 def attention(
-    qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, rotary: tuple[Tensor, Tensor] | None, first: Tensor | None, *,
-    heads: int, groups: int, scale: float, eps: float,
+    qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, rotary: tuple[Tensor, Tensor] | None, first: Tensor | None,
+    last: Tensor | None = None, *, heads: int, groups: int, scale: float, eps: float,
 ) -> Tensor:  # fmt: skip
-    """Causal self-attention without a cache: qkv (B, T, H+2G, K) → (B, T, H·K).
+    """Self-attention without a cache: qkv (B, T, H+2G, K) → (B, T, H·K).
 
     `q_weight`, `k_weight` (K,) of the heads' norms or None; `rotary`: cosines and sines (B or 1, T, 1, K/2) float32 or None;
-    `first` (B, T) int32: the first key that each query sees, None: all.
+    `first`, `last` (B, T) int32: the first key that each query sees, None: the row's first, and one past its last, None: past itself.
     """
     cos, sin = (None, None) if rotary is None else (x.float().contiguous() for x in rotary)
-    return _Attention.apply(qkv, q_weight, k_weight, cos, sin, first, heads, groups, scale, eps)  # type: ignore[no-any-return]
+    return _Attention.apply(qkv, q_weight, k_weight, cos, sin, first, last, heads, groups, scale, eps)  # type: ignore[no-any-return]
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, softcap: float, *, back: bool) -> Tensor:

@@ -36,22 +36,32 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / sqrt(mean(x²) + eps) · weight` over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467)."""
     wide = x.to(_accumulate(x))
-    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    if weight.dtype != x.dtype:  # a float32 weight in a bfloat16 model: rounded once, at the end
+        return (wide * scale * weight).to(x.dtype)
+    return weight * (wide * scale).to(x.dtype)
 
 
-def rotary_table(positions: Tensor, inverse_frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for rotary positions.
+def rotary_table(positions: Tensor, inverse_frequencies: Tensor, dtype: torch.dtype, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for rotary positions, times `factor`.
 
     `positions` (B, T), `inverse_frequencies` (K/2,) → two tensors (B, T, 1, K/2). The angles are taken in float32
     (float64 where the frequencies are) whatever the model's dtype: in bfloat16 position 257 would equal 256.
     """
     angles = positions.clamp(min=0)[..., None, None].to(inverse_frequencies.dtype) * inverse_frequencies
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
+    return (cos.to(dtype), sin.to(dtype)) if factor == 1.0 else ((cos * factor).to(dtype), (sin * factor).to(dtype))
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions on `x` (B, T, H, K): the first half of each head turns against the second (arXiv 2104.09864)."""
+    """Rotary positions on `x` (B, T, H, K): the first half of each head turns against the second (arXiv 2104.09864).
+
+    Where the table is for fewer entries than a head has, the rest stays.
+    """
     cos, sin = table
+    turned = 2 * cos.shape[-1]
+    if turned < x.shape[-1]:
+        return torch.cat((rotate(x[..., :turned], table), x[..., turned:]), dim=-1)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -71,29 +81,35 @@ class _SoftmaxAttention(torch.autograd.Function):
             scores = torch.baddbmm(bias.expand(q.shape[0], q.shape[1], k.shape[1]), q, k.transpose(1, 2), alpha=scale)
         probabilities = torch.softmax(scores, -1)
         ctx.save_for_backward(q, k, v, probabilities)
-        ctx.scale = scale
+        ctx.scale, ctx.bias = scale, None if bias is None else bias.shape
         return torch.bmm(probabilities, v)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:  # type: ignore[override]
         q, k, v, probabilities = ctx.saved_tensors
         d_v = torch.bmm(probabilities.transpose(1, 2), grad)
         d_scores = torch._softmax_backward_data(torch.bmm(grad, v.transpose(1, 2)), probabilities, -1, probabilities.dtype)
         d_q = torch.bmm(d_scores, k).mul_(ctx.scale)
         d_k = torch.bmm(d_scores.transpose(1, 2), q).mul_(ctx.scale)
-        return d_q, d_k, d_v, None, None
+        d_bias = d_scores.sum_to_size(ctx.bias) if ctx.needs_input_grad[3] else None
+        return d_q, d_k, d_v, d_bias, None
 
 
 LONGEST_SCORES = 1024
 """Beyond this many keys the matrix of scores no longer fits the cache and the library's blockwise kernel wins."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, causal: bool, scale: float) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, causal: bool, scale: float, softcap: float = 0.0
+) -> Tensor:  # fmt: skip
     """Scaled dot-product attention (arXiv 1706.03762, section 3.2.1).
 
-    q (B, T, H, K); k, v (B, S, G, K). `bias` (B or 1, 1, T, S) is added to the scores (−inf forbids); `causal` without
-    a bias means that query t sees keys 0…t (then T = S). Returns (B, T, H, K).
+    q (B, T, H, K); k, v (B, S, G, K). `bias` (B or 1, 1 or H, T, S) is added to the scores (−inf forbids); `causal` without
+    a bias means that query t sees keys 0…t (then T = S). `softcap` squashes the scores to ± itself before the bias.
+    Returns (B, T, H, K).
     """
+    if softcap:
+        return _attend_capped(q, k, v, bias, causal, scale, softcap)
     (batch, length, heads, size), keys, groups = q.shape, k.shape[1], k.shape[2]
     if not q.is_cpu or keys > LONGEST_SCORES:
         mixed = F.scaled_dot_product_attention(
@@ -111,12 +127,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, causal: bool
     if groups != heads:
         k, v = (x.repeat_interleave(heads // groups, dim=2) for x in (k, v))
     q, k, v = (x.transpose(1, 2).reshape(batch * heads, -1, size) for x in (q, k, v))
-    if bias is not None and bias.shape[0] == batch > 1:
-        bias = bias.expand(batch, heads, length, keys).reshape(batch * heads, length, keys)
-    elif bias is not None:
-        bias = bias[0]
+    if bias is not None:
+        alike = bias.shape[:2] == (1, 1)
+        bias = bias[0] if alike else bias.expand(batch, heads, length, keys).reshape(batch * heads, length, keys)
     mixed = _SoftmaxAttention.apply(q, k, v, bias, scale)
     return mixed.view(batch, heads, length, size).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def _attend_capped(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float, softcap: float) -> Tensor:
+    """`attend` with the scores in the open, since no library kernel squashes them; shapes as there."""
+    heads, groups = q.shape[2], k.shape[2]
+    if groups != heads:
+        k, v = (x.repeat_interleave(heads // groups, dim=2) for x in (k, v))
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    scores = (q @ k.transpose(2, 3) * (scale / softcap)).tanh() * softcap
+    if bias is None and causal:
+        bias = causal_bias(q.shape[2], q.dtype, q.device)
+    if bias is not None:
+        scores = scores + bias
+    wide = _accumulate(q)
+    return (torch.softmax(scores.to(wide), -1).to(q.dtype) @ v).transpose(1, 2)
 
 
 def causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:

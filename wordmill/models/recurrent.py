@@ -383,6 +383,10 @@ class RecurrentLM(nn.Module):
         """(…, D) → (…, V)."""
         return F.linear(hidden, *self.output_layer())
 
+    def head_input(self, hidden: Tensor) -> Tensor:
+        """What the output layer reads of hidden states: they themselves."""
+        return hidden
+
     def output_layer(self) -> tuple[Tensor, Tensor | None]:
         """Weight (V, D) and bias (V,) of the output layer; the weight is the embedding's when tied."""
         return (self.embedding.weight if self.head is None else self.head.weight), self.output_bias

@@ -2,195 +2,247 @@
 
     tokens ─ embedding ─ [ norm ─ attention ─ + ─ norm ─ feed-forward ─ + ] × layers ─ norm ─ hidden ─ output layer ─ logits
 
-Shapes: B batch, T tokens, S keys, D width, H query heads, G key/value heads, K head size, F inner size, V vocabulary.
+    source ─ embedding ─ [ the same, seeing both ways ] × encoder_layers ─ memory      (an encoder–decoder: every block
+                                                          above has one more part, which reads the memory)
+
+Shapes: B batch, T tokens, S source tokens, D width, H query heads, K head size, V vocabulary.
 A position of −1 marks padding. The same call trains, scores and decodes: `hidden, state = model(ids, positions, …)`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wordmill.models import kernels
+from wordmill.core.errors import UsageError
+from wordmill.models import masks
+from wordmill.models.blocks import ACTIVATIONS, Block, Linear, Norm
 from wordmill.models.cache import KVCache
 from wordmill.models.config import TransformerConfig
-from wordmill.models.ops import attend, dropout, rms_norm, rotary_table, rotate
-
-ACTIVATIONS = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": F.silu,
-    "relu2": lambda x: F.relu(x).square(),
-}
+from wordmill.models.masks import Memory, View
+from wordmill.models.ops import dropout, rotary_table
+from wordmill.models.positions import distance_buckets, rotary_rates, sinusoids
 
 
-class Norm(nn.Module):
-    """RMSNorm or LayerNorm over the last dimension."""
+class Stack(nn.Module):
+    """Blocks with what stands before and after them: positions, token types, norms. `tokens`: also an embedding of that many."""
 
-    def __init__(self, size: int, kind: str, eps: float) -> None:
+    def __init__(self, config: TransformerConfig, tokens: int = 0) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(size))
-        self.bias = nn.Parameter(torch.zeros(size)) if kind == "layernorm" else None
+        self.config = config
+        if tokens:
+            self.embedding = nn.Embedding(tokens, config.width)
+        learned = config.max_positions + config.position_offset if config.positions == "learned" else 0
+        self.position_embedding = nn.Embedding(learned, config.width) if learned else None
+        self.type_embedding = nn.Embedding(config.token_types, config.width) if config.token_types else None
+        self.relative_bias = nn.Embedding(config.relative_buckets, config.heads) if config.positions == "relative" else None
+        self.embedding_norm = Norm(config.width, config.norm, config.norm_eps, bias=config.norm_bias) if config.embedding_norm else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        final = config.norm_position != "post"
+        self.norm = Norm(config.width, config.norm, config.norm_eps, bias=config.norm_bias) if final else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        if kernels.usable(x):
-            return kernels.norm(x, self.weight, self.bias, self.eps)
-        if self.bias is None:
-            return rms_norm(x, self.weight, self.eps)
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+    def embed(self, x: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
+        """Token embeddings (B, T, D) as the first block reads them."""
+        if self.type_embedding is not None:
+            x = x + (self.type_embedding.weight[0] if types is None else self.type_embedding(types))
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions.clamp(min=0) + self.config.position_offset)
+        elif self.config.positions == "sinusoidal":
+            x = x + sinusoids(positions, self.config.width).to(x.dtype)
+        return x if self.embedding_norm is None else self.embedding_norm(x)  # type: ignore[no-any-return]
 
+    def run(self, x: Tensor, view: View, states: list[Tensor] | None = None) -> Tensor:
+        """(B, T, D) through all blocks. `states` receives what goes into each of them, and the result."""
+        x = dropout(x, self.config.dropout, self.training)
+        for block in self.blocks:
+            if states is not None:
+                states.append(x)
+            x = block(x, view)
+        x = x if self.norm is None else self.norm(x)
+        if states is not None:
+            states.append(x)
+        return x
 
-class Linear(nn.Linear):
-    """A linear layer whose gradients are fast on a CPU."""
+    def _view(self, positions: Tensor, documents: Tensor | None, cache: KVCache | None, dtype: torch.dtype) -> View:
+        config, shape = self.config, positions.shape
+        documents = None if cache is not None else masks.apart(positions, documents, config.causal)
+        weight = self.blocks[0].attention.qkv.weight
+        stretches = masks.stretches(config, documents, shape, weight) if cache is None else None
+        windows = set(config.windows)
+        biases = {} if stretches is not None else {w: masks.self_bias(config, w, positions, documents, cache, dtype) for w in windows}
+        if self.relative_bias is not None:
+            bias = self._relative(positions, cache)
+            biases = {w: bias if mask is None else bias + mask for w, mask in self._whole(biases, shape, dtype, cache).items()}
+        rotary = self._rotary(positions, documents, dtype, kernels=stretches is not None) if config.positions == "rotary" else {}
+        return View(biases, rotary, cache, stretches)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, D) → (…, O)."""
-        return kernels.linear(x, self.weight, self.bias) if kernels.usable(x) else F.linear(x, self.weight, self.bias)
+    def _relative(self, positions: Tensor, cache: KVCache | None) -> Tensor:
+        """What relative positions add to the scores, (B or 1, H, T, S)."""
+        assert self.relative_bias is not None
+        buckets = distance_buckets(masks.distances(positions, cache), self.config)
+        return self.relative_bias(buckets).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
+    def _whole(
+        self, biases: dict[int, Tensor | None], shape: torch.Size, dtype: torch.dtype, cache: KVCache | None
+    ) -> dict[int, Tensor | None]:
+        """With relative positions the scores get a bias anyway, so that "plainly causal" has to be written into it."""
+        if not self.config.causal or cache is not None:
+            return biases
+        place = torch.arange(shape[1], device=self.blocks[0].attention.qkv.weight.device)
+        plain = torch.zeros(shape[1], shape[1], dtype=dtype, device=place.device).masked_fill_(place > place[:, None], -math.inf)
+        return {window: plain[None, None] if mask is None else mask for window, mask in biases.items()}
 
-class View(NamedTuple):
-    """What all layers of one forward pass share: who sees whom, and where everybody stands."""
-
-    biases: dict[int, Tensor | None]
-    """For each window size, the additive mask (B or 1, 1, T, S), or None where plain causal or full attention is right."""
-    rotary: tuple[Tensor, Tensor] | None
-    cache: KVCache | None
-    first: dict[int, Tensor | None] | None
-    """For each window size, the first key that each query sees (B, T), where the CPU kernels serve; else None."""
-
-
-class Attention(nn.Module):
-    """Multi-head attention with grouped key/value heads. `qkv` holds the rows of all query heads, then keys, then values."""
-
-    def __init__(self, config: TransformerConfig, layer: int) -> None:
-        super().__init__()
-        self.layer, self.heads, self.groups, self.size = layer, config.heads, config.kv_heads, config.head_size
-        self.eps = config.norm_eps
-        self.window, self.causal = config.windows[layer % len(config.windows)], config.causal
-        self.qkv = Linear(config.width, (config.heads + 2 * config.kv_heads) * config.head_size, bias=config.attention_bias)
-        self.output = Linear(config.heads * config.head_size, config.width, bias=config.output_bias)
-        self.q_norm = Norm(config.head_size, "rmsnorm", config.norm_eps) if config.qk_norm else None
-        self.k_norm = Norm(config.head_size, "rmsnorm", config.norm_eps) if config.qk_norm else None
-
-    def forward(self, x_BTD: Tensor, view: View) -> Tensor:
-        batch, length, _ = x_BTD.shape
-        qkv = self.qkv(x_BTD).view(batch, length, self.heads + 2 * self.groups, self.size)
-        if view.first is not None:
-            q_weight = self.q_norm.weight if self.q_norm is not None else None
-            k_weight = self.k_norm.weight if self.k_norm is not None else None
-            mixed = kernels.attention(qkv, q_weight, k_weight, view.rotary, view.first[self.window], heads=self.heads, groups=self.groups,
-                                      scale=self.size**-0.5, eps=self.eps)  # fmt: skip
-            return self.output(mixed)  # type: ignore[no-any-return]
-        q_BTHK, k_BTGK, v_BTGK = qkv.split((self.heads, self.groups, self.groups), dim=2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BTHK, k_BTGK = self.q_norm(q_BTHK), self.k_norm(k_BTGK)
-        if view.rotary is not None:
-            q_BTHK, k_BTGK = rotate(q_BTHK, view.rotary), rotate(k_BTGK, view.rotary)
-        if view.cache is not None:
-            k_BTGK, v_BTGK = view.cache.write(self.layer, k_BTGK, v_BTGK)
-        mixed = attend(q_BTHK, k_BTGK, v_BTGK, view.biases[self.window], causal=self.causal and view.cache is None, scale=self.size**-0.5)
-        return self.output(mixed.reshape(batch, length, self.heads * self.size))  # type: ignore[no-any-return]
-
-
-class FeedForward(nn.Module):
-    """Plain (`down(act(up(x)))`) or gated (`down(act(gate(x)) · up(x))`). When gated, `up` holds the gate's rows, then up's."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.gated, self.name, self.activation = config.gated, config.activation, ACTIVATIONS[config.activation]
-        self.up = Linear(config.width, config.ffn_size * (2 if config.gated else 1), bias=config.ffn_bias)
-        self.down = Linear(config.ffn_size, config.width, bias=config.ffn_bias)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        inner = self.up(x_BTD)
-        if kernels.usable(inner):
-            return self.down(kernels.activate(inner, self.name, self.gated))  # type: ignore[no-any-return]
-        if self.gated:
-            gate, inner = inner.chunk(2, dim=-1)
-            return self.down(self.activation(gate) * inner)  # type: ignore[no-any-return]
-        return self.down(self.activation(inner))  # type: ignore[no-any-return]
+    def _rotary(
+        self, positions: Tensor, documents: Tensor | None, dtype: torch.dtype, *, kernels: bool
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        config = self.config
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        rows = positions[:1] if documents is None and bool((positions == positions[:1]).all()) else positions
+        tables: dict[bool, tuple[Tensor, Tensor]] = {}
+        for window in set(config.windows):
+            local = bool(window) and config.rope_local_theta is not None
+            if local not in tables:
+                rates, factor = rotary_rates(config, local=local, dtype=wide, device=positions.device)
+                tables[local] = rotary_table(rows, rates, wide if kernels else dtype, factor)
+        return {w: tables[bool(w) and config.rope_local_theta is not None] for w in set(config.windows)}
 
 
-class Block(nn.Module):
-    """Attention and feed-forward, each with its residual connection and norm."""
-
-    def __init__(self, config: TransformerConfig, layer: int) -> None:
-        super().__init__()
-        self.post, self.dropout = config.norm_position == "post", config.dropout
-        self.attention = Attention(config, layer)
-        self.ffn = FeedForward(config)
-        self.attention_norm = Norm(config.width, config.norm, config.norm_eps)
-        self.ffn_norm = Norm(config.width, config.norm, config.norm_eps)
-
-    def forward(self, x: Tensor, view: View) -> Tensor:
-        if self.post:
-            x = self.attention_norm(x + self._drop(self.attention(x, view)))
-            return self.ffn_norm(x + self._drop(self.ffn(x)))  # type: ignore[no-any-return]
-        x = x + self._drop(self.attention(self.attention_norm(x), view))
-        return x + self._drop(self.ffn(self.ffn_norm(x)))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout, self.training)
-
-
-class Transformer(nn.Module):
-    """A stack with its embeddings and output layer.
+class Transformer(Stack):
+    """A stack with its embedding and output layer, and a second stack before it in an encoder–decoder.
 
     `forward` gives hidden states; `logits` turns them into scores over the vocabulary. Keeping the two apart lets the
     loss work on some rows at a time, and decoding on the last row alone.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.position_embedding = nn.Embedding(config.max_positions, config.width) if config.positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = Norm(config.width, config.norm, config.norm_eps) if config.norm_position == "pre" else None
-        self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size, bias=False)
+        super().__init__(config, config.vocab_size)
+        self.encoder = Stack(config.encoder()) if config.encoder_layers else None
+        self.ignored: tuple[str, ...] = ()
+        """Tensors of the folder that this model was loaded from and has no use for."""
+        transform = config.lm_head and config.head_transform
+        self.head_dense = Linear(config.width, config.width, bias=config.head_transform_bias) if transform else None
+        self.head_norm = Norm(config.width, config.norm, config.norm_eps, bias=config.norm_bias) if transform else None
+        self.head = Linear(config.width, config.vocab_size, bias=False) if config.lm_head and not config.tie_embeddings else None
+        self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.lm_head and config.head_bias else None
+        self.pooler = Linear(config.width, config.width) if config.pooler else None
 
     def forward(
-        self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None, state: KVCache | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        state: KVCache | None = None,
+        *,
+        memory: Memory | None = None,
+        types: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:
         """Hidden states for `ids` (B, T) → (B, T, D), and the state given (a cache, extended in place).
 
         `positions` (B, T): place of each token in its document, 0… by default; −1 marks padding. `documents` (B, T):
         which document of the row a token belongs to (each a run without gaps); tokens see their own document only.
-        None: one document a row.
+        None: one document a row. `types` (B, T): the kind of each token, 0 by default. `memory`: what `encode` made of the
+        source, read where the document numbers agree; a state remembers it after its first call.
+        Raises `UsageError` for a memory that is missing, or that the model has no use for.
         """
+        return self._forward(ids, positions, documents, state, memory, types, None)
+
+    def encode(self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None) -> Memory:
+        """The separate encoder's view of a source, `ids` (B, S); the rest as in `forward`."""
+        return self._encode(ids, positions, documents, None)
+
+    def hidden_states(
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        *,
+        memory: Memory | None = None,
+        types: Tensor | None = None,
+        source: bool = False,
+    ) -> list[Tensor]:
+        """What goes into each block and, last, the result: layers + 1 tensors (B, T, D). `source`: of the separate encoder."""
+        states: list[Tensor] = []
+        if source:
+            self._encode(ids, positions, documents, states)
+        else:
+            self._forward(ids, positions, documents, None, memory, types, states)
+        return states
+
+    def _forward(
+        self, ids: Tensor, positions: Tensor | None, documents: Tensor | None, state: KVCache | None, memory: Memory | None,
+        types: Tensor | None, states: list[Tensor] | None,
+    ) -> tuple[Tensor, KVCache | None]:  # fmt: skip
         if positions is None:
-            start = state.used if state is not None else 0
-            positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(ids.shape)
+            positions = _places(ids, state.used if state is not None else 0)
         if state is not None:
             state.extend(positions)
-        x = self.embedding(ids)
-        if self.position_embedding is not None:
-            x = x + self.position_embedding(positions.clamp(min=0))
-        elif self.config.positions == "sinusoidal":
-            x = x * math.sqrt(self.config.width) + sinusoids(positions, self.config.width).to(x.dtype)
-        x = dropout(x, self.config.dropout, self.training)
+        x = self.embed(self._scaled(ids), positions, types)
         view = self._view(positions, documents, state, x.dtype)
-        for block in self.blocks:
-            x = block(x, view)
-        return (x if self.norm is None else self.norm(x)), state
+        if memory is not None or self.encoder is not None:
+            view = self._crossing(view, positions, documents, memory, x.dtype)
+        return self.run(x, view, states), state
+
+    def _encode(self, ids: Tensor, positions: Tensor | None, documents: Tensor | None, states: list[Tensor] | None) -> Memory:
+        if self.encoder is None:
+            raise UsageError("this model has no separate encoder", fix="Call it as model(ids, …)")
+        positions = _places(ids, 0) if positions is None else positions
+        x = self.encoder.embed(self._scaled(ids), positions, None)
+        hidden = self.encoder.run(x, self.encoder._view(positions, documents, None, x.dtype), states)
+        return Memory(hidden, positions, documents)
+
+    def _scaled(self, ids: Tensor) -> Tensor:
+        x, scale = self.embedding(ids), self.config.embedding_scale
+        if scale is None:
+            scale = math.sqrt(self.config.width) if self.config.positions == "sinusoidal" else 1.0
+        return x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype, device=x.device)
+
+    def _crossing(self, view: View, positions: Tensor, documents: Tensor | None, memory: Memory | None, dtype: torch.dtype) -> View:
+        """The view with what cross-attention needs of the source: from the state, once it has read one."""
+        if self.encoder is None:
+            raise UsageError("this model has no cross-attention to read a memory with")
+        cache = view.cache
+        if cache is not None and cache.source is not None:
+            source = cache.source
+        elif memory is not None:
+            source = memory.positions, memory.documents
+        else:
+            raise UsageError("this decoder reads what its encoder made of a source", fix="Give memory=model.encode(ids, …)")
+        if cache is not None:
+            cache.source = source
+        bias, blind = masks.crossing(positions, documents, *source, dtype)
+        return view._replace(memory=memory, crossing=bias, blind=blind)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, D) → (…, V)."""
         weight, bias = self.output_layer()
-        scores = F.linear(hidden, weight, bias)
+        scores = F.linear(self.head_input(hidden), weight, bias)
         cap = self.config.logit_softcap
         return scores.div(cap).tanh().mul(cap) if cap else scores
 
+    def head_input(self, hidden: Tensor) -> Tensor:
+        """What the output layer reads of hidden states, (…, D) → (…, D): they themselves, but for models with a transform
+        before the output layer or a factor on it."""
+        if self.head_dense is not None and self.head_norm is not None:
+            hidden = self.head_norm(ACTIVATIONS[self.config.head_activation](self.head_dense(hidden)))
+        return hidden if self.config.head_scale == 1.0 else hidden * self.config.head_scale
+
     def output_layer(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (V, D) and bias of the output layer, shared with the embedding when tied."""
-        return (self.embedding.weight if self.head is None else self.head.weight), None
+        """Weight (V, D) and bias (V,) of the output layer, the weight shared with the embedding when tied.
+
+        Raises `UsageError` for a bare encoder, which has none.
+        """
+        if not self.config.lm_head:
+            raise UsageError("this model has no output layer: its folder held the bare encoder", fix="It can embed, or be fine-tuned")
+        return (self.embedding.weight if self.head is None else self.head.weight), self.head_bias
+
+    def pooled(self, hidden: Tensor) -> Tensor:
+        """The first token's state through the pooler: (B, T, D) → (B, D). Raises `UsageError` for a model without one."""
+        if self.pooler is None:
+            raise UsageError("this model has no pooler")
+        return self.pooler(hidden[:, 0]).tanh()  # type: ignore[no-any-return]
 
     def new_state(self, batch: int, length: int) -> KVCache:
         """An empty cache for `batch` rows of up to `length` tokens."""
@@ -199,67 +251,8 @@ class Transformer(nn.Module):
 
     def matrix_parts(self) -> dict[str, tuple[int, ...]]:
         """Rows of the matrices that are stacked in one weight: an optimiser that works on whole matrices takes them apart."""
-        c = self.config
-        q, kv, ffn = c.heads * c.head_size, c.kv_heads * c.head_size, c.ffn_size
-        parts = {f"blocks.{i}.attention.qkv.weight": (q, kv, kv) for i in range(c.layers)}
-        return {**parts, **({f"blocks.{i}.ffn.up.weight": (ffn, ffn) for i in range(c.layers)} if c.gated else {})}
-
-    def _view(self, positions: Tensor, documents: Tensor | None, cache: KVCache | None, dtype: torch.dtype) -> View:
-        config = self.config
-        first = self._first(positions, documents, dtype) if cache is None else None
-        biases = (
-            {} if first is not None else {window: self._bias(window, positions, documents, cache, dtype) for window in set(config.windows)}
-        )
-        rotary = None
-        if config.positions == "rotary":
-            wide = torch.float64 if dtype == torch.float64 else torch.float32
-            exponents = torch.arange(0, config.head_size, 2, device=positions.device, dtype=wide) / config.head_size
-            rows = positions[:1] if documents is None and bool((positions == positions[:1]).all()) else positions
-            rotary = rotary_table(rows, config.rope_theta**-exponents, wide if first is not None else dtype)
-        return View(biases, rotary, cache, first)
-
-    def _first(self, positions: Tensor, documents: Tensor | None, dtype: torch.dtype) -> dict[int, Tensor | None] | None:
-        """What the CPU kernels take for a mask: documents are runs within a row, so a query's keys are one stretch that
-        ends with itself. None where they don't serve."""
-        (batch, length), config = positions.shape, self.config
-        fits = length <= kernels.LONGEST and config.head_size <= kernels.LARGEST_HEAD and config.causal
-        if not fits or not kernels.usable(self.embedding.weight):
-            return None
-        place = torch.arange(length, dtype=torch.int32).expand(batch, length)
-        start = torch.zeros_like(place)
-        if documents is not None:
-            begins = torch.ones(batch, length, dtype=torch.bool)
-            begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-            start = torch.where(begins, place, 0).cummax(1).values.to(torch.int32)
-        found: dict[int, Tensor | None] = {}
-        for window in set(config.windows):
-            cut = bool(window) and window < length
-            first = torch.maximum(start, place - (window - 1)) if cut else start
-            found[window] = first.contiguous() if documents is not None or cut else None
-        return found
-
-    def _bias(self, window: int, positions: Tensor, documents: Tensor | None, cache: KVCache | None, dtype: torch.dtype) -> Tensor | None:
-        """The additive mask for one window size, or None where none is needed: one document a row costs nothing."""
-        length, device = positions.shape[1], positions.device
-        if cache is not None:
-            slots = torch.arange(cache.used, device=device)
-            query = positions[:1] if cache.uniform else positions
-            if length == 1 and cache.uniform and not window:
-                return None
-            allowed = slots <= query[:, :, None].clamp(min=0)
-            if window:
-                allowed &= slots > query[:, :, None] - window
-        else:
-            if documents is None and (not window or window >= length):
-                return None
-            place = torch.arange(length, device=device)
-            apart = (place[:, None] - place)[None]
-            allowed = apart >= 0 if self.config.causal else torch.ones_like(apart, dtype=torch.bool)
-            if window:
-                allowed = allowed & (apart.abs() < window)
-            if documents is not None:
-                allowed = allowed & (documents[:, :, None] == documents[:, None, :])
-        return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, -math.inf)[:, None]
+        parts = _matrix_parts(self.config, "")
+        return parts if self.encoder is None else {**parts, **_matrix_parts(self.encoder.config, "encoder.")}
 
     @torch.no_grad()
     def initialise(self, seed: int, *, zero_outputs: bool = True) -> None:
@@ -285,23 +278,39 @@ class Transformer(nn.Module):
                 _normal(parameter, std if own is None else own, generator)
 
 
+def _places(ids: Tensor, start: int) -> Tensor:
+    return torch.arange(start, start + ids.shape[1], device=ids.device).expand(ids.shape)
+
+
+def _matrix_parts(c: TransformerConfig, prefix: str) -> dict[str, tuple[int, ...]]:
+    q, kv = c.heads * c.head_size, c.kv_heads * c.head_size
+    parts: dict[str, tuple[int, ...]] = {}
+    for i in range(c.layers):
+        parts[f"{prefix}blocks.{i}.attention.qkv.weight"] = (q, kv, kv)
+        if c.encoder_layers:
+            parts[f"{prefix}blocks.{i}.cross_attention.kv.weight"] = (kv, kv)
+        if c.gated:
+            parts[f"{prefix}blocks.{i}.ffn.up.weight"] = (c.ffn_size, c.ffn_size)
+    return parts
+
+
 def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
     """Drawn on the CPU in float32, so that a seed means the same weights on every device and dtype."""
     parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
 
 
-def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """The fixed positions of 2017 (arXiv 1706.03762, section 3.5): sines in the even places, cosines in the odd. (B, T) → (B, T, D)."""
-    rates = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10_000.0) / width))
-    angles = positions.clamp(min=0)[..., None] * rates
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
-
-
 def flops_per_token(config: TransformerConfig, context: int) -> float:
     """Floating-point operations to train on one token: 6 for each weight of a matrix product (output layer included),
-    and 12·width per key for the attention scores (Kaplan et al. 2020, arXiv 2001.08361, table 1; full context counted)."""
+    and 12·width per key for the attention scores (Kaplan et al. 2020, arXiv 2001.08361, table 1; full context counted).
+
+    In an encoder–decoder "one token" is one of the target and one of the source, each of `context` tokens.
+    """
     attention = config.width * (2 * config.heads + 2 * config.kv_heads) * config.head_size
     ffn = config.width * config.ffn_size * (3 if config.gated else 2)
-    weights = config.layers * (attention + ffn) + config.vocab_size * config.width
-    reach: Sequence[int] = [min(w or context, context) for w in (config.windows[i % len(config.windows)] for i in range(config.layers))]
-    return 6.0 * weights + 12.0 * config.heads * config.head_size * sum(reach)
+    across = 2 if config.encoder_layers else 1
+    head = config.vocab_size * config.width * config.lm_head + config.width**2 * (config.lm_head and config.head_transform)
+    weights = config.layers * (across * attention + ffn) + head
+    reach = sum(min((2 if w and not config.causal else 1) * w or context, context) for w in map(config.window, range(config.layers)))
+    reach += (across - 1) * config.layers * context
+    own = 6.0 * weights + 12.0 * config.heads * config.head_size * reach
+    return own + (flops_per_token(config.encoder().replace(lm_head=False), context) if config.encoder_layers else 0.0)

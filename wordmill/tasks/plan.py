@@ -26,7 +26,7 @@ from wordmill.train.optim import OptimConfig
 if TYPE_CHECKING:
     from wordmill.tasks.pretrain import PretrainConfig
 
-VALIDATION_SHARE = 0.01
+VALIDATION_SHARE = 0.003
 """One validation during training takes at most about this share of the training time."""
 SAVING_SECONDS = 2.5
 """Kept back for writing the model folder and the report."""

@@ -194,7 +194,7 @@ def _reading(model: LanguageModel, context: int, wait: Callable[[], object]) -> 
         for _ in range(2):
             start = time.perf_counter()
             hidden, _ = model(ids)
-            token_losses(hidden.flatten(0, -2), *model.output_layer(), ids.flatten())
+            token_losses(model.head_input(hidden).flatten(0, -2), *model.output_layer(), ids.flatten())
             wait()
             best = min(best, time.perf_counter() - start)
     return rows * context / best

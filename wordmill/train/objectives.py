@@ -98,7 +98,7 @@ def output_loss(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tensor
     """−Σ log p(target) in nats of hidden states (N, D) and targets (N,): the output layer and its loss, the same for all objectives."""
     weight, bias = model.output_layer()
     softcap = getattr(model.config, "logit_softcap", 0.0)
-    return linear_cross_entropy(hidden, weight, bias, targets, softcap=softcap)
+    return linear_cross_entropy(model.head_input(hidden), weight, bias, targets, softcap=softcap)
 
 
 OBJECTIVES: dict[str, Objective] = {"clm": causal, "mlm": masked, "denoise": denoise, "infill": denoise, "prefix": prefix}

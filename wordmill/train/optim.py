@@ -71,7 +71,7 @@ def assign(model: nn.Module, config: OptimConfig) -> list[Group]:
         elif name.startswith("head."):
             kinds["head"].append(name)
         else:
-            kinds["matrix" if parameter.ndim >= 2 else "vector"].append(name)
+            kinds["matrix" if parameter.ndim >= 2 and "bias" not in name else "vector"].append(name)
     decay = config.weight_decay
     if config.kind == "muon":
         groups = [

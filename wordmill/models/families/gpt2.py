@@ -7,12 +7,13 @@ from typing import Any
 
 from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
-from wordmill.models.families._base import Family, Weight, activation, read, tokens_from_hf, tokens_to_hf
+from wordmill.models.families._base import ACTIVATIONS_TO_HF, Family, Weight, activation, read, tokens_from_hf, tokens_to_hf
 
 KNOWN = frozenset({"n_embd", "n_layer", "n_head", "n_positions", "n_ctx", "n_inner", "activation_function", "layer_norm_epsilon",
                    "resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_type", "summary_use_proj", "summary_activation",
-                   "summary_proj_to_labels", "summary_first_dropout", "add_cross_attention"})  # fmt: skip
-HF_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu", "relu2": "relu2"}
+                   "summary_proj_to_labels", "summary_first_dropout"})  # fmt: skip
+PARTS = {"norm": "layernorm", "norm_eps": 1e-5, "activation": "gelu_tanh", "gated": False, "qk_norm": False, "positions": "learned",
+         "attention_bias": True, "output_bias": True, "ffn_bias": True}  # fmt: skip
 
 
 def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,16 +24,13 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
         KNOWN,
         {"scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "reorder_and_upcast_attn": (False, True)},
     )
-    if values.get("add_cross_attention"):
-        raise ModelError("cross-attention in a GPT-2 is not supported", where="config.json")
     width, heads = values["n_embd"], values["n_head"]
     if width % heads:
         raise ModelError(f"n_embd ({width}) must be a multiple of n_head ({heads})", where="config.json")
     return {
-        "width": width, "layers": values["n_layer"], "heads": heads, "kv_heads": heads, "head_size": width // heads,
+        **PARTS, "width": width, "layers": values["n_layer"], "heads": heads, "kv_heads": heads, "head_size": width // heads,
         "ffn_size": values.get("n_inner") or 4 * width, "activation": activation(values.get("activation_function", "gelu_new"), "gpt2"),
-        "gated": False, "norm": "layernorm", "norm_eps": values.get("layer_norm_epsilon", 1e-5), "qk_norm": False, "positions": "learned",
-        "max_positions": values.get("n_positions", 1024), "attention_bias": True, "output_bias": True, "ffn_bias": True,
+        "norm_eps": values.get("layer_norm_epsilon", 1e-5), "max_positions": values.get("n_positions", 1024),
         "tie_embeddings": values.get("tie_word_embeddings", True), "init_std": values.get("initializer_range", 0.02),
         **tokens_from_hf(values),
     }  # fmt: skip
@@ -40,9 +38,10 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_hf(config: TransformerConfig) -> dict[str, Any]:
     """Our settings → config.json."""
+    act = "gelu_new" if config.activation == "gelu_tanh" else ACTIVATIONS_TO_HF[config.activation]
     return {
         "n_embd": config.width, "n_layer": config.layers, "n_head": config.heads, "n_positions": config.max_positions,
-        "n_inner": config.ffn_size, "activation_function": HF_ACTIVATIONS[config.activation], "layer_norm_epsilon": config.norm_eps,
+        "n_inner": config.ffn_size, "activation_function": act, "layer_norm_epsilon": config.norm_eps,
         "tie_word_embeddings": config.tie_embeddings, "vocab_size": config.vocab_size, "initializer_range": config.init_std,
         "resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": 0.0, **tokens_to_hf(config),
     }  # fmt: skip
@@ -69,4 +68,5 @@ def weights(config: TransformerConfig) -> list[Weight]:
     return [*found, Weight("norm.weight", ("transformer.ln_f.weight",)), Weight("norm.bias", ("transformer.ln_f.bias",))]
 
 
-FAMILY = Family("gpt2", "GPT2LMHeadModel", from_hf, to_hf, weights, prefix="transformer.", skip=(".attn.bias", ".attn.masked_bias"))
+FAMILY = Family("gpt2", "GPT2LMHeadModel", from_hf, to_hf, weights, PARTS, bare="GPT2Model", prefix="transformer.",
+                skip=(".attn.bias", ".attn.masked_bias"))  # fmt: skip
