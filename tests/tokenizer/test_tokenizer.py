@@ -170,7 +170,7 @@ def test_what_is_asked_for_and_absent_is_an_error(bpe):
 
 
 def test_missing_and_broken_files(tmp_path, bpe):
-    with pytest.raises(ModelError, match="no tokenizer.json here"):
+    with pytest.raises(ModelError, match="no tokenizer here: looked for tokenizer.json, vocab.txt, vocab.json with merges.txt"):
         Tokenizer.load(tmp_path)
     with pytest.raises(ModelError, match="here"):
         Tokenizer.load(tmp_path / "nothing")
