@@ -98,7 +98,7 @@ class Tokenizer:
         try:
             for name in ("special_tokens_map.json", "tokenizer_config.json"):
                 if (folder / name).is_file():
-                    settings |= read_json(folder / name)
+                    settings |= {key: _token(key, value) for key, value in read_json(folder / name).items()}
             templates = _templates(folder)
             if file.is_file() and file.suffix != ".model":
                 return cls(file.read_text(encoding="utf-8"), settings, templates)
@@ -383,6 +383,13 @@ class Tokenizer:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _token(key: str, value: Any) -> Any:
+    """A setting as it is; a special token that is written as an object is marked as one, without which `transformers` 5 refuses it."""
+    if key.endswith("_token") and isinstance(value, dict) and "content" in value:
+        return {"__type": "AddedToken", "special": True, **value}
+    return value
 
 
 def _templates(folder: Path) -> dict[str, str]:
