@@ -86,6 +86,9 @@ def read_sentencepiece(path: Path) -> SentencePiece:
         raise ModelError("not a SentencePiece model, or one cut short", where=path, fix="Download or copy the file again") from error
     if not pieces:
         raise ModelError("not a SentencePiece model: it holds no pieces", where=path)
+    if {2, 3} - {number for number, _ in fields}:
+        # Both follow the pieces in every file: one that ends before them may have lost pieces too.
+        raise ModelError("a SentencePiece model without its settings: it was cut short", where=path, fix="Download or copy the file again")
     algorithm = ALGORITHMS.get(_int(trainer, 3, 1), "unknown")
     if algorithm not in ("unigram", "bpe"):
         raise ModelError(f"a SentencePiece model of the {algorithm} algorithm is not supported, only unigram and bpe", where=path)
