@@ -136,20 +136,20 @@ def test_llama_with_its_flags(languages, tmp_path):
     assert Tokenizer.load(folder).hash == ours.hash
 
 
-def test_sentinels(languages):
-    ours = Tokenizer.load(languages.folder("t5", "T5Tokenizer"))
+def test_sentinels(own):
+    ours = Tokenizer.load(own.folder("t5", "T5Tokenizer"))
     assert len(ours.sentinel_ids) == 100
     assert ours.sentinel_ids[:2] == (ours.token_id("<extra_id_0>"), ours.token_id("<extra_id_1>")) == (len(ours) - 1, len(ours) - 2)
-    other = theirs(languages.folder("t5", "T5Tokenizer"), "T5Tokenizer")
+    other = theirs(own.folder("t5", "T5Tokenizer"), "T5Tokenizer")
     text = "The <extra_id_0> stands by <extra_id_1>."
     assert ours.encode_with_special(text) == other(text, add_special_tokens=False)["input_ids"]
-    fewer = Tokenizer.load(languages.folder("t5", "T5Tokenizer", extra_ids=5))
+    fewer = Tokenizer.load(own.folder("t5", "T5Tokenizer", extra_ids=5))
     assert len(fewer.sentinel_ids) == 5
-    assert Tokenizer.load(languages.folder("fairseq", "XLMRobertaTokenizer")).sentinel_ids == ()
+    assert Tokenizer.load(own.folder("fairseq", "XLMRobertaTokenizer")).sentinel_ids == ()
 
 
-def test_a_model_file_by_its_name(languages):
-    folder = languages.folder("any")
+def test_a_model_file_by_its_name(own):
+    folder = own.folder("any")
     ours = Tokenizer.load(folder / "any.model")
     assert ours.hash == Tokenizer.load(folder).hash
     assert ours.encode("a<sep>b").count(ours.token_id("<sep>")) == 1  # the user's own symbol is no special token
@@ -159,10 +159,10 @@ def test_a_model_file_by_its_name(languages):
     assert Tokenizer.load(folder / "other.model").hash == ours.hash
 
 
-def test_settings_of_the_folder_are_kept(languages, tmp_path):
+def test_settings_of_the_folder_are_kept(own, tmp_path):
     """Whatever else tokenizer_config.json says stays there."""
     settings = {"model_max_length": 512, "padding_side": "left", "pad_token": "<pad>"}
-    folder = languages.folder("t5", "T5Tokenizer", **settings)
+    folder = own.folder("t5", "T5Tokenizer", **settings)
     end = {"content": "</s>", "lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
     (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": end}), encoding="utf-8")
     Tokenizer.load(folder).save(tmp_path)

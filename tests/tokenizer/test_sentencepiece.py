@@ -19,8 +19,8 @@ def library():
 
 
 @pytest.mark.parametrize("files", ["t5", "fairseq-plain", "gemma", "any-bpe"])
-def test_everything_is_read_as_the_library_reads_it(languages, files, library):
-    path = next(languages.folder(files).glob("*.model"))
+def test_everything_is_read_as_the_library_reads_it(own, files, library):
+    path = next(own.folder(files).glob("*.model"))
     ours, theirs = read_sentencepiece(path), library.ModelProto.FromString(path.read_bytes())
     assert list(ours.pieces) == [Piece(piece.piece, piece.score, Type(piece.type)) for piece in theirs.pieces]
     trainer, normalizer = theirs.trainer_spec, theirs.normalizer_spec
@@ -68,8 +68,8 @@ def test_what_is_no_model_is_an_error(tmp_path, data, said):
         read_sentencepiece(tmp_path / "x.model")
 
 
-def test_every_cut_of_a_file_is_an_error(languages):
-    path = next(languages.folder("llama").glob("*.model"))
+def test_every_cut_of_a_file_is_an_error(own):
+    path = next(own.folder("llama").glob("*.model"))
     data = path.read_bytes()
     for size in (*range(1, 400, 7), *range(400, len(data), 997)):
         path.write_bytes(data[:size])
