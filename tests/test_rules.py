@@ -28,7 +28,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 600, 80
 EXTRAS = """
 transformers fastwarc resiliparse trafilatura mwparserfromhell ftfy py3langid rensa opencc seqeval sacrebleu rouge_score
 sklearn fastapi uvicorn llguidance lm_eval captum torchao gguf onnx tensorboard wandb ray optuna codecarbon soundfile
-jiwer jieba pytest hypothesis datasets tqdm pandas matplotlib scipy
+jiwer jieba sentencepiece google pytest hypothesis datasets tqdm pandas matplotlib scipy
 """.split()
 """Packages that only an extra (or nobody) installs."""
 

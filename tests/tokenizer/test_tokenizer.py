@@ -170,7 +170,7 @@ def test_what_is_asked_for_and_absent_is_an_error(bpe):
 
 
 def test_missing_and_broken_files(tmp_path, bpe):
-    with pytest.raises(ModelError, match="no tokenizer.json here"):
+    with pytest.raises(ModelError, match="no tokenizer here: looked for tokenizer.json, vocab.txt, vocab.json with merges.txt"):
         Tokenizer.load(tmp_path)
     with pytest.raises(ModelError, match="here"):
         Tokenizer.load(tmp_path / "nothing")
@@ -198,6 +198,39 @@ def test_a_tokenizer_from_elsewhere(bpe, tmp_path):
     assert len(tokenizer.encode("The mill grinds words and more")) > 4
     assert tokenizer.encode("<think>") == [bpe.vocab_size]
     assert tokenizer.chat_template == "{{ messages }}"
+
+
+def test_a_folder_that_names_no_tokens_has_those_in_common_use(tokenizers, tmp_path):
+    """bert-base-uncased says no more than this in its tokenizer_config.json."""
+    tokenizers["wordpiece"].save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true, "model_max_length": 512}', encoding="utf-8")
+    bare = Tokenizer.load(tmp_path)
+    assert (bare.pad_id, bare.unk_id, bare.cls_id, bare.sep_id, bare.mask_id, bare.bos_id, bare.eos_id) == (0, 1, 2, 3, 4, 2, 3)
+
+
+def test_chat_templates_are_kept_as_they_are(bpe, tmp_path):
+    auto = pytest.importorskip("transformers").AutoTokenizer
+    default, tools = "{{ 'ü' }}\r\n{% for m in messages %}\t{{ m.content }}\n{% endfor %}", "{{ tools }}"
+    listed = [{"name": "default", "template": default}, {"name": "tools", "template": tools}]
+    for template in (default, listed):
+        folder = Tokenizer(bpe._json, {**bpe.settings, "chat_template": template}).save(tmp_path / "config")
+        again = Tokenizer.load(folder)
+        assert again.settings["chat_template"] == template
+        assert again.chat_template == default
+        assert auto.from_pretrained(folder).get_chat_template() == default
+    # Files go before what tokenizer_config.json says, as they do in `transformers`.
+    (folder / "chat_template.jinja").write_bytes(default[::-1].encode())
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tools.jinja").write_bytes(tools.encode())
+    again = Tokenizer.load(folder)
+    assert again.chat_template == default[::-1]
+    copy = pickle.loads(pickle.dumps(again)).save(tmp_path / "files")
+    for name in ("chat_template.jinja", "additional_chat_templates/tools.jinja"):
+        assert (copy / name).read_bytes() == (folder / name).read_bytes()
+    # And a tokenizer without them leaves none of an earlier one.
+    bpe.save(copy)
+    assert Tokenizer.load(copy).chat_template is None
+    assert list(copy.rglob("*.jinja")) == []
 
 
 def test_gpt2_files_take_the_fast_path(bpe):

@@ -65,6 +65,63 @@ def test_extra_special_tokens_and_the_mask():
     assert tokenizer.encode_with_special("<|x|>") == [5]
 
 
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece", "byte", "char"])
+def test_for_masked_models(kind, tmp_path):
+    auto = pytest.importorskip("transformers").AutoTokenizer
+    ours = train_tokenizer(TEXT, config(kind=kind, purpose="masked", allow_smaller=True))
+    assert (ours.pad_id, ours.bos_id, ours.eos_id) == (0, ours.cls_id, ours.sep_id)
+    names = ["[PAD]", *(["[UNK]"] if kind in ("wordpiece", "char") else []), "[CLS]", "[SEP]", "[MASK]"]
+    assert list(ours.special_tokens) == names
+    opened = auto.from_pretrained(ours.save(tmp_path))
+    for role in ("pad", "cls", "sep", "mask"):
+        assert getattr(opened, f"{role}_token_id") == getattr(ours, f"{role}_id") is not None
+    first, second = ours.encode("mill grinds"), ours.encode("water wheel.")
+    assert opened("mill grinds")["input_ids"] == ours.wrap(first).ids == [ours.cls_id, *first, ours.sep_id]
+    pair = opened("mill grinds", "water wheel.", return_token_type_ids=True)
+    assert ours.wrap(first, second) == (pair["input_ids"], pair["token_type_ids"])
+    assert pair["token_type_ids"] == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    assert ("token_type_ids" in opened("x")) == (kind == "wordpiece")
+    masked = ours.encode_with_special("mill [MASK] wheel")
+    assert masked == opened("mill [MASK] wheel", add_special_tokens=False)["input_ids"]
+    if kind in ("bpe", "unigram"):  # the mask stands for a word with the space before it
+        assert masked == [*ours.encode("mill"), ours.mask_id, *ours.encode(" wheel")]
+    assert ours.mask_id not in ours.encode("mill [MASK] wheel")
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece", "byte", "char"])
+def test_for_denoising_models(kind, tmp_path):
+    auto = pytest.importorskip("transformers").AutoTokenizer
+    ours = train_tokenizer(TEXT, config(kind=kind, purpose="denoising", sentinels=7, allow_smaller=True))
+    assert len(ours.sentinel_ids) == 7
+    assert ours.sentinel_ids == tuple(range(ours.sentinel_ids[0], ours.sentinel_ids[0] + 7))
+    assert [ours.token_text(index) for index in ours.sentinel_ids[:2]] == ["<extra_id_0>", "<extra_id_1>"]
+    opened = auto.from_pretrained(ours.save(tmp_path))
+    for role in ("pad", "eos", "mask"):
+        assert getattr(opened, f"{role}_token_id") == getattr(ours, f"{role}_id") is not None
+    assert list(opened.extra_special_tokens) == [f"<extra_id_{n}>" for n in range(7)]
+    assert len(opened) == len(ours)
+    first, second = ours.encode("mill grinds"), ours.encode("water wheel.")
+    assert opened("mill grinds")["input_ids"] == ours.wrap(first).ids == [*first, ours.eos_id]
+    pair = opened("mill grinds", "water wheel.", return_token_type_ids=True)
+    assert ours.wrap(first, second) == (pair["input_ids"], pair["token_type_ids"])
+    assert pair["input_ids"] == [*first, ours.eos_id, *second, ours.eos_id]
+    text = "mill <extra_id_0> grinds <extra_id_6>"
+    assert ours.encode_with_special(text) == opened(text, add_special_tokens=False)["input_ids"]
+    assert not set(ours.sentinel_ids) & set(ours.encode(text))
+
+
+def test_sentinels_are_a_hundred_unless_said():
+    assert len(train_tokenizer(TEXT, config(kind="byte", purpose="denoising")).sentinel_ids) == 100
+    assert train_tokenizer(TEXT, config(kind="byte")).sentinel_ids == ()
+    with pytest.raises(ConfigError, match="sentinels are for denoising; a masked tokenizer has none"):
+        config(purpose="masked", sentinels=3)
+    with pytest.raises(ConfigError, match="it needs 359"):
+        train_tokenizer(TEXT, config(purpose="denoising", vocab=300))
+    with pytest.raises(ConfigError, match="extra_special"):
+        config(purpose="denoising", extra_special=("<extra_id_3>",))
+    assert config(purpose="masked", extra_special=("<|pad|>",)).special == ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "<|pad|>")
+
+
 def test_lowercase_wordpiece():
     tokenizer = train_tokenizer(TEXT, config(kind="wordpiece", vocab=60, lowercase=True))
     assert tokenizer.encode("MILL") == tokenizer.encode("mill")

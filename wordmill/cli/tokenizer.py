@@ -21,6 +21,8 @@ def train(
     vocab: Annotated[str, typer.Option("--vocab", help="Tokens in the vocabulary, or auto: by the size of the text.")] = "auto",
     kind: Annotated[str, typer.Option("--kind", help="bpe, wordpiece, unigram, byte or char.")] = "bpe",
     lowercase: Annotated[bool, typer.Option("--lowercase", help="Lower-case all text (wordpiece only).")] = False,
+    purpose: Annotated[str, typer.Option("--purpose", help="causal, masked or denoising: which special tokens there are.")] = "causal",
+    sentinels: Annotated[int | None, typer.Option("--sentinels", help="Sentinels, for denoising (100).", show_default=False)] = None,
     special: Annotated[list[str] | None, typer.Option("--special", help="One more special token; repeatable.")] = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
@@ -43,6 +45,8 @@ def train(
             "vocab": _vocab(vocab, kind),
             "allow_smaller": vocab == "auto",
             "lowercase": lowercase,
+            "purpose": purpose,
+            "sentinels": sentinels,
             "extra_special": tuple(special or ()),
         },
         where="tokenizer train",
@@ -114,13 +118,15 @@ def _vocab(vocab: str, kind: str) -> int | None:
 
 
 def _facts(tokenizer: Tokenizer) -> dict[str, Any]:
-    roles = {f"{role}_id": getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad", "unk", "mask")}
+    roles = {f"{role}_id": getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad", "unk", "mask", "cls", "sep")}
     return {"kind": tokenizer.kind, "vocab": tokenizer.vocab_size, "hash": tokenizer.hash, "special": tokenizer.special_tokens, **roles}
 
 
 def _summary(tokenizer: Tokenizer, values: dict[str, Any] | None) -> str:
     from wordmill.tokenizer import report_text
 
-    special = ", ".join(f"{name} {index}" for name, index in tokenizer.special_tokens.items())
+    sentinels = set(tokenizer.sentinel_ids[1:-1])
+    shown = {name: index for name, index in tokenizer.special_tokens.items() if index not in sentinels}
+    special = ", ".join(f"{name} {index}" for name, index in shown.items())
     head = f"{tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} tokens; special: {special or 'none'}"
     return f"{head}\non {values['split']} text:\n{report_text(values)}" if values else head

@@ -10,13 +10,18 @@ from wordmill.core.config import Config
 
 Kind = Literal["bpe", "wordpiece", "unigram", "byte", "char"]
 KINDS: tuple[Kind, ...] = ("bpe", "wordpiece", "unigram", "byte", "char")
+Purpose = Literal["causal", "masked", "denoising"]
 
 END, PAD, TURN_START, TURN_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<|unk|>"
-SPECIAL = (END, PAD, TURN_START, TURN_END)
-"""Special tokens of all kinds but WordPiece, ids 0–3. `END` stands before and after every document: it is bos and eos."""
 MASK = "<|mask|>"
-"""The name that makes one of `TokenizerConfig.extra_special` the mask token."""
-WORDPIECE_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""The name that makes one of `TokenizerConfig.extra_special` the mask token of a causal tokenizer."""
+
+CAUSAL = {"bos": END, "eos": END, "pad": PAD, "unk": UNKNOWN}
+"""Tokens by the part that they play. `END` stands before and after every document."""
+BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+T5 = {"pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+SENTINELS = 100
+"""As many as T5 has."""
 
 
 class TokenizerConfig(Config):
@@ -36,25 +41,51 @@ class TokenizerConfig(Config):
     """Train on a sample of about this many bytes when the text is larger: more text hardly changes a vocabulary."""
     lowercase: bool = False
     """Lower-case all text and drop accents (wordpiece only: BERT's uncased models)."""
+    purpose: Purpose = "causal"
+    """Which special tokens there are, and what stands around a text. causal: `<|endoftext|>` in front, and the marks of a chat's turns.
+    masked: `[CLS] … [SEP]`, and `[MASK]`. denoising: `… </s>`, the sentinels `<extra_id_0>`, `<extra_id_1>`, …, and `<mask>`.
+    WordPiece has BERT's tokens for each of them."""
+    sentinels: int | None = Field(default=None, ge=1, le=10_000)
+    """How many sentinels: the most spans that can be cut out of one text (denoising only); none: 100."""
     extra_special: tuple[str, ...] = ()
-    """More special tokens, after the usual ones; `<|mask|>` becomes the mask token of masked language modelling."""
+    """More special tokens, after the usual ones; `<|mask|>` becomes the mask token of a causal tokenizer."""
 
     @model_validator(mode="after")
     def _fits(self) -> TokenizerConfig:
         if self.lowercase and self.kind != "wordpiece":
             raise ValueError(f"lowercase is for wordpiece; a {self.kind} tokenizer keeps the text as it is")
-        known = WORDPIECE_SPECIAL if self.kind == "wordpiece" else (*SPECIAL, UNKNOWN)
+        if self.sentinels is not None and self.purpose != "denoising":
+            raise ValueError(f"sentinels are for denoising; a {self.purpose} tokenizer has none")
+        known = {*self._usual, UNKNOWN}
         clash = [name for name in self.extra_special if not name or name in known]
         if clash or len(set(self.extra_special)) < len(self.extra_special):
             raise ValueError(f"extra_special holds a token twice, an empty one, or one that is there anyway: {clash or self.extra_special}")
         return self
 
     @property
+    def roles(self) -> dict[str, str]:
+        """The tokens that play a part (bos, eos, pad, unk, cls, sep, mask)."""
+        if self.kind == "wordpiece":
+            return BERT | ({"eos": BERT["sep"]} if self.purpose == "denoising" else {})
+        roles = {"causal": CAUSAL, "masked": BERT, "denoising": T5}[self.purpose]
+        masks = {"mask": MASK} if self.purpose == "causal" and MASK in self.extra_special else {}
+        return {role: token for role, token in roles.items() if role != "unk" or self.kind == "char"} | masks
+
+    @property
+    def sentinel_names(self) -> tuple[str, ...]:
+        """The sentinels in the order of their use; () unless for denoising."""
+        return tuple(f"<extra_id_{n}>" for n in range(self.sentinels or SENTINELS)) if self.purpose == "denoising" else ()
+
+    @property
+    def _usual(self) -> tuple[str, ...]:
+        if self.kind != "wordpiece" and self.purpose == "causal":
+            return (END, PAD, TURN_START, TURN_END, *((UNKNOWN,) if self.kind == "char" else ()))
+        return (*dict.fromkeys(self.roles.values()), *self.sentinel_names)
+
+    @property
     def special(self) -> tuple[str, ...]:
         """All special tokens in the order of their ids (from 0)."""
-        if self.kind == "wordpiece":
-            return (*WORDPIECE_SPECIAL, *self.extra_special)
-        return (*SPECIAL, *((UNKNOWN,) if self.kind == "char" else ()), *self.extra_special)
+        return (*self._usual, *self.extra_special)
 
 
 def suggest_vocab(n_bytes: int) -> int:

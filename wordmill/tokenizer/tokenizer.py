@@ -1,7 +1,8 @@
 """Text to ids and back, whatever kind of tokenizer is behind it.
 
-Text is always text: `<|im_start|>` typed by a person is encoded as the characters it consists of. Only `encode_with_special`, which chat
-templates use for what they themselves write, turns such strings into special tokens.
+Text is always text: `<|im_start|>` typed by a person is encoded as the characters it consists of (plain.py). Only `encode_with_special`,
+which chat templates use for what they themselves write, turns such strings into special tokens; `wrap` adds those that a family of models
+wants around a text.
 
 Three ways of encoding give the same ids; the fastest that applies is taken: tiktoken (byte-level BPE, fast.py), a table (byte, char),
 `tokenizers` (everything else).
@@ -14,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 
 from wordmill.core.errors import DataError, ModelError, UsageError
-from wordmill.core.files import hash_values, read_json, write_json, write_text
+from wordmill.core.files import hash_values, read_json, write_atomic, write_json, write_text
 from wordmill.core.lineage import write_lineage
 from wordmill.tokenizer import fast
 from wordmill.tokenizer.config import Kind
+from wordmill.tokenizer.convert import convert
 from wordmill.tokenizer.fast import Ids
 from wordmill.tokenizer.patterns import ENCODE
+from wordmill.tokenizer.plain import without_special
+from wordmill.tokenizer.wrap import Layout, Wrapped, layout_of, named_ends
 
 LONG_TEXT = 1_000_000
 """Characters above which a text is encoded in parts."""
@@ -40,6 +44,8 @@ _NAMES = {
     "pad": ("pad_token",),
     "unk": ("unk_token",),
     "mask": ("mask_token",),
+    "cls": ("cls_token",),
+    "sep": ("sep_token",),
 }
 _COMMON = {
     "bos": ("<|endoftext|>", "<s>", "<bos>", "<|begin_of_text|>", "[CLS]"),
@@ -47,14 +53,21 @@ _COMMON = {
     "pad": ("<|pad|>", "<pad>", "[PAD]"),
     "unk": ("<|unk|>", "<unk>", "[UNK]"),
     "mask": ("<|mask|>", "<mask>", "[MASK]"),
+    "cls": ("[CLS]",),
+    "sep": ("[SEP]",),
 }
+TEMPLATE, MORE_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
+"""Where `transformers` 5 keeps chat templates: one file, and a folder of others by name. They go before what tokenizer_config.json says."""
 
 
 class Tokenizer:
     """A trained tokenizer. Make one by `train_tokenizer` or `Tokenizer.load`."""
 
-    def __init__(self, text: str, settings: Mapping[str, Any] | None = None) -> None:
-        """`text` is a tokenizer.json, `settings` a tokenizer_config.json. Raises `ModelError` when the former is broken."""
+    def __init__(self, text: str, settings: Mapping[str, Any] | None = None, templates: Mapping[str, str] | None = None) -> None:
+        """`text` is a tokenizer.json, `settings` a tokenizer_config.json, `templates` the chat templates in files of their own, by name.
+
+        Raises `ModelError` when the first is broken.
+        """
         try:
             self._backend = Backend.from_str(text)
         except Exception as error:  # the library raises plain Exception
@@ -65,6 +78,7 @@ class Tokenizer:
         self._backend.encode_special_tokens = True
         self._json = self._backend.to_str()
         self.settings: dict[str, Any] = dict(settings or {})
+        self.templates: dict[str, str] = dict(templates or {})
         added = self._backend.get_added_tokens_decoder()
         self.special_tokens: dict[str, int] = {token.content: index for index, token in sorted(added.items()) if token.special}
         self._roles = {role: self._role(role) for role in _NAMES}
@@ -73,33 +87,35 @@ class Tokenizer:
 
     @classmethod
     def load(cls, place: str | Path) -> Tokenizer:
-        """Open a folder (of a tokenizer or a model, ours or anybody's) that holds tokenizer.json, or that file itself.
+        """Open a folder of a tokenizer or a model, ours or anybody's, or one of its files: tokenizer.json, or a SentencePiece `.model`.
 
-        Raises `ModelError` when there is none or it can't be read.
+        Where there is no tokenizer.json, it is made from vocab.txt, vocab.json and merges.txt, or a `.model` (convert.py).
+        Raises `ModelError` when there is none of them, one can't be read, or its family isn't known.
         """
         path = Path(place)
         folder, file = (path, path / "tokenizer.json") if path.is_dir() else (path.parent, path)
-        if not file.is_file():
-            raise ModelError(
-                f"no {file.name} here", where=folder, fix="Name the folder of a tokenizer or a model; `wordmill tokenizer train` makes one"
-            )
         settings: dict[str, Any] = {}
         try:
             for name in ("special_tokens_map.json", "tokenizer_config.json"):
                 if (folder / name).is_file():
-                    settings |= read_json(folder / name)
-            if "chat_template" not in settings and (folder / "chat_template.jinja").is_file():
-                settings["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-            return cls(file.read_text(encoding="utf-8"), settings)
+                    settings |= {key: _token(key, value) for key, value in read_json(folder / name).items()}
+            templates = _templates(folder)
+            if file.is_file() and file.suffix != ".model":
+                return cls(file.read_text(encoding="utf-8"), settings, templates)
         except UnicodeDecodeError as error:
             raise ModelError("not UTF-8 text", where=file) from error
         except DataError as error:
             raise ModelError(error.what, where=error.where) from error
         except ModelError as error:
             raise ModelError(error.what, where=file) from error
+        if not path.exists():
+            raise ModelError(f"no {file.name} here", where=folder, fix="Name the folder of a tokenizer or a model")
+        text, settings = convert(folder, settings, file if file.suffix == ".model" else None)
+        return cls(text, settings, templates)
 
     def save(self, folder: str | Path, *, lineage: Mapping[str, Any] | None = None) -> Path:
-        """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` opens; with `lineage` wordmill.json too.
+        """Write tokenizer.json, tokenizer_config.json and the files of chat templates, which `transformers.AutoTokenizer` opens; with
+        `lineage` wordmill.json too.
 
         Raises `DiskFullError`.
         """
@@ -108,12 +124,19 @@ class Tokenizer:
         pretty = json.dumps(self._spec, ensure_ascii=False, indent=1) + "\n"
         write_text(folder / "tokenizer.json", pretty)
         write_json(folder / "tokenizer_config.json", self.settings)
+        # A template that an earlier tokenizer has left here would be taken for ours.
+        for old in (folder / TEMPLATE, *(folder / MORE_TEMPLATES).glob("*.jinja")):
+            old.unlink(missing_ok=True)
+        for name, template in self.templates.items():
+            file = folder / (TEMPLATE if name == "default" else f"{MORE_TEMPLATES}/{name}.jinja")
+            file.parent.mkdir(exist_ok=True)
+            write_atomic(file, partial(Path.write_bytes, data=template.encode()))
         if lineage is not None:
             write_lineage(folder, **{"tokenizer": {"hash": self.hash, "kind": self.kind, "vocab": self.vocab_size}, **lineage})
         return folder
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._json, self.settings)
+        return type(self), (self._json, self.settings, self.templates)
 
     # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -123,8 +146,10 @@ class Tokenizer:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the serialised tokenizer and of which tokens are bos, eos, pad, unk and mask (64 hex digits)."""
-        return hash_values(self._spec, self._roles)
+        """SHA-256 of the serialised tokenizer and of which tokens play which part (64 hex digits)."""
+        same = {"cls": "bos", "sep": "eos"}  # where these are one token, both were one part when the first hashes were written
+        roles = {role: index for role, index in self._roles.items() if role not in same or index not in (None, self._roles[same[role]])}
+        return hash_values(self._spec, roles)
 
     @property
     def kind(self) -> Kind:
@@ -169,10 +194,35 @@ class Tokenizer:
         return self._roles["mask"]
 
     @property
+    def cls_id(self) -> int | None:
+        """The token at the start of what an encoder reads, in whose place it says what the whole text is, if there is one."""
+        return self._roles["cls"]
+
+    @property
+    def sep_id(self) -> int | None:
+        """The token after each text that an encoder reads, if there is one."""
+        return self._roles["sep"]
+
+    @cached_property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        """The tokens that stand for spans cut out of a text (T5), in the order of their use, `<extra_id_0>` first; () where none are."""
+        found: list[int] = []
+        while True:
+            name = f"<extra_id_{len(found)}>"
+            # In mT5's vocabulary they are written with a space before them.
+            index = next((n for n in map(self.token_id, (name, f"▁{name}")) if n is not None), None)
+            if index is None:
+                return tuple(found)
+            found.append(index)
+
+    @property
     def chat_template(self) -> str | None:
-        """The Jinja template of conversations, if there is one."""
-        template = self.settings.get("chat_template")
-        return template if isinstance(template, str) else None
+        """The Jinja template of conversations, if there is one; of several, the one called default."""
+        template = self.templates or self.settings.get("chat_template")
+        if isinstance(template, list):
+            template = {each["name"]: each["template"] for each in template}
+        found = template.get("default") if isinstance(template, dict) else template
+        return found if isinstance(found, str) else None
 
     def token_id(self, token: str) -> int | None:
         """The id of a token as it is written in the vocabulary, None when it is not there."""
@@ -226,7 +276,7 @@ class Tokenizer:
     def encode_arrays(self, texts: Sequence[str], *, threads: int | None = None) -> list[Ids]:
         """As `encode_batch`, giving arrays (n,) uint32: less memory, no lists."""
         if self._quick is None:
-            encodings = self._backend.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
+            encodings = self._plain.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
             return [np.array(encoding.ids, np.uint32) for encoding in encodings]
         threads = threads or cores()
         if threads == 1 or len(texts) < 2:
@@ -234,6 +284,18 @@ class Tokenizer:
         with ThreadPoolExecutor(threads) as pool:
             groups = list(pool.map(lambda group: [self._encode_one(text) for text in group], _groups(texts, threads)))
         return [ids for group in groups for ids in group]
+
+    def wrap(self, ids: Sequence[int], pair: Sequence[int] | None = None) -> Wrapped:
+        """A text's ids, or those of a pair of texts, with the special tokens that the family puts around them; and the token types.
+
+        `ids` (T,) and `pair` (U,) come from `encode`. The result equals what `transformers` gives for `tokenizer(text, pair)`:
+        `[CLS] … [SEP] … [SEP]` with types 0 and 1 for BERT, `… </s>` for T5. Raises `ModelError` for a post-processor that isn't known.
+        """
+        return self._layout.wrap(ids, pair)
+
+    def wrap_size(self, *, pair: bool = False) -> int:
+        """How many tokens `wrap` adds."""
+        return len(self._layout.pair) - 2 if pair else len(self._layout.single) - 1
 
     def encode_with_special(self, text: str) -> list[int]:
         """Ids of a text in which special tokens are written out. For templates only, never for what a user wrote."""
@@ -246,7 +308,7 @@ class Tokenizer:
         return text
 
     def required(self, role: str) -> int:
-        """The id of a special token by role (bos, eos, pad, unk, mask). Raises `ModelError` when there is none."""
+        """The id of a special token by role (bos, eos, pad, unk, mask, cls, sep). Raises `ModelError` when there is none."""
         found = self._roles[role]
         if found is None:
             raise ModelError(f"this tokenizer has no {role} token", fix=f"Name one as {role}_token in tokenizer_config.json")
@@ -259,7 +321,7 @@ class Tokenizer:
             whole = [part for part in parts if part is not None]
             if len(whole) == len(parts):
                 return whole[0] if len(whole) == 1 else np.concatenate(whole)
-        return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.uint32)
+        return np.array(self._plain.encode(text, add_special_tokens=False).ids, np.uint32)
 
     def _parts(self, text: str) -> Iterator[str]:
         """A long text, cut where the pattern cuts anyway, so that memory stays bounded; only for the pattern of which that is known."""
@@ -281,6 +343,20 @@ class Tokenizer:
         return fast.table(self._spec) or fast.fast_bpe(self._spec, self._backend)
 
     @cached_property
+    def _plain(self) -> Backend:
+        """The backend that encodes text: one that can't write a special token."""
+        text = without_special(self._spec)
+        if text is None:
+            return self._backend
+        backend = Backend.from_str(text)
+        backend.encode_special_tokens = True
+        return backend
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return layout_of(self._spec.get("post_processor"))
+
+    @cached_property
     def _parsing(self) -> Backend:
         """A second backend that reads special tokens: a switch on the first would not be safe with threads."""
         backend = Backend.from_str(self._json)
@@ -295,7 +371,11 @@ class Tokenizer:
         named = [self.settings.get(name) for name in _NAMES[role]]
         tokens = [token["content"] if isinstance(token, dict) else token for token in named if token]
         # Where nobody says which token is which (a bare tokenizer.json), the names in common use decide.
-        guesses = [] if self.settings else [name for name in _COMMON[role] if name in self.special_tokens]
+        guesses: list[str] = []
+        if not any(name in self.settings for names in _NAMES.values() for name in names):
+            guesses = [name for name in _COMMON[role] if name in self.special_tokens]
+            if role in ("cls", "sep"):
+                guesses += [token for end, token in named_ends(self._spec.get("post_processor")).items() if end == role]
         ids = [self._backend.token_to_id(token) for token in (*tokens, *guesses)]
         return next((index for index in ids if index is not None), None)
 
@@ -303,6 +383,19 @@ class Tokenizer:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _token(key: str, value: Any) -> Any:
+    """A setting as it is; a special token that is written as an object is marked as one, without which `transformers` 5 refuses it."""
+    if key.endswith("_token") and isinstance(value, dict) and "content" in value:
+        return {"__type": "AddedToken", "special": True, **value}
+    return value
+
+
+def _templates(folder: Path) -> dict[str, str]:
+    """The chat templates in files of their own, by name, byte for byte."""
+    files = {"default": folder / TEMPLATE, **{path.stem: path for path in sorted((folder / MORE_TEMPLATES).glob("*.jinja"))}}
+    return {name: path.read_bytes().decode() for name, path in files.items() if path.is_file()}
 
 
 def _valid(text: str) -> str:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from wordmill.core.errors import ConfigError, DataError
 from wordmill.core.progress import SILENT, Reporter, human_bytes
-from wordmill.tokenizer.config import END, MASK, PAD, UNKNOWN, TokenizerConfig, suggest_vocab
+from wordmill.tokenizer.config import BERT, TokenizerConfig, suggest_vocab
 from wordmill.tokenizer.fast import byte_to_char
 from wordmill.tokenizer.patterns import EACH_CHARACTER, ENCODE, SCRIPT_RUNS, TRAIN
 from wordmill.tokenizer.tokenizer import Tokenizer
@@ -142,8 +142,7 @@ def _unigram(chunks: Iterator[str], config: TokenizerConfig, vocab: int) -> Back
 
 
 def _wordpiece(chunks: Iterator[str], config: TokenizerConfig, vocab: int) -> Backend:
-    _pad, unknown, start, end, _mask = config.special[:5]
-    backend = Backend(models.WordPiece(unk_token=unknown))
+    backend = Backend(models.WordPiece(unk_token=BERT["unk"]))
     backend.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
     # BERT's cuts (spaces, marks, single Han characters), and those between digits and between scripts.
     scripts = pre_tokenizers.Split(Regex(rf"\p{{N}}|{SCRIPT_RUNS}"), "isolated")
@@ -164,10 +163,6 @@ def _wordpiece(chunks: Iterator[str], config: TokenizerConfig, vocab: int) -> Ba
     )  # fmt: skip
     backend.train_from_iterator(texts, trainer)
     backend.decoder = decoders.WordPiece()
-    ids = [(name, backend.token_to_id(name)) for name in (start, end)]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}", pair=f"{start} $A {end} $B:1 {end}:1", special_tokens=ids
-    )
     return backend
 
 
@@ -182,7 +177,7 @@ def _char(chunks: Iterator[str], config: TokenizerConfig, vocab: int) -> Backend
         counts.update(chunk)
     room = vocab - len(config.special)
     kept = sorted(counts, key=lambda char: (-counts[char], char))[:room]
-    backend = Backend(models.WordLevel(vocab={token: n for n, token in enumerate((*config.special, *kept))}, unk_token=UNKNOWN))
+    backend = Backend(models.WordLevel(vocab={token: n for n, token in enumerate((*config.special, *kept))}, unk_token=config.roles["unk"]))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(EACH_CHARACTER), "isolated")
     backend.decoder = decoders.Fuse()
     return backend
@@ -208,31 +203,46 @@ def _byte_level(backend: Backend, pattern: str | None = ENCODE) -> Backend:
 
 
 def _canonical(backend: Backend, config: TokenizerConfig) -> str:
-    """The tokenizer.json of a trained backend, with our special tokens alone as added ones."""
+    """The tokenizer.json of a trained backend, with our special tokens alone as added ones, and with what stands around a text."""
     spec = json.loads(backend.to_str())
+    # Where a token holds the space before a word, the mask stands for both: it takes in the space that is written before it.
+    spaced = config.roles.get("mask") if config.kind in ("bpe", "unigram") else None
     spec["added_tokens"] = [
-        {"id": n, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        {"id": n, "content": token, "single_word": False, "lstrip": token == spaced, "rstrip": False, "normalized": False, "special": True}
         for n, token in enumerate(config.special)
     ]
-    if config.kind != "wordpiece":
-        # A single text is preceded by END, as in wordmill's own scoring and generation.
-        template = processors.TemplateProcessing(single=f"{END} $A", pair=f"{END} $A {END} $B:1", special_tokens=[(END, 0)])
-        spec["post_processor"] = json.loads(template.__getstate__())
+    spec["post_processor"] = json.loads(_frame(config).__getstate__())
     return json.dumps(spec, ensure_ascii=False)
+
+
+def _frame(config: TokenizerConfig) -> Any:
+    """What `transformers` puts around a text, and wordmill by `Tokenizer.wrap`."""
+    roles = config.roles
+    if config.purpose == "denoising":
+        end = roles["eos"]
+        single, pair, used = f"$A {end}", f"$A {end} $B {end}", [end]
+    elif "cls" in roles:
+        start, end = roles["cls"], roles["sep"]
+        single, pair, used = f"{start} $A {end}", f"{start} $A {end} $B:1 {end}:1", [start, end]
+    else:
+        # A single text is preceded by the end of another, as in wordmill's own scoring and generation.
+        start = roles["bos"]
+        single, pair, used = f"{start} $A", f"{start} $A {start} $B:1", [start]
+    return processors.TemplateProcessing(single=single, pair=pair, special_tokens=[(token, config.special.index(token)) for token in used])
 
 
 def _settings(config: TokenizerConfig) -> dict[str, Any]:
     """tokenizer_config.json, as `transformers` reads it."""
-    if config.kind == "wordpiece":
-        pad, unknown, start, end, mask = config.special[:5]
-        roles = {"pad_token": pad, "unk_token": unknown, "cls_token": start, "sep_token": end, "mask_token": mask}
-        inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    else:
-        roles = {"bos_token": END, "eos_token": END, "pad_token": PAD} | ({"unk_token": UNKNOWN} if config.kind == "char" else {})
-        roles |= {"mask_token": MASK} if MASK in config.extra_special else {}
-        inputs = ["input_ids", "attention_mask"]
-    fixed = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "model_input_names": inputs}
-    return {**fixed, **roles}
+    # Token types go to BERT alone: other models refuse them.
+    types = ["token_type_ids"] if config.kind == "wordpiece" and config.purpose != "denoising" else []
+    more = [*config.sentinel_names, *config.extra_special] if config.sentinel_names else []
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", *types, "attention_mask"],
+        **{f"{role}_token": token for role, token in config.roles.items()},
+        **({"extra_special_tokens": more} if more else {}),
+    }
 
 
 def _check_size(tokenizer: Tokenizer, config: TokenizerConfig, wanted: int, reporter: Reporter) -> None:
