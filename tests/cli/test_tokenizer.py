@@ -56,6 +56,31 @@ def test_every_kind_trains_with_an_automatic_size(corpus, tmp_path, capsys, kind
     assert values["report"]["all"]["bytes_per_token"] >= 1
 
 
+def test_purposes(corpus, tmp_path, capsys):
+    train = ("train", corpus, "--vocab", "290", "--json", "--quiet")
+    code, out, _ = result(capsys, *train, "-o", tmp_path / "masked", "--purpose", "masked")
+    assert code == 0
+    assert (json.loads(out)["cls_id"], json.loads(out)["sep_id"], json.loads(out)["mask_id"]) == (1, 2, 3)
+    code, out, _ = result(capsys, *train, "-o", tmp_path / "denoising", "--purpose", "denoising", "--sentinels", "12")
+    assert code == 0
+    assert json.loads(out)["special"] == {"<pad>": 0, "</s>": 1, "<mask>": 2, **{f"<extra_id_{n}>": n + 3 for n in range(12)}}
+    code, out, _ = result(capsys, "show", tmp_path / "denoising")
+    assert "special: <pad> 0, </s> 1, <mask> 2, <extra_id_0> 3, <extra_id_11> 14\n" in out
+    code, _, err = result(capsys, *train, "-o", tmp_path / "causal", "--sentinels", "12")
+    assert code == 2
+    assert "sentinels are for denoising" in err
+    code, _, err = result(capsys, *train, "-o", tmp_path / "other", "--purpose", "mask")
+    assert code == 2
+    assert "masked" in err
+
+
+def test_a_folder_with_a_vocabulary_alone(tmp_path, capsys):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nmill\n##er\n", encoding="utf-8")
+    code, out, _ = result(capsys, "encode", tmp_path, "Miller", "--json")
+    assert code == 0
+    assert json.loads(out)["tokens"] == ["mill", "##er"]
+
+
 def test_show(trained, capsys):
     code, out, _ = result(capsys, "show", trained)
     assert code == 0
