@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from wordmill.batches.batch import IGNORE
@@ -22,46 +21,8 @@ from wordmill.train.objectives import OBJECTIVES, masked
 LENGTHS = (7, 23, 1, 40, 12, 31, 5, 18)
 
 
-class TinyTransformer(nn.Module):
-    """The interface of an encoder–decoder and of a prefix LM in its plainest form: one layer of attention without projections, float64."""
-
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
-        self.config = TransformerConfig(vocab_size=vocab_size)
-        self.embedding = nn.Embedding(vocab_size, 16, dtype=torch.float64)
-        self.mix = nn.Linear(32, 16, dtype=torch.float64)
-
-    def output_layer(self):
-        return self.embedding.weight, None
-
-    def logits(self, hidden):
-        return F.linear(hidden, self.embedding.weight)
-
-    def encode(self, ids, positions, documents):
-        own = torch.where(positions >= 0, 0, -1) if documents is None else documents
-        return self._read(ids, positions, own, own[:, :, None] == own[:, None]), own
-
-    def forward(self, ids, positions, documents, state=None, *, memory=None, prefix=None):
-        own = torch.where(positions >= 0, 0, -1) if documents is None else documents
-        order = torch.arange(ids.shape[1])
-        sees = (order[:, None] >= order) if prefix is None else (order[:, None] >= order) | prefix[:, None]
-        hidden = self._read(ids, positions, own, sees & (own[:, :, None] == own[:, None]))
-        if memory is not None:
-            hidden = hidden + _attend(hidden, memory[0], own[:, :, None] == memory[1][:, None])
-        return hidden, state
-
-    def matrix_parts(self):
-        return {}
-
-    def _read(self, ids, positions, own, sees):
-        x = self.embedding(ids) + 0.1 * positions[..., None]
-        return torch.tanh(self.mix(torch.cat((x, _attend(x, x, sees)), -1)))
-
-
-def _attend(x, y, sees):
-    """A query that sees no key (padding, in a row whose other side has none) gets zeros."""
-    scores = (x @ y.transpose(1, 2)).masked_fill(~sees, -math.inf)
-    return torch.where(sees.any(-1, keepdim=True), scores.softmax(-1), 0.0) @ y
+KINDS = {"mlm": {"causal": False}, "denoise": {"encoder_layers": 2}, "infill": {"encoder_layers": 2}, "prefix": {}}
+"""What makes a model one that can learn an objective."""
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +43,7 @@ def make_run(make_model, make_store, tokenizer):
         config = loop.TrainConfig.of(values)
         store = make_store(LENGTHS, vocab=tokenizer.vocab_size)
         rows = objective_rows(name, store, config.context, config.rows, config.seed, tokenizer)
-        torch.manual_seed(0)
-        size = tokenizer.vocab_size
-        model = make_model("qwen3", vocab_size=size, causal=False) if name == "mlm" else TinyTransformer(size)
+        model = make_model("qwen3", vocab_size=tokenizer.vocab_size, **KINDS[name])
         return loop.Training(model.to(dtype), OBJECTIVES[name], rows, config, callbacks=list(callbacks))
 
     return make

@@ -12,6 +12,8 @@ import typer
 from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, QuietOption, emit, reporter
 from wordmill.core.errors import UsageError
 
+NEXT = {"mlm": "fill", "denoise": "fill"}
+"""What one does with a model that learned this, where it isn't generating."""
 STOPPED = {"SIGINT": 130, "SIGTERM": 143}
 
 
@@ -29,8 +31,13 @@ def pretrain(
     tokens: Annotated[str | None, typer.Option("--tokens", help="Tokens to train on, such as 5m.")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Times to go over the corpus.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="qwen3 (default), gpt2, lstm or gru.")] = None,
-    objective: Annotated[str | None, typer.Option("--objective", help="clm: predict each next token.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Family: qwen3 (default), llama, gpt2, bert, modernbert, t5, bart, lstm, gru, …")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option("--objective", help="clm, prefix, mlm, denoise or infill (default: what the family's kind learns).")
+    ] = None,
+    parent: Annotated[str | None, typer.Option("--from", help="Model folder to go on from, with its shape and tokenizer.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Folder of a trained tokenizer; otherwise one is trained on the text.")
     ] = None,
@@ -62,8 +69,8 @@ def pretrain(
 
     texts, pairs = split_arguments(sources or [])
     given: dict[str, Any] = {"time": time, "size": size, "tokens": tokens, "epochs": epochs, "steps": steps, "family": model,
-                             "objective": objective, "tokenizer_folder": tokenizer, "validation": validation, "prompts": prompt,
-                             "compile": compile, "seed": seed, "dtype": None if dtype == "auto" else dtype}  # fmt: skip
+                             "objective": objective, "parent": parent, "tokenizer_folder": tokenizer, "validation": validation,
+                             "prompts": prompt, "compile": compile, "seed": seed, "dtype": None if dtype == "auto" else dtype}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None and value != []}
     corpus = {**({"field": field} if field else {}), **({"skip_bad": True} if skip_bad else {})}
     settings = merge(read_yaml(recipe) if recipe else {}, merge(merge(given, {"corpus": corpus} if corpus else {}), parse_overrides(pairs)))
@@ -91,7 +98,8 @@ def pretrain(
     if int(os.environ.get("RANK", "0")):
         return 0  # under torchrun, the first process speaks for all
     emit(json, {"run": str(run.folder), "model": str(run.model_folder), "report": str(run.report), **run.metrics},
-         f"model: {run.model_folder}\nreport: {run.report}\nnext: wordmill generate {run.model_folder} \"…\"")  # fmt: skip
+         f"model: {run.model_folder}\nreport: {run.report}\nnext: wordmill {NEXT.get(run.metrics['objective'], 'generate')} "
+         f'{run.model_folder} "…"')  # fmt: skip
     return 0
 
 

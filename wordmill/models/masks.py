@@ -90,9 +90,17 @@ def stretches(config: TransformerConfig, documents: Tensor | None, shape: torch.
 
 
 def self_bias(
-    config: TransformerConfig, window: int, positions: Tensor, documents: Tensor | None, cache: KVCache | None, dtype: torch.dtype
+    config: TransformerConfig,
+    window: int,
+    positions: Tensor,
+    documents: Tensor | None,
+    cache: KVCache | None,
+    dtype: torch.dtype,
+    prefix: Tensor | None = None,
 ) -> Tensor | None:
-    """The additive mask (B or 1, 1, T, S) for one window size, or None where none is needed: one document a row costs nothing."""
+    """The additive mask (B or 1, 1, T, S) for one window size, or None where none is needed: one document a row costs nothing.
+
+    `prefix` (B, T) bool: keys that all of their document see. With a cache it says nothing: what was written there stays."""
     length, device = positions.shape[1], positions.device
     if cache is not None:
         slots = torch.arange(cache.used, device=device)
@@ -103,11 +111,13 @@ def self_bias(
         if window:
             allowed &= slots > query[:, :, None] - window
     else:
-        if documents is None and (not window or window >= length):
+        if documents is None and prefix is None and (not window or window >= length):
             return None
         place = torch.arange(length, device=device)
         distance = (place[:, None] - place)[None]
         allowed = distance >= 0 if config.causal else torch.ones_like(distance, dtype=torch.bool)
+        if prefix is not None:
+            allowed = allowed | prefix[:, None, :]
         if window:
             allowed = allowed & (distance.abs() < window)
         if documents is not None:

@@ -66,13 +66,23 @@ class Stack(nn.Module):
             states.append(x)
         return x
 
-    def _view(self, positions: Tensor, documents: Tensor | None, cache: KVCache | None, dtype: torch.dtype) -> View:
+    def set_dropout(self, share: float) -> None:
+        """Drop another share of activations while training."""
+        self.config = self.config.replace(dropout=share)
+        for block in self.blocks:
+            block.dropout = share
+
+    def _view(
+        self, positions: Tensor, documents: Tensor | None, cache: KVCache | None, dtype: torch.dtype, prefix: Tensor | None = None
+    ) -> View:
         config, shape = self.config, positions.shape
         documents = None if cache is not None else masks.apart(positions, documents, config.causal)
         weight = self.blocks[0].attention.qkv.weight
-        stretches = masks.stretches(config, documents, shape, weight) if cache is None else None
+        stretches = masks.stretches(config, documents, shape, weight) if cache is None and prefix is None else None
         windows = set(config.windows)
-        biases = {} if stretches is not None else {w: masks.self_bias(config, w, positions, documents, cache, dtype) for w in windows}
+        biases = (
+            {} if stretches is not None else {w: masks.self_bias(config, w, positions, documents, cache, dtype, prefix) for w in windows}
+        )
         if self.relative_bias is not None:
             bias = self._relative(positions, cache)
             biases = {w: bias if mask is None else bias + mask for w, mask in self._whole(biases, shape, dtype, cache).items()}
@@ -138,16 +148,18 @@ class Transformer(Stack):
         *,
         memory: Memory | None = None,
         types: Tensor | None = None,
+        prefix: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:
         """Hidden states for `ids` (B, T) → (B, T, D), and the state given (a cache, extended in place).
 
         `positions` (B, T): place of each token in its document, 0… by default; −1 marks padding. `documents` (B, T):
         which document of the row a token belongs to (each a run without gaps); tokens see their own document only.
         None: one document a row. `types` (B, T): the kind of each token, 0 by default. `memory`: what `encode` made of the
-        source, read where the document numbers agree; a state remembers it after its first call.
+        source, read where the document numbers agree; a state remembers it after its first call. `prefix` (B, T) bool: tokens
+        that all of their document see, also those before them (a prefix LM).
         Raises `UsageError` for a memory that is missing, or that the model has no use for.
         """
-        return self._forward(ids, positions, documents, state, memory, types, None)
+        return self._forward(ids, positions, documents, state, memory, types, None, prefix)
 
     def encode(self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None) -> Memory:
         """The separate encoder's view of a source, `ids` (B, S); the rest as in `forward`."""
@@ -173,14 +185,14 @@ class Transformer(Stack):
 
     def _forward(
         self, ids: Tensor, positions: Tensor | None, documents: Tensor | None, state: KVCache | None, memory: Memory | None,
-        types: Tensor | None, states: list[Tensor] | None,
+        types: Tensor | None, states: list[Tensor] | None, prefix: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:  # fmt: skip
         if positions is None:
             positions = _places(ids, state.used if state is not None else 0)
         if state is not None:
             state.extend(positions)
         x = self.embed(self._scaled(ids), positions, types)
-        view = self._view(positions, documents, state, x.dtype)
+        view = self._view(positions, documents, state, x.dtype, prefix)
         if memory is not None or self.encoder is not None:
             view = self._crossing(view, positions, documents, memory, x.dtype)
         return self.run(x, view, states), state
@@ -254,6 +266,12 @@ class Transformer(Stack):
         parts = _matrix_parts(self.config, "")
         return parts if self.encoder is None else {**parts, **_matrix_parts(self.encoder.config, "encoder.")}
 
+    def set_dropout(self, share: float) -> None:
+        """Drop another share of activations while training, in the separate encoder too."""
+        super().set_dropout(share)
+        if self.encoder is not None:
+            self.encoder.set_dropout(share)
+
     @torch.no_grad()
     def initialise(self, seed: int, *, zero_outputs: bool = True) -> None:
         """Draw the weights: normal with `init_std`, matrices that write to the residual stream zero.
@@ -300,17 +318,28 @@ def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
 
 
 def flops_per_token(config: TransformerConfig, context: int) -> float:
-    """Floating-point operations to train on one token: 6 for each weight of a matrix product (output layer included),
-    and 12·width per key for the attention scores (Kaplan et al. 2020, arXiv 2001.08361, table 1; full context counted).
+    """Floating-point operations to train on one token, where every token is a target (see `training_flops`).
 
     In an encoder–decoder "one token" is one of the target and one of the source, each of `context` tokens.
     """
+    return training_flops(config, context, 1, 1, source=1 if config.encoder_layers else 0)
+
+
+def training_flops(config: TransformerConfig, context: int, tokens: float, targets: float, *, source: float = 0) -> float:
+    """Floating-point operations to train on `tokens` tokens (of the decoder, in an encoder–decoder), `targets` of which go through
+    the output layer, and on `source` tokens that a separate encoder reads; rows are `context` tokens long.
+
+    6 for each weight of a matrix product, and 12·width per key for the attention scores (Kaplan et al. 2020, arXiv 2001.08361,
+    table 1; full context counted).
+    """
     attention = config.width * (2 * config.heads + 2 * config.kv_heads) * config.head_size
     ffn = config.width * config.ffn_size * (3 if config.gated else 2)
-    across = 2 if config.encoder_layers else 1
     head = config.vocab_size * config.width * config.lm_head + config.width**2 * (config.lm_head and config.head_transform)
-    weights = config.layers * (across * attention + ffn) + head
     reach = sum(min((2 if w and not config.causal else 1) * w or context, context) for w in map(config.window, range(config.layers)))
-    reach += (across - 1) * config.layers * context
-    own = 6.0 * weights + 12.0 * config.heads * config.head_size * reach
-    return own + (flops_per_token(config.encoder().replace(lm_head=False), context) if config.encoder_layers else 0.0)
+    scores = 12.0 * config.heads * config.head_size
+    total = tokens * (6.0 * config.layers * (attention + ffn) + scores * reach) + 6.0 * targets * head
+    if config.encoder_layers:
+        across = config.width * config.heads * config.head_size * 2, config.width * config.kv_heads * config.head_size * 2
+        total += config.layers * (tokens * (6.0 * across[0] + scores * context) + source * 6.0 * across[1])
+        total += training_flops(config.encoder().replace(lm_head=False), context, source, 0)
+    return total

@@ -9,49 +9,64 @@ import yaml
 from wordmill.core.progress import human_bytes, human_count
 from wordmill.corpus import Corpus
 from wordmill.models.config import ModelConfig, RecurrentConfig
+from wordmill.models.families import family
 from wordmill.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from wordmill.tasks.pretrain import PretrainConfig
 
 
+CLASSES = {"decoder": ("AutoModelForCausalLM", "text-generation"), "encoder": ("AutoModelForMaskedLM", "fill-mask"),
+           "encoder-decoder": ("AutoModelForSeq2SeqLM", "text2text-generation")}  # fmt: skip
+"""For each kind of Transformer the class that `transformers` opens it with, and the hub's word for what it does."""
+
+
 def model_card(name: str, model: ModelConfig, metrics: dict[str, Any], corpus: Corpus, tokenizer: Tokenizer, config: PretrainConfig) -> str:
     """Markdown with a YAML head: what the model is, what it was trained on, how good it is, how to use it."""
-    recurrent = isinstance(model, RecurrentConfig)
+    ours = isinstance(model, RecurrentConfig) or family(model.family).weights is None  # what `transformers` has no class for
+    kind = "decoder" if isinstance(model, RecurrentConfig) else model.kind
     head = {
-        "library_name": "wordmill" if recurrent else "transformers",
-        "pipeline_tag": "text-generation",
+        "library_name": "wordmill" if ours else "transformers",
+        "pipeline_tag": CLASSES[kind][1],
         "tags": ["wordmill", model.cell if isinstance(model, RecurrentConfig) else model.family],
     }
     lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", ""]
-    kind = f"{model.cell.upper()} language model" if isinstance(model, RecurrentConfig) else f"{model.family} decoder"
-    lines += [f"A {kind} with {human_count(metrics['parameters'])} weights, trained from scratch by wordmill "
-              f"on {human_bytes(corpus.bytes('train'))} of text ({metrics['epochs']:.3g} epochs, {human_count(metrics['tokens'])} tokens).",
-              "", "## Results", ""]  # fmt: skip
-    if "validation_bits_per_byte" in metrics:
-        lines += ["| on the validation text | |", "|---|---|", f"| bits per byte | {metrics['validation_bits_per_byte']:.4f} |",
-                  f"| perplexity per token (this tokenizer only) | {metrics['validation_perplexity']:.2f} |",
-                  f"| tokens scored (none cut) | {metrics['validation_tokens']:,} |", ""]  # fmt: skip
-    else:
-        lines += ["No validation text was set aside, so nothing is known of how good it is.", ""]
-    lines += ["## Training data", "", *(f"- `{source}`" for source in config.sources), "",
+    what = f"{model.cell.upper()} language model" if isinstance(model, RecurrentConfig) else f"{model.family} {kind}"
+    origin = "trained from scratch" if config.parent is None else f"trained on from `{config.parent}`"
+    lines += [f"A {what} with {human_count(metrics['parameters'])} weights, {origin} by wordmill on "
+              f"{human_bytes(corpus.bytes('train'))} of text (objective {config.objective}, {metrics['epochs']:.3g} epochs, "
+              f"{human_count(metrics['tokens'])} tokens).", "", "## Results", "", *_results(metrics), "",
+              "## Training data", "", *(f"- `{source}`" for source in config.sources), "",
               f"{corpus.count('train'):,} training and {corpus.count('validation'):,} validation documents after deduplication; "
               f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens. All settings and hashes are in `wordmill.json`.",
-              "", "## Use", "", "```python"]  # fmt: skip
-    if recurrent:
-        lines += ["import wordmill", "", 'print(wordmill.load("path/to/this/folder").generate("Once", max_tokens=50))']
-    else:
-        lines += ["from transformers import AutoModelForCausalLM, AutoTokenizer", "",
-                  'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
-                  'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
-                  'print(tokenizer.decode(model.generate(**tokenizer("Once", return_tensors="pt"), max_new_tokens=50)[0]))']  # fmt: skip
-    lines += [
-        "```",
-        "",
-        "## Limits",
-        "",
-        "A small model trained on little text: it repeats what its text says, true or not, biases included. "
-        "It was not tuned to follow instructions or to be safe.",
-        "",
-    ]
+              "", "## Use", "", "```python", *_use(kind, tokenizer, ours), "```", "", "## Limits", "",
+              "A small model trained on little text: it repeats what its text says, true or not, biases included. "
+              "It was not tuned to follow instructions or to be safe.", ""]  # fmt: skip
     return "\n".join(lines)
+
+
+def _results(metrics: dict[str, Any]) -> list[str]:
+    table = ["| on the validation text | |", "|---|---|"]
+    if "validation_bits_per_byte" in metrics:
+        return [*table, f"| bits per byte | {metrics['validation_bits_per_byte']:.4f} |",
+                f"| perplexity per token (this tokenizer only) | {metrics['validation_perplexity']:.2f} |",
+                f"| tokens scored (none cut) | {metrics['validation_tokens']:,} |"]  # fmt: skip
+    if "validation_accuracy" in metrics:
+        return [*table, f"| targets right | {100 * metrics['validation_accuracy']:.2f} % |",
+                f"| loss, nats a target (this tokenizer and corruption only) | {metrics['validation_loss']:.4f} |",
+                f"| targets | {metrics['validation_targets']:,} |"]  # fmt: skip
+    return ["No validation text was set aside, so nothing is known of how good it is."]
+
+
+def _use(kind: str, tokenizer: Tokenizer, ours: bool) -> list[str]:
+    gap = "time" if tokenizer.mask_id is None else tokenizer.token_text(tokenizer.mask_id)
+    text = "Once" if kind == "decoder" else f"Once upon a {gap}"
+    if ours:
+        return ["import wordmill", "", f'print(wordmill.load("path/to/this/folder").generate("{text}", max_tokens=50))']
+    lines = [f"from transformers import {CLASSES[kind][0]}, AutoTokenizer", "",
+             'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
+             f'model = {CLASSES[kind][0]}.from_pretrained("path/to/this/folder")',
+             f'inputs = tokenizer("{text}", return_tensors="pt")']  # fmt: skip
+    if kind == "encoder":
+        return [*lines, "print(tokenizer.batch_decode(model(**inputs).logits.argmax(-1)))"]
+    return [*lines, "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0]))"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from wordmill.batches.corrupted import objective_rows
 from wordmill.batches.pack import CarriedRows, PackedRows
 from wordmill.batches.store import TokenStore
 from wordmill.core.config import check_names, merge
@@ -16,11 +19,13 @@ from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.measure import matmul_rate
 from wordmill.core.progress import Reporter, human_count, human_time
-from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
-from wordmill.models.folder import build_model
+from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, TransformerConfig
+from wordmill.models.families import family
+from wordmill.models.folder import build_model, check_expressible, read_config
 from wordmill.tokenizer import Tokenizer
 from wordmill.train import budget
 from wordmill.train.loop import TrainConfig
+from wordmill.train.objectives import OBJECTIVES
 from wordmill.train.optim import OptimConfig
 
 if TYPE_CHECKING:
@@ -43,6 +48,8 @@ class Plan:
     dtype: str
     peak_flops: float
     """Measured operations a second of a plain matrix product: what utilisation is a share of."""
+    flops_per_token: float
+    """Operations to train on one token, as measured steps had them: output layer and attention counted where they are computed."""
     validation_targets: int | None
     """Targets that each validation reads; None: all."""
     keep_best: bool
@@ -64,6 +71,35 @@ class Plan:
         return cls(kind.of(rest.pop("model"), where="plan.model"), TrainConfig.of(rest.pop("train"), where="plan.train"), **rest)
 
 
+@dataclass
+class _Asked:
+    """What a plan is made from."""
+
+    config: PretrainConfig
+    train: TokenStore
+    validation: TokenStore | None
+    tokenizer: Tokenizer
+    device: torch.device
+    processes: int
+    started: float
+    """The monotonic time at which a time budget began."""
+    dtype: torch.dtype
+    seconds: float | None
+    """The time budget."""
+    context: int
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        assert self.seconds is not None
+        return self.seconds - (time.monotonic() - self.started)
+
+    @property
+    def tokens_a_step(self) -> int:
+        """That keep the device busy."""
+        return 2048 if self.device.type == "cpu" else 65_536
+
+
 def make_plan(
     config: PretrainConfig,
     train: TokenStore,
@@ -78,54 +114,20 @@ def make_plan(
     dtype = choose_dtype(config.dtype, device)
     peak = 1e9 * matmul_rate(device, dtype)
     seconds = parse_time(config.time) if config.time is not None else None
-    context = _context(config, device, seconds)
-    model, rate = _model(config, tokenizer, context, seconds, dtype, device, started)
-    tokens = _tokens(config, train)
-    guess = (
-        tokens
-        if tokens is not None
-        else ((seconds or 600.0) - (time.monotonic() - started)) * rate / budget.flops_per_token(model, context)
-    )
-    optim = OptimConfig.of(merge(_optim_defaults(model), config.train.get("optim", {})), where="train.optim")
-    rows = int(config.train.get("rows") or _rows(model, guess, context, train))
-    micro = int(config.train.get("micro_rows") or max(1, min(rows, (2048 if device.type == "cpu" else 65_536) // context)))
-    speed = _measure(model, optim, context, rows, micro, dtype, device, seconds)
+    asked = _Asked(config, train, validation, tokenizer, device, processes, started, dtype, seconds, _context(config, device, seconds))
+    model, rate = _model(asked)
+    values, speed = _steps_and_speed(asked, model, rate)
+    tokens = _length(asked, model, values, speed)
+    epochs = tokens / train.n_tokens
+    guard = budget.regularisation(epochs) if config.parent is None else {"dropout": 0.0, "weight_decay": 0.01, "ema": 0.0}
     notes = [
         f"measured: {human_count(speed.tokens_per_second)} tokens/s, {100 * speed.rate / peak:.0f} % of the "
         f"{human_count(peak)} FLOP/s of a plain matrix product"
     ]
-    values: dict[str, Any] = {
-        "context": context,
-        "rows": rows,
-        "micro_rows": micro,
-        "optim": optim.plain(),
-        "seed": config.seed,
-        "clip": 0.0 if optim.kind == "muon" else 1.0,
-    }
-    left = 0.0
-    if seconds is not None:
-        reserve = SAVING_SECONDS + (validation.n_tokens / speed.reading if validation else 0.0)
-        left = seconds - (time.monotonic() - started) - reserve
-        if left < 0.3 * seconds:
-            raise UsageError(
-                f"{config.time} is too short: reading, tokenizing and evaluating alone take {human_time(seconds - left)}",
-                where="--time",
-                fix="Give more time, or less text",
-            )
-        values["seconds"] = round(left, 2)
-        tokens = left * speed.tokens_per_second * processes
-    assert tokens is not None
-    epochs = tokens / train.n_tokens
-    if seconds is None:
-        values["steps"] = config.steps or _steps(model, train, context, rows, tokens)
-        if config.epochs is not None and "steps" not in config.train and not isinstance(model, RecurrentConfig):
-            values["row_limit"] = PackedRows(train, context, rows, 0).rows_for(tokens)
-    guard = budget.regularisation(epochs)
     if epochs > 2:
-        notes.append(
-            f"the corpus will be seen {epochs:.1f} times: dropout {guard['dropout']}, weight decay {guard['weight_decay']}, "
-            "average of the weights, best weights by validation kept"
-        )
+        kept = "best weights by validation kept"
+        notes.append(f"the corpus will be seen {epochs:.1f} times: dropout {guard['dropout']}, weight decay {guard['weight_decay']}, "
+                     + (f"average of the weights, {kept}" if guard["ema"] else kept))  # fmt: skip
     model = model.replace(**{"dropout": guard["dropout"], **config.model})
     values["ema"] = guard["ema"]
     values["optim"] = {**values["optim"], "weight_decay": guard["weight_decay"], **config.train.get("optim", {})}
@@ -134,21 +136,59 @@ def make_plan(
     trained = TrainConfig.of(values, where="train")
     cap = None
     if validation is not None:
-        total = left or tokens / speed.tokens_per_second
-        affordable = VALIDATION_SHARE * total * speed.reading
+        affordable = VALIDATION_SHARE * (trained.seconds or tokens / speed.tokens_per_second) * speed.reading
         cap = None if affordable >= validation.n_tokens else max(8192, int(affordable))
     length = human_time(seconds) + " in all" if seconds is not None else f"{trained.steps} steps"
     kind = model.family if isinstance(model, TransformerConfig) else model.cell
-    summary = (f"{kind} of {human_count(budget.count_parameters(model))} weights, context {context}, {rows * context:,} tokens a step, "
+    summary = (f"{kind} of {human_count(budget.count_parameters(model))} weights{' from ' + config.parent if config.parent else ''}, "
+               f"objective {config.objective}, context {trained.context}, {trained.rows * trained.context:,} tokens a step, "
                f"{length}, about {human_count(tokens)} tokens ({epochs:.2g} epochs), "
                f"{config.dtype if config.dtype != 'auto' else str(dtype).removeprefix('torch.')} on {device}")  # fmt: skip
-    return Plan(model, trained, "bf16" if dtype == torch.bfloat16 else "fp32", peak, cap, epochs > 2, summary, notes)
+    return Plan(model, trained, "bf16" if dtype == torch.bfloat16 else "fp32", peak, speed.flops / speed.tokens, cap, epochs > 2,
+                summary, notes)  # fmt: skip
+
+
+def training_rows(
+    config: PretrainConfig,
+    model: ModelConfig,
+    store: TokenStore,
+    tokenizer: Tokenizer,
+    context: int,
+    rows: int,
+    *,
+    limit: int | None = None,
+) -> CarriedRows | PackedRows:
+    """The rows of the run's objective, or text in order for a recurrent model. Raises `UsageError` for what doesn't go together."""
+    objective = config.objective or "clm"
+    if isinstance(model, RecurrentConfig):
+        if objective != "clm":
+            raise UsageError(f"a recurrent model can't learn {objective}", where="--objective", fix="It predicts each next token: clm")
+        return CarriedRows(store, context, rows, config.seed)
+    if objective not in FITTING[model.kind]:
+        raise UsageError(
+            f"{'an' if model.kind[0] in 'ae' else 'a'} {model.kind} can't learn {objective}",
+            where="--objective",
+            fix=f"It learns {' or '.join(FITTING[model.kind])}",
+        )
+    start = model.decoder_start_id if model.kind == "encoder-decoder" else None
+    return objective_rows(objective, store, context, rows, config.seed, tokenizer, config.corruption, start=start, limit=limit)
+
+
+FITTING = {"decoder": ("clm", "prefix"), "encoder": ("mlm",), "encoder-decoder": ("denoise", "infill")}
+"""What each kind of model can learn; the first is what it learns when nobody says."""
 
 
 def check_settings(config: PretrainConfig) -> None:
-    """What can be known to be wrong before the text is read: names of settings, values of the training. Raises `ConfigError`."""
-    budget.family_shape(config.family, 64, 1)
-    check_names(RecurrentConfig if config.family in ("lstm", "gru") else TransformerConfig, config.model, "model")
+    """What can be known to be wrong before the text is read: names of settings, values of the training. Raises `WordmillError`."""
+    if config.parent is None:
+        budget.family_shape(config.family, 64, 1)
+        check_names(RecurrentConfig if config.family in budget.RECURRENT else TransformerConfig, config.model, "model")
+    elif set(config.model) - {"dropout"}:
+        raise UsageError(
+            f"the shape of {config.parent} is settled: {', '.join(sorted(set(config.model) - {'dropout'}))} can't be set",
+            where="model",
+            fix="Only model.dropout can",
+        )
     TrainConfig.of({**({} if "seconds" in config.train else {"steps": 1}), **config.train}, where="train")
 
 
@@ -156,78 +196,126 @@ def _context(config: PretrainConfig, device: torch.device, seconds: float | None
     """Longer contexts pay when there is time to learn from them; the recurrent state carries on, so it needs little."""
     if "context" in config.train:
         return int(config.train["context"])
-    if config.family in ("lstm", "gru"):
+    if config.family in budget.RECURRENT:
         return 64
-    if device.type != "cpu":
-        return 1024
-    return 256 if (seconds or 0) <= 1200 else 512
+    wanted = 1024 if device.type != "cpu" else 256 if (seconds or 0) <= 1200 else 512
+    return min(wanted, read_config(Path(config.parent)).max_positions) if config.parent is not None else wanted
 
 
-def _model(
-    config: PretrainConfig,
-    tokenizer: Tokenizer,
-    context: int,
-    seconds: float | None,
-    dtype: torch.dtype,
-    device: torch.device,
-    started: float,
-) -> tuple[ModelConfig, float]:
+def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     """The model, and the operations a second that a reference model of its family was measured to train at (0: not needed)."""
-    common: dict[str, Any] = {
-        "vocab_size": tokenizer.vocab_size,
-        "bos_id": tokenizer.bos_id,
-        "eos_id": tokenizer.eos_id,
-        "pad_id": tokenizer.pad_id,
-    }
-    if config.family not in ("lstm", "gru"):
-        common["max_positions"] = max(context, 1024 if config.family == "gpt2" else 2048)
-    if config.family == "qwen3":
-        common |= {"tie_embeddings": False, "embedding_std": 0.8}
+    config, tokenizer = asked.config, asked.tokenizer
+    if config.parent is not None:
+        model = read_config(Path(config.parent))
+        _check_fits(model, asked)
+        return model, 0.0
+    common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
+                              "pad_id": tokenizer.pad_id}  # fmt: skip
+    if config.family not in budget.RECURRENT:
+        common |= _common(family(config.family).parts, asked)
     sized = {"width", "layers", "hidden_size", "embedding_size"} & set(config.model)
     rate = 0.0
-    if seconds is not None:
+    if asked.seconds is not None:
         reference = budget.model_config(config.family, {**budget.family_shape(config.family, *REFERENCE), **common})
-        tokens_a_step = 2048 if device.type == "cpu" else 65_536
-        rate = _measure(
-            reference,
-            OptimConfig.of(_optim_defaults(reference)),
-            context,
-            tokens_a_step // context,
-            tokens_a_step // context,
-            dtype,
-            device,
-            100.0,
-        ).rate
+        rows = asked.tokens_a_step // asked.context
+        rate = _measure(asked, reference, OptimConfig.of(_optim_defaults(reference, None)), rows, rows, seconds=2.0).rate
     if config.size is not None:
         chosen = budget.for_size(config.family, parse_count(config.size, "--size"), common)
-    elif seconds is not None and not sized:
-        left = max(1.0, seconds - (time.monotonic() - started))
-        chosen = budget.for_operations(config.family, rate * left, common)
+    elif asked.seconds is not None and not sized:
+        chosen = budget.for_operations(config.family, rate * max(1.0, asked.left), common)
     else:
         width = int(config.model.get("width") or config.model.get("hidden_size") or 384)
         layers = int(config.model.get("layers") or max(1, round(width / 64)))
         chosen = budget.model_config(config.family, {**budget.family_shape(config.family, width, layers), **common})
-    asked = config.model.get("width")
-    own = config.model
-    if asked is not None and config.family not in ("lstm", "gru"):  # whatever follows from the width is chosen anew
-        own = {**{k: v for k, v in budget.family_shape(config.family, int(asked), chosen.layers).items() if k != "layers"}, **config.model}
+    asked_width, own = config.model.get("width"), config.model
+    if asked_width is not None and config.family not in budget.RECURRENT:  # whatever follows from the width is chosen anew
+        again = budget.family_shape(config.family, int(asked_width), chosen.layers)
+        own = {**{k: v for k, v in again.items() if k not in ("layers", "encoder_layers", *common)}, **config.model}
     model = budget.model_config(config.family, {**chosen.plain(), **own})
-    if model.vocab_size < tokenizer.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size ({model.vocab_size}) is smaller than the tokenizer's ({tokenizer.vocab_size})", where="model.vocab_size"
-        )
-    if model.max_positions < context:
-        raise ConfigError(
-            f"context {context} is longer than the model's {model.max_positions} positions",
-            where="train.context",
-            fix="Lower train.context or raise model.max_positions",
-        )
+    _check_fits(model, asked)
     return model, rate
 
 
-def _optim_defaults(model: ModelConfig) -> dict[str, Any]:
-    """Muon and its rates for Transformers; AdamW for recurrent models, whose matrices are used at every step of a sequence."""
+def _common(parts: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
+    """Settings of a Transformer from scratch that follow from the tokenizer, the context, and from what was found to train fast."""
+    found: dict[str, Any] = {}
+    if parts.get("max_positions") != UNLIMITED:
+        found["max_positions"] = max(asked.context, 2048 if parts.get("positions", "rotary") == "rotary" else 1024)
+    if "encoder_layers" in parts:
+        found["decoder_start_id"] = asked.tokenizer.pad_id
+    if not parts.get("tie_embeddings", False):
+        # An embedding of its own is drawn wide, so that it is not drowned by what the blocks add (docs/log.md).
+        found |= {"tie_embeddings": False, "embedding_std": 0.8}
+    return found
+
+
+def _check_fits(model: ModelConfig, asked: _Asked) -> None:
+    ours, theirs = model.vocab_size, asked.tokenizer.vocab_size
+    if ours < theirs:
+        raise ConfigError(f"model.vocab_size ({ours}) is smaller than the tokenizer's ({theirs})", where="model.vocab_size")
+    if isinstance(model, TransformerConfig):
+        check_expressible(model)  # better now than when the trained model is to be saved
+    if model.max_positions < asked.context:
+        raise ConfigError(
+            f"context {asked.context} is longer than the model's {model.max_positions} positions",
+            where="train.context",
+            fix="Lower train.context or raise model.max_positions",
+        )
+
+
+def _optim_defaults(model: ModelConfig, parent: str | None) -> dict[str, Any]:
+    """Muon and its rates for Transformers; AdamW for recurrent models, whose matrices are used at every step of a sequence, and,
+    with a low rate, for a model that has learned something already."""
+    if parent is not None:
+        return {"kind": "adamw", "lr": 2e-4, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
     return {"kind": "adamw", "lr": 3e-3, "beta1": 0.9, "beta2": 0.99} if isinstance(model, RecurrentConfig) else {}
+
+
+def _steps_and_speed(asked: _Asked, model: ModelConfig, rate: float) -> tuple[dict[str, Any], budget.Speed]:
+    """Context, rows a step and optimiser, and how fast such steps are here."""
+    config, context = asked.config, asked.context
+    guess = _tokens(config, asked.train)
+    if guess is None:
+        guess = asked.left * rate / budget.flops_per_token(model, context) if rate else (asked.seconds or 600.0) * 2_000
+    optim = OptimConfig.of(merge(_optim_defaults(model, config.parent), config.train.get("optim", {})), where="train.optim")
+    rows = int(config.train.get("rows") or _rows(model, guess, context, asked.train))
+    micro = int(config.train.get("micro_rows") or max(1, min(rows, asked.tokens_a_step // context)))
+    seconds = min(5.0, 0.02 * asked.seconds) if asked.seconds else 1.0
+    speed = _measure(asked, model, optim, rows, micro, seconds=seconds)
+    values: dict[str, Any] = {
+        "context": context,
+        "rows": rows,
+        "micro_rows": micro,
+        "optim": optim.plain(),
+        "seed": config.seed,
+        "clip": 0.0 if optim.kind == "muon" else 1.0,
+    }
+    if config.parent is not None:
+        values["schedule"] = {"kind": "cosine", "warmup": 0.05}
+    return values, speed
+
+
+def _length(asked: _Asked, model: ModelConfig, values: dict[str, Any], speed: budget.Speed) -> float:
+    """Put the seconds or the steps of the training into `values`; returns about how many tokens they read."""
+    config, train = asked.config, asked.train
+    if asked.seconds is not None:
+        reserve = SAVING_SECONDS + (asked.validation.n_tokens / speed.reading if asked.validation else 0.0)
+        left = asked.left - reserve
+        if left < 0.3 * asked.seconds:
+            raise UsageError(
+                f"{config.time} is too short: reading, tokenizing and evaluating alone take {human_time(asked.seconds - left)}",
+                where="--time",
+                fix="Give more time, or less text",
+            )
+        values["seconds"] = round(left, 2)
+        return left * speed.tokens_per_second * asked.processes
+    tokens = _tokens(config, train)
+    assert tokens is not None
+    rows = training_rows(config, model, train, asked.tokenizer, asked.context, values["rows"])
+    values["steps"] = config.steps or rows.steps(tokens)
+    if config.epochs is not None and "steps" not in config.train and isinstance(rows, PackedRows):
+        values["row_limit"] = rows.rows_for(tokens)
+    return tokens
 
 
 def _tokens(config: PretrainConfig, train: TokenStore) -> float | None:
@@ -250,24 +338,12 @@ def _rows(model: ModelConfig, tokens: float, context: int, train: TokenStore) ->
     return max(1, min(rows, train.n_tokens // context)) if train.n_tokens >= context else 1
 
 
-def _steps(model: ModelConfig, train: TokenStore, context: int, rows: int, tokens: float) -> int:
-    kind = CarriedRows if isinstance(model, RecurrentConfig) else PackedRows
-    return kind(train, context, rows, 0).steps(tokens)
-
-
-def _measure(
-    model: ModelConfig,
-    optim: OptimConfig,
-    context: int,
-    rows: int,
-    micro: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    seconds: float | None,
-) -> budget.Speed:
+def _measure(asked: _Asked, model: ModelConfig, optim: OptimConfig, rows: int, micro: int, *, seconds: float) -> budget.Speed:
     trial = build_model(model)
     trial.initialise(0)
-    return budget.measure_speed(trial.to(device, dtype), optim, context, rows, micro, seconds=min(5.0, 0.02 * seconds) if seconds else 1.0)
+    batches = training_rows(asked.config, model, asked.train, asked.tokenizer, asked.context, rows)
+    objective = OBJECTIVES[asked.config.objective or "clm"]
+    return budget.measure_speed(trial.to(asked.device, asked.dtype), objective, batches, optim, micro, seconds=seconds)
 
 
 def parse_time(text: str) -> float:

@@ -22,27 +22,28 @@ import torch
 import yaml
 from pydantic import Field
 
-from wordmill.batches.pack import CarriedRows, PackedRows
+from wordmill.batches.pack import PackedRows
 from wordmill.batches.store import TokenStore, encode_corpus
 from wordmill.core.config import Config, differences, merge
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
 from wordmill.core.errors import DataError, DiskFullError, UsageError, WordmillError
-from wordmill.core.files import new_folder, read_json, write_json, write_text
+from wordmill.core.files import hash_file, new_folder, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
-from wordmill.evaluate.validation import evaluate_store
+from wordmill.evaluate.validation import evaluate_rows, evaluate_store
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
-from wordmill.models.config import RecurrentConfig
-from wordmill.models.folder import LanguageModel, build_model, save_model
+from wordmill.models.config import TransformerConfig
+from wordmill.models.folder import LanguageModel, build_model, load_model, read_config, save_model
+from wordmill.models.transformer import Transformer
 from wordmill.tasks.card import model_card
 from wordmill.tasks.facts import run_facts
-from wordmill.tasks.plan import Plan, check_settings, make_plan, parse_time
+from wordmill.tasks.plan import FITTING, Plan, check_settings, make_plan, parse_time, training_rows
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.report import report as tokenizer_report
 from wordmill.tokenizer.train import train_on_corpus
 from wordmill.train import checkpoint
-from wordmill.train.budget import count_parameters, flops_per_token
+from wordmill.train.budget import count_parameters, family_shape
 from wordmill.train.distributed import World, world
 from wordmill.train.log import Log
 from wordmill.train.loop import Training, fit, restore
@@ -60,10 +61,15 @@ class PretrainConfig(Config):
     """Files, folders, or one corpus folder."""
     validation: tuple[str, ...] = ()
     """Files and folders to validate on; without any, a share of the sources is set aside."""
-    objective: Literal["clm"] = "clm"
-    """What the model learns: clm predicts each next token."""
+    objective: Literal["clm", "prefix", "mlm", "denoise", "infill"] | None = None
+    """What the model learns. clm: each next token. prefix: the same after a beginning that is read from both sides. mlm: hidden words
+    (encoders). denoise: hidden spans (T5), infill: the whole text from a damaged one (BART). None: what its kind usually learns."""
+    corruption: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it)
+    """Settings of mlm (MaskConfig), denoise (DenoiseConfig) or infill (InfillConfig): rates, whole words, lengths of spans."""
     family: str = "qwen3"
-    """qwen3, gpt2, lstm or gru."""
+    """lstm, gru, or a Transformer family: qwen3, llama, gpt2, bert, modernbert, t5, bart, …"""
+    parent: str | None = None
+    """A model folder to go on from; shape and tokenizer are its own."""
     time: str | None = None
     """Time for everything, such as 10m, 90s or 2h; size, batch, learning rate and schedule follow from it."""
     size: str | None = None
@@ -217,8 +223,8 @@ def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
         corpus = Corpus.open(folder / "corpus")
     else:
         corpus = build_corpus(config.sources, folder / "corpus", config.corpus, validation=config.validation, reporter=reporter)
-    if config.tokenizer_folder is not None:
-        tokenizer = Tokenizer.load(config.tokenizer_folder)
+    if config.tokenizer_folder is not None or config.parent is not None:
+        tokenizer = Tokenizer.load(config.tokenizer_folder or config.parent or "")
     elif (folder / "tokenizer" / "tokenizer.json").exists():
         tokenizer = Tokenizer.load(folder / "tokenizer")
     else:
@@ -232,7 +238,7 @@ def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
     if tokenizer.eos_id is None:
         raise UsageError(
             "this tokenizer has no end token, so a model could never learn to stop",
-            where=config.tokenizer_folder,
+            where=config.tokenizer_folder or config.parent,
             fix="Add eos_token to its tokenizer_config.json",
         )
     splits = ["train"] + (["validation"] if corpus.count("validation") else [])
@@ -254,17 +260,21 @@ def assemble(
     dtype = choose_dtype(plan.dtype, device)
     if dtype == torch.float32 and device.type == "cpu":
         tune_float32()
-    model = build_model(plan.model)
-    model.initialise(config.seed)
+    if config.parent is None:
+        model = build_model(plan.model)
+        model.initialise(config.seed)
+    else:
+        model = load_model(config.parent).requires_grad_(True)
+        if isinstance(model, Transformer) and plan.model.dropout != model.config.dropout:
+            model.set_dropout(plan.model.dropout)
     model.to(device, dtype)
     train = plan.train
     if train.compile:
         compile_blocks(model)
-    recurrent = isinstance(plan.model, RecurrentConfig)
-    rows = (CarriedRows(data.train, train.context, train.rows, config.seed) if recurrent
-            else PackedRows(data.train, train.context, train.rows, config.seed, limit=train.row_limit))  # fmt: skip
+    rows = training_rows(config, plan.model, data.train, data.tokenizer, train.context, train.rows, limit=train.row_limit)
     resumed = {"model": plan.model.plain(), "train": train.plain()}
-    return Training(model, OBJECTIVES[config.objective], rows, train, folder, device, group, reporter, resumed_config=resumed)
+    objective = OBJECTIVES[config.objective or "clm"]
+    return Training(model, objective, rows, train, folder, device, group, reporter, resumed_config=resumed)
 
 
 def compile_blocks(model: LanguageModel) -> None:
@@ -282,29 +292,18 @@ def finish(
     if best is not None:
         reporter.note(f"keeping the weights of step {run.memory['best_step']}, the best by validation")
         weights = best
-    metrics: dict[str, Any] = {
-        "step": run.step,
-        "tokens": run.targets,
-        "epochs": round(run.targets / data.train.n_tokens, 3),
-        "parameters": count_parameters(plan.model),
-    }
-    if data.validation is not None:
-        with weights_in(run, weights):
-            score = evaluate_store(run.model, data.validation, context=plan.train.context)
-        loss = score.nats / score.tokens
-        metrics |= {"validation_bits_per_byte": score.bits_per_byte, "validation_loss": loss,
-                    "validation_perplexity": math.exp(min(loss, 700.0)), "validation_tokens": score.tokens,
-                    "validation_bytes": score.bytes, "tokens_cut": 0}  # fmt: skip
-        reporter.note(
-            f"validation: {score.bits_per_byte:.4f} bits per byte, perplexity {math.exp(min(loss, 700.0)):.2f} per token "
-            f"(all {human_count(score.tokens)} tokens, nothing cut)"
-        )
+    rows = run.rows
+    seen = run.targets / data.train.n_tokens if config.objective == "clm" else run.step * plan.train.rows / rows.rows_per_epoch  # type: ignore[attr-defined]
+    metrics: dict[str, Any] = {"objective": config.objective, "step": run.step, "tokens": run.tokens, "epochs": round(seen, 3),
+                               "parameters": count_parameters(plan.model)}  # fmt: skip
+    with weights_in(run, weights):
+        metrics |= _final_numbers(run, config, plan, data, reporter)
     model_folder = folder / "model"
     save_model(run.model, model_folder, weights=weights)
     data.tokenizer.save(model_folder)
     lineage = {"task": "pretrain", "objective": config.objective,
                "corpus": {"hash": data.corpus.hash, "sources": data.corpus.info.get("sources")},
-               "tokenizer": data.tokenizer.hash, "parent": None, "recipe": config.plain(), "model": plan.model.plain(),
+               "tokenizer": data.tokenizer.hash, "parent": _parent(config), "recipe": config.plain(), "model": plan.model.plain(),
                "train": plan.train.plain(), "metrics": metrics, "timings": timings}  # fmt: skip
     write_lineage(model_folder, **lineage)
     write_text(model_folder / "README.md", model_card(folder.name, plan.model, metrics, data.corpus, data.tokenizer, config))
@@ -314,19 +313,53 @@ def finish(
     return metrics
 
 
+def _final_numbers(run: Training, config: PretrainConfig, plan: Plan, data: Data, reporter: Reporter) -> dict[str, Any]:
+    """How good the model is on all of the validation text: bits per byte, or, where there are none, loss and accuracy of its objective."""
+    if data.validation is None:
+        return {}
+    if config.objective != "clm":
+        told = evaluate_rows(run.model, _validation_rows(config, plan, data, data.validation))
+        if not told.targets:
+            return {}
+        right = f"{100 * told.accuracy:.2f} % of {human_count(told.targets)} targets right"
+        reporter.note(f"validation: {right}, loss {told.loss:.4f} nats a target")
+        return {"validation_loss": told.loss, "validation_accuracy": told.accuracy, "validation_targets": told.targets}
+    score = evaluate_store(run.model, data.validation, context=plan.train.context)
+    loss = score.nats / score.tokens
+    reporter.note(
+        f"validation: {score.bits_per_byte:.4f} bits per byte, perplexity {math.exp(min(loss, 700.0)):.2f} per token "
+        f"(all {human_count(score.tokens)} tokens, nothing cut)"
+    )
+    return {"validation_bits_per_byte": score.bits_per_byte, "validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700.0)),
+            "validation_tokens": score.tokens, "validation_bytes": score.bytes, "tokens_cut": 0}  # fmt: skip
+
+
+def _validation_rows(config: PretrainConfig, plan: Plan, data: Data, store: TokenStore) -> PackedRows:
+    """The validation text under the run's objective, corrupted in the same way every time."""
+    context = plan.train.context
+    rows = training_rows(config.replace(seed=0), plan.model, store, data.tokenizer, context, max(1, 8192 // context))
+    assert isinstance(rows, PackedRows)
+    return rows
+
+
+def _parent(config: PretrainConfig) -> dict[str, Any] | None:
+    """What the model went on from: its folder, and what its weights were."""
+    if config.parent is None:
+        return None
+    files = sorted(path for path in Path(config.parent).iterdir() if path.suffix in (".safetensors", ".bin"))
+    return {"folder": config.parent, "weights": {path.name: hash_file(path) for path in files}}
+
+
 def _callbacks(run: Training, config: PretrainConfig, plan: Plan, data: Data, task: Any, tensorboard: bool) -> Watch:
     folder = run.folder if run.world.first else None
-    bytes_per_token = max(1e-9, data.corpus.bytes("train") / data.train.n_tokens)
-    log = Log(
-        folder,
-        task,
-        flops_per_token=flops_per_token(plan.model, plan.train.context),
-        peak=plan.peak_flops,
-        bytes_per_token=bytes_per_token,
-        tensorboard=tensorboard,
-    )
-    prompts = config.prompts or _prompts(data)
-    watch = Watch(log, data.validation, data.tokenizer, prompts=prompts, max_targets=plan.validation_targets, keep_best=plan.keep_best)
+    causal = config.objective == "clm"
+    bytes_per_token = max(1e-9, data.corpus.bytes("train") / data.train.n_tokens) if causal else None
+    log = Log(folder, task, flops_per_token=plan.flops_per_token, peak=plan.peak_flops, bytes_per_token=bytes_per_token,
+              tensorboard=tensorboard)  # fmt: skip
+    rows = None if causal or data.validation is None else _validation_rows(config, plan, data, data.validation)
+    prompts = (config.prompts or _prompts(data)) if causal else ()
+    watch = Watch(log, data.validation, data.tokenizer, prompts=prompts, max_targets=plan.validation_targets, keep_best=plan.keep_best,
+                  rows=rows)  # fmt: skip
     run.callbacks += [log, watch] if run.world.first else [watch]
     return watch
 
@@ -372,6 +405,7 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
         config = config.replace(time="10m")
     if config.time is not None:
         parse_time(config.time)
+    config = with_objective(config)
     check_settings(config)
     folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     if group.first:
@@ -380,6 +414,30 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
         write_text(folder / CONFIG, yaml.safe_dump({"asked": config.plain()}, allow_unicode=True, sort_keys=False))
     group.wait()
     return config, folder
+
+
+PURPOSES = {"mlm": "masked", "denoise": "denoising", "infill": "denoising"}
+"""Which special tokens an objective needs of a tokenizer."""
+
+
+def with_objective(config: PretrainConfig) -> PretrainConfig:
+    """The settings with the objective that the model's kind usually learns, where none was asked for, and a tokenizer that fits it."""
+    if config.parent is not None:
+        model = read_config(Path(config.parent))
+        kind = model.kind if isinstance(model, TransformerConfig) else "decoder"
+        family = model.family if isinstance(model, TransformerConfig) else model.cell
+        if config.family not in ("qwen3", family):
+            raise UsageError(f"{config.parent} is a {family}, not a {config.family}", where="--model", fix="Leave --model away with --from")
+        config = config.replace(family=family)
+    else:
+        shape = family_shape(config.family, 64, 1)
+        kind = "decoder" if "cell" in shape else TransformerConfig.of(shape, where="--model").kind
+    objective = config.objective or FITTING[kind][0]
+    values: dict[str, Any] = {"objective": objective}
+    purpose = PURPOSES.get(objective, "causal")
+    if config.tokenizer.purpose != purpose:
+        values["tokenizer"] = config.tokenizer.replace(purpose=purpose)
+    return config.replace(**values)
 
 
 def _planned(

@@ -11,19 +11,27 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from wordmill.batches.batch import Batch
-from wordmill.core.errors import ConfigError
+from wordmill.core.errors import ConfigError, nearest
 from wordmill.core.progress import human_count
 from wordmill.models import recurrent, transformer
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
+from wordmill.models.families import families, family
 from wordmill.models.folder import LanguageModel, build_model
-from wordmill.models.ops import token_losses
-from wordmill.train.objectives import causal
+from wordmill.train.objectives import Objective
 from wordmill.train.optim import OptimConfig, Optimizer
+
+
+class Rows(Protocol):
+    """Where batches come from: a pure function of the step."""
+
+    def batch(self, step: int, first: int = 0, last: int | None = None) -> Batch:
+        """Rows first…last of a step."""
+
 
 SHAPES = (
     (64, 2),
@@ -73,63 +81,70 @@ def flops_per_token(config: ModelConfig, context: int) -> float:
     )
 
 
-def shape(width: int, layers: int, **given: Any) -> dict[str, Any]:
-    """The settings of a decoder of that width: heads of 64, a gated feed-forward part of 8/3 the width."""
+RECURRENT = ("lstm", "gru")
+
+
+def family_shape(name: str, width: int, layers: int) -> dict[str, Any]:
+    """The settings of a model of that width from scratch: heads of 64, a feed-forward part of 4 times the width (8/3 when gated),
+    and what makes it one of its family. An encoder–decoder has as many blocks on each side.
+
+    Raises `ConfigError` for a family that there is not.
+    """
+    if name in RECURRENT:
+        return {"cell": name, "embedding_size": width, "hidden_size": width, "layers": 2}
+    known = families()
+    if name not in known:
+        raise ConfigError(f"no family {name!r} to train from scratch", where="--model", fix=nearest(name, (*known, *RECURRENT)))
+    kind = known[name]
     heads = max(1, width // 64)
-    kv = heads if heads <= 8 else next(n for n in (heads // 2, heads // 3, heads) if n and heads % n == 0)
-    return {
-        "width": width,
-        "layers": layers,
-        "heads": heads,
-        "kv_heads": kv,
-        "head_size": 64,
-        "ffn_size": 64 * round(width * 8 / 3 / 64),
-        **given,
-    }
+    kv = heads if heads <= 8 or not kind.grouped else next(n for n in (heads // 2, heads // 3, heads) if n and heads % n == 0)
+    gated = kind.parts.get("gated", True)
+    sides = {"encoder_layers": layers} if "encoder_layers" in kind.parts else {}
+    return {"family": name, **kind.parts, **kind.by_width(width), **sides, "width": width, "layers": layers, "heads": heads, "kv_heads": kv,
+            "head_size": min(64, width), "ffn_size": 64 * round(width * 8 / 3 / 64) if gated else 4 * width}  # fmt: skip
 
 
-def family_shape(family: str, width: int, layers: int) -> dict[str, Any]:
-    """The same for any family that can be trained from scratch."""
-    if family == "gpt2":
-        heads = max(1, width // 64)
-        return {"family": "gpt2", "width": width, "layers": layers, "heads": heads, "kv_heads": heads, "head_size": min(64, width),
-                "ffn_size": 4 * width, "activation": "gelu_tanh", "gated": False, "norm": "layernorm", "norm_eps": 1e-5,
-                "qk_norm": False, "positions": "learned", "attention_bias": True, "output_bias": True, "ffn_bias": True}  # fmt: skip
-    if family in ("lstm", "gru"):
-        return {"cell": family, "embedding_size": width, "hidden_size": width, "layers": 2}
-    if family == "qwen3":
-        return {"family": family, **shape(width, layers)}
-    raise ConfigError(f"no family {family!r} to train from scratch", where="--model", fix="Known: qwen3, gpt2, lstm, gru")
-
-
-def model_config(family: str, values: dict[str, Any]) -> ModelConfig:
+def model_config(name: str, values: dict[str, Any]) -> ModelConfig:
     """Settings of the family's kind. Raises `ConfigError` for a value that does not fit."""
-    return RecurrentConfig.of(values, where="model") if family in ("lstm", "gru") else TransformerConfig.of(values, where="model")
+    if name in RECURRENT:
+        return RecurrentConfig.of(values, where="model")
+    config = TransformerConfig.of(values, where="model")
+    if config.position_offset:  # where positions start may follow from the padding token's id (RoBERTa), which is the tokenizer's
+        config = config.replace(position_offset=family(name).from_hf(family(name).to_hf(config))["position_offset"])
+    return config
 
 
-def for_size(family: str, parameters: float, common: dict[str, Any]) -> ModelConfig:
+def for_size(name: str, parameters: float, common: dict[str, Any]) -> ModelConfig:
     """The shape whose number of weights (all of them) is nearest to `parameters`, by ratio.
 
     Raises `ConfigError` when even the smallest is more than twice, or the largest less than half as large.
     """
-    configs = [model_config(family, {**family_shape(family, *s), **common}) for s in SHAPES]
+    configs = [model_config(name, {**family_shape(name, *s), **common}) for s in SHAPES]
     best = min(configs, key=lambda config: abs(math.log(count_parameters(config) / parameters)))
     ratio = count_parameters(best) / parameters
     if not 0.5 < ratio < 2:
         smallest, largest = (human_count(count_parameters(configs[i])) for i in (0, -1))
         raise ConfigError(
-            f"no {family} of {human_count(parameters)} weights with this vocabulary",
+            f"no {name} of {human_count(parameters)} weights with this vocabulary",
             where="--size",
             fix=f"Choose between {smallest} and {largest}, or set model.width=… and model.layers=…",
         )
     return best
 
 
-def for_operations(family: str, operations: float, common: dict[str, Any]) -> ModelConfig:
+def for_operations(name: str, operations: float, common: dict[str, Any]) -> ModelConfig:
     """The shape that learns most from that many operations (see `OPTIMUM`)."""
     wanted = OPTIMUM[0] * (operations / OPTIMUM[1]) ** OPTIMUM[2]
-    configs = [model_config(family, {**family_shape(family, *s), **common}) for s in SHAPES]
+    configs = [model_config(name, {**family_shape(name, *s), **common}) for s in SHAPES]
     return min(configs, key=lambda config: abs(math.log(block_parameters(config) / wanted)))
+
+
+def step_flops(config: ModelConfig, batch: Batch, context: int) -> float:
+    """Operations to train on a batch, forward and backward."""
+    if isinstance(config, RecurrentConfig):
+        return batch.n_tokens * recurrent.flops_per_token(config, context)
+    read = int((batch.positions >= 0).sum())
+    return transformer.training_flops(config, context, read, batch.n_targets, source=batch.n_tokens - read)
 
 
 @dataclass(frozen=True)
@@ -138,8 +153,8 @@ class Speed:
 
     seconds: float
     """For one step."""
-    targets: int
-    """In that step."""
+    tokens: float
+    """Read in that step."""
     flops: float
     """Operations of that step."""
     reading: float
@@ -147,8 +162,8 @@ class Speed:
 
     @property
     def tokens_per_second(self) -> float:
-        """Targets a second."""
-        return self.targets / self.seconds
+        """Tokens read a second."""
+        return self.tokens / self.seconds
 
     @property
     def rate(self) -> float:
@@ -156,48 +171,48 @@ class Speed:
         return self.flops / self.seconds
 
 
-def measure_speed(model: LanguageModel, optim: OptimConfig, context: int, rows: int, micro_rows: int, *, seconds: float) -> Speed:
-    """Time whole training steps (forward, backward, optimiser) on random tokens; the model is spoilt by it.
+def measure_speed(model: LanguageModel, objective: Objective, rows: Rows, optim: OptimConfig, micro_rows: int, *, seconds: float) -> Speed:
+    """Time whole training steps (forward, backward, optimiser) on the very rows that will be trained on; the model is spoilt by it.
 
     At least two steps after one to warm up, then as many as fit into `seconds`; the median counts.
     """
     device = next(model.parameters()).device
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    generator = torch.Generator().manual_seed(0)
     optimizer = Optimizer(model, optim)
     model.train()
     times: list[float] = []
+    tokens, flops = 0, 0.0
     end = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
         start = time.perf_counter()
-        for first in range(0, rows, micro_rows):
-            n = min(micro_rows, rows - first)
-            ids = torch.randint(0, model.config.vocab_size, (n, context + 1), generator=generator)
-            batch = Batch(ids[:, :-1], ids[:, 1:], torch.arange(context).expand(n, context), None).to(device)
-            (causal(model, batch).loss_sum / (rows * context)).backward()
+        batch = rows.batch(len(times))
+        state: Any = None
+        for first in range(0, len(batch.input_ids), micro_rows):
+            found = objective(model, batch.rows(first, first + micro_rows).to(device), state)
+            (found.loss_sum / max(1, batch.n_targets)).backward()
             optimizer.collect()
         optimizer.step(1.0)  # as in training: updates too small would make numbers that a CPU is slow with
         wait()
         times.append(time.perf_counter() - start)
+        tokens, flops = tokens + batch.n_tokens, flops + step_flops(model.config, batch, batch.input_ids.shape[1])
     steady = sorted(times[1:])
-    return Speed(
-        steady[len(steady) // 2], rows * context, rows * context * flops_per_token(model.config, context), _reading(model, context, wait)
-    )
+    n = len(times)
+    return Speed(steady[len(steady) // 2], tokens / n, flops / n, _reading(model, objective, rows, micro_rows, wait))
 
 
-def _reading(model: LanguageModel, context: int, wait: Callable[[], object]) -> float:
-    """Tokens a second of scoring without gradients, the output layer included; the better of two tries."""
-    rows = max(1, 8192 // context)
-    ids = torch.zeros(rows, context, dtype=torch.int64, device=next(model.parameters()).device)
+def _reading(model: LanguageModel, objective: Objective, rows: Rows, micro_rows: int, wait: Callable[[], object]) -> float:
+    """Tokens a second of reading without gradients, the output layer included; the better of two tries."""
+    device = next(model.parameters()).device
+    batch = rows.batch(0)
+    batch = batch.rows(0, micro_rows).to(device)
     best = math.inf
     with torch.no_grad():
         for _ in range(2):
             start = time.perf_counter()
-            hidden, _ = model(ids)
-            token_losses(model.head_input(hidden).flatten(0, -2), *model.output_layer(), ids.flatten())
+            objective(model, batch)
             wait()
             best = min(best, time.perf_counter() - start)
-    return rows * context / best
+    return batch.n_tokens / best
 
 
 def rows_for(tokens: float, context: int) -> int:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -24,6 +24,7 @@ from wordmill.core.errors import TrainingError
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.folder import LanguageModel
 from wordmill.train import checkpoint
+from wordmill.train.budget import Rows
 from wordmill.train.distributed import World, asked, exchange
 from wordmill.train.objectives import Objective
 from wordmill.train.optim import OptimConfig, Optimizer
@@ -77,13 +78,6 @@ class TrainConfig(Config):
         if not 0 <= self.ema < 1:
             raise ValueError("ema must lie in [0, 1)")
         return self
-
-
-class Rows(Protocol):
-    """Where batches come from (batches/pack.py): a pure function of the step."""
-
-    def batch(self, step: int, first: int = 0, last: int | None = None) -> Batch:
-        """Rows first…last of a step."""
 
 
 Event = Literal["step", "save", "end"]

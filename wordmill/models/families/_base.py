@@ -44,6 +44,10 @@ class Family:
     """All weights but the output layer's, which follows from tying; None: the names are our own."""
     parts: Mapping[str, Any]
     """The settings of ours that make a model one of this family, whatever its size: what a model from scratch starts from."""
+    by_width: Callable[[int], dict[str, Any]] = lambda width: {}
+    """Further settings that follow from the width."""
+    grouped: bool = False
+    """Whether query heads may share keys and values: wide models from scratch then have fewer of these."""
     bare: str = ""
     """The class of a folder without an output layer."""
     head: str = "lm_head.weight"

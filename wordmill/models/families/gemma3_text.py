@@ -43,4 +43,5 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
     return {**values, "rope_parameters": both, "rope_local_base_freq": local}
 
 
-FAMILY = Family("gemma3_text", "Gemma3ForCausalLM", from_hf, to_hf, gemma2.weights, PARTS, bare="Gemma3TextModel")
+FAMILY = Family("gemma3_text", "Gemma3ForCausalLM", from_hf, to_hf, gemma2.weights, PARTS, bare="Gemma3TextModel",
+                by_width=lambda width: {"embedding_scale": width**0.5})  # fmt: skip

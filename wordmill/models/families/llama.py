@@ -22,5 +22,6 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    "llama", "LlamaForCausalLM", from_hf, to_hf, _llama.weights, _llama.PARTS, bare="LlamaModel", skip=(".rotary_emb.inv_freq",)
-)
+    "llama", "LlamaForCausalLM", from_hf, to_hf, _llama.weights, _llama.PARTS, grouped=True, bare="LlamaModel",
+    skip=(".rotary_emb.inv_freq",),
+)  # fmt: skip
