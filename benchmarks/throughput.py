@@ -10,6 +10,7 @@ missing); a text file of some megabytes for wordmill, which trains on real text 
 
 The cases:
     nanogpt-fp32            as it comes on a CPU
+    nanogpt-fp32-best       the settings of bf16-best, in float32: the faster of the two on a CPU whose bfloat16 products are slow
     nanogpt-bf16            autocast
     nanogpt-bf16-memory     with huge pages and a C allocator that keeps its memory
     nanogpt-bf16-compiled   with torch.compile, without the memory settings
@@ -40,6 +41,7 @@ LAYERS, WIDTH, HEADS, CONTEXT, VOCABULARY, BATCH = 6, 384, 6, 256, 8192, 16
 WARM_UP = 4  # steps that are run but not counted: allocation, compilation, caches
 PEERS: dict[str, tuple[str, ...]] = {
     "nanogpt-fp32": (),
+    "nanogpt-fp32-best": ("memory", "compile", "no-flash", "fused", "precision"),
     "nanogpt-bf16": ("bf16",),
     "nanogpt-bf16-memory": ("bf16", "memory"),
     "nanogpt-bf16-compiled": ("bf16", "compile"),

@@ -115,7 +115,7 @@ def evaluate(logits: Callable[[Any], Any], ids: Any, *, stride: int = CONTEXT, e
 
 
 def nanogpt(options: argparse.Namespace, steps: int) -> Contestant:
-    """nanoGPT in bf16 autocast; products instead of torch's CPU flash attention and compiled: the same function, sooner."""
+    """nanoGPT, in bf16 autocast unless --fp32; products instead of torch's CPU flash attention and compiled: the same function, sooner."""
     import torch
 
     model = throughput.nanogpt_model(options.peer)
@@ -131,7 +131,7 @@ def nanogpt(options: argparse.Namespace, steps: int) -> Contestant:
         factor = (i + 1) / warm_up if i < warm_up else 0.1 + 0.45 * (1 + math.cos(math.pi * along))
         for group in optimizer.param_groups:
             group["lr"] = options.rate * factor
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not options.fp32):
             _, loss = forward(inputs, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -140,7 +140,7 @@ def nanogpt(options: argparse.Namespace, steps: int) -> Contestant:
         return float(loss.item())
 
     def logits(inputs: Any) -> Any:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not options.fp32):
             return model(inputs, inputs)[0]  # with targets it gives every position's logits
 
     return Contestant(step, logits, {"rate": options.rate, "warm_up": warm_up})
@@ -148,7 +148,7 @@ def nanogpt(options: argparse.Namespace, steps: int) -> Contestant:
 
 def nanochat(options: argparse.Namespace, steps: int) -> Contestant:
     """nanochat's model and optimiser with full-context attention (it has no windowed kernel on a CPU)."""
-    os.environ["NANOCHAT_DTYPE"] = "bfloat16"
+    os.environ["NANOCHAT_DTYPE"] = "float32" if options.fp32 else "bfloat16"
     sys.path.insert(0, str(options.peer))
     import torch
     from nanochat.gpt import GPT, GPTConfig  # type: ignore[import-not-found]
@@ -213,6 +213,7 @@ def train_peer(options: argparse.Namespace) -> None:
     with contextlib.redirect_stdout(sys.stderr):  # peers print; standard output is for the result
         contestant = {"nanogpt": nanogpt, "nanochat": nanochat}[options.action](options, steps)
     name = f"{options.action}-{options.rate:g}" if options.action == "nanogpt" else f"{options.action}-{options.scaling}"
+    name += f"-{options.tokens / 1e6:g}m"
     path = options.work / f"{name}-seed{options.seed}.json"
     record: dict[str, Any] = {
         "name": name, "tokens": steps * options.batch * CONTEXT, "batch": options.batch, "seed": options.seed,
@@ -313,6 +314,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--fp32", action="store_true", help="peers in float32: the faster way on a CPU whose bfloat16 products are slow")
     parser.add_argument("--model", help="wordmill's family; default: its own choice")
     parser.add_argument("--adamw", action="store_true", help="wordmill with AdamW and a cosine, for method against speed")
     parser.add_argument("--name", help="name of wordmill's run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +13,6 @@ from wordmill.batches.batch import IGNORE
 from wordmill.batches.corrupted import objective_rows
 from wordmill.core.errors import UsageError
 from wordmill.evaluate import evaluate_rows
-from wordmill.models.config import TransformerConfig
 from wordmill.train import checkpoint, loop
 from wordmill.train.objectives import OBJECTIVES, masked
 
