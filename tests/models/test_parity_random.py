@@ -35,8 +35,8 @@ def rope(draw: Draw, longest: int) -> dict[str, Any]:
         {"rope_type": "llama3", "rope_theta": theta, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
          "original_max_position_embeddings": first},
         {"rope_type": "yarn", "rope_theta": theta, "factor": 4.0, "original_max_position_embeddings": first},
-        {"rope_type": "yarn", "rope_theta": theta, "factor": 4.0, "original_max_position_embeddings": first, "beta_fast": 8.0, "beta_slow": 2.0,
-         "attention_factor": 1.1},
+        {"rope_type": "yarn", "rope_theta": theta, "factor": 4.0, "original_max_position_embeddings": first, "beta_fast": 8.0,
+         "beta_slow": 2.0, "attention_factor": 1.1},
     ]))  # fmt: skip
 
 
@@ -54,9 +54,9 @@ def llama_like(draw: Draw, *, own_size: bool = True, scaled: bool = True) -> dic
 
 def gemma(draw: Draw) -> dict[str, Any]:
     layers = draw(st.integers(1, 4))
-    caps = st.sampled_from([None, 1.5, 30.0])
-    return {**llama_like(draw), "num_hidden_layers": layers, "hidden_activation": draw(ACTIVATIONS), "sliding_window": draw(st.integers(1, 30)),
-            "layer_types": draw(st.lists(st.sampled_from(["sliding_attention", "full_attention"]), min_size=layers, max_size=layers)),
+    caps, kinds = st.sampled_from([None, 1.5, 30.0]), st.sampled_from(["sliding_attention", "full_attention"])
+    return {**llama_like(draw), "num_hidden_layers": layers, "hidden_activation": draw(ACTIVATIONS),
+            "sliding_window": draw(st.integers(1, 30)), "layer_types": draw(st.lists(kinds, min_size=layers, max_size=layers)),
             "query_pre_attn_scalar": draw(st.integers(1, 40)), "attn_logit_softcapping": draw(caps), "final_logit_softcapping": draw(caps),
             "attention_bias": draw(st.booleans())}  # fmt: skip
 
@@ -86,7 +86,8 @@ def t5(draw: Draw) -> dict[str, Any]:
     count, size = heads(draw)
     kinds = ["relu", "gated-gelu", "gated-silu", "gelu", "silu"]
     return {"d_model": draw(st.sampled_from([12, 24])), "d_kv": size, "num_heads": count, "d_ff": draw(st.integers(3, 50)),
-            "num_layers": draw(st.integers(1, 3)), "num_decoder_layers": draw(st.integers(1, 3)), "feed_forward_proj": draw(st.sampled_from(kinds)),
+            "num_layers": draw(st.integers(1, 3)), "num_decoder_layers": draw(st.integers(1, 3)),
+            "feed_forward_proj": draw(st.sampled_from(kinds)),
             "relative_attention_num_buckets": draw(st.sampled_from([4, 8, 32])), "layer_norm_epsilon": draw(EPS),
             "relative_attention_max_distance": draw(st.sampled_from([20, 128])), "tie_word_embeddings": draw(st.booleans())}  # fmt: skip
 
@@ -102,7 +103,8 @@ def bart(draw: Draw) -> dict[str, Any]:
 def gpt2(draw: Draw) -> dict[str, Any]:
     count, size = heads(draw)
     return {"n_embd": count * size, "n_head": count, "n_layer": draw(st.integers(1, 3)), "n_positions": 64, "layer_norm_epsilon": draw(EPS),
-            "n_inner": draw(st.sampled_from([None, 30])), "activation_function": draw(ACTIVATIONS), "tie_word_embeddings": draw(st.booleans())}  # fmt: skip
+            "n_inner": draw(st.sampled_from([None, 30])), "activation_function": draw(ACTIVATIONS),
+            "tie_word_embeddings": draw(st.booleans())}  # fmt: skip
 
 
 def distilbert(draw: Draw) -> dict[str, Any]:
