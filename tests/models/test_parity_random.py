@@ -94,7 +94,8 @@ def t5(draw: Draw) -> dict[str, Any]:
 
 def bart(draw: Draw) -> dict[str, Any]:
     counts = st.sampled_from([1, 2, 4])
-    return {"d_model": draw(st.sampled_from([16, 24])), "encoder_layers": draw(st.integers(1, 3)), "decoder_layers": draw(st.integers(1, 3)),
+    return {"d_model": draw(st.sampled_from([16, 24])), "encoder_layers": draw(st.integers(1, 3)),
+            "decoder_layers": draw(st.integers(1, 3)),
             "encoder_attention_heads": draw(counts), "decoder_attention_heads": draw(counts), "encoder_ffn_dim": draw(st.integers(3, 50)),
             "decoder_ffn_dim": draw(st.integers(3, 50)), "activation_function": draw(ACTIVATIONS), "scale_embedding": draw(st.booleans()),
             "max_position_embeddings": 64}  # fmt: skip
