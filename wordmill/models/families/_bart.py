@@ -26,8 +26,16 @@ KNOWN = frozenset(
 
 def from_hf(values: Mapping[str, Any], family: str, *, pre: bool) -> dict[str, Any]:
     """config.json → our settings; `pre`: whether norms stand before their parts."""
-    fixed = {"normalize_before": (pre,), "add_final_layer_norm": (pre,), "normalize_embedding": (True,), "extra_pos_embeddings": (2,),
-             "static_position_embeddings": (False,), "add_bias_logits": (False,), "do_blenderbot_90_layernorm": (False,)}  # fmt: skip
+    fixed = {
+        "normalize_before": (pre,),
+        "add_final_layer_norm": (pre,),
+        "normalize_embedding": (True,),
+        "extra_pos_embeddings": (2,),
+        "static_position_embeddings": (False,),
+        "add_bias_logits": (False,),
+        "do_blenderbot_90_layernorm": (False,),
+        "tie_word_embeddings": (True,),
+    }  # fmt: skip  (untied, source and target have embeddings of their own: not supported)
     read(values, family, KNOWN, fixed)
     width, heads, encoder_heads = values["d_model"], values["decoder_attention_heads"], values["encoder_attention_heads"]
     if width % heads or width % encoder_heads:
@@ -40,7 +48,7 @@ def from_hf(values: Mapping[str, Any], family: str, *, pre: bool) -> dict[str, A
         "activation": activation(values.get("activation_function", "gelu"), family),
         "max_positions": values.get("max_position_embeddings", 1024),
         "embedding_scale": width**0.5 if values.get("scale_embedding") else 1.0,
-        "tie_embeddings": values.get("tie_word_embeddings", True), "init_std": values.get("init_std", 0.02),
+        "init_std": values.get("init_std", 0.02),
         **tokens_from_hf({"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, **values}),
     }  # fmt: skip
 

@@ -28,7 +28,10 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     if _rope.scaling(local, values, "gemma3_text: sliding_attention"):
         raise ModelError("scaled rotary positions in layers with a window are not supported", where="config.json (gemma3_text)")
-    caps = {"attention_softcap": values.get("attn_logit_softcapping") or 0.0, "logit_softcap": values.get("final_logit_softcapping") or 0.0}
+    if values.get("attn_logit_softcapping"):
+        # `transformers` reads the setting and does nothing with it: which of the two is meant is anybody's guess.
+        raise ModelError("setting 'attn_logit_softcapping' is not supported for gemma3_text, but null", where="config.json")
+    caps = {"attention_softcap": 0.0, "logit_softcap": values.get("final_logit_softcapping") or 0.0}
     every = values.get("sliding_window_pattern", 6)
     further = "sliding_window_pattern _sliding_window_pattern rope_local_base_freq"
     return {**PARTS, **gemma2.shared(values, "gemma3_text", every, 131_072, further), **rope, **caps}
