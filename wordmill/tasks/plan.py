@@ -212,7 +212,9 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
                               "pad_id": tokenizer.pad_id}  # fmt: skip
     if config.family not in budget.RECURRENT:
-        common |= _common(family(config.family).parts, asked)
+        common |= _common({**family(config.family).parts, **config.model}, asked)
+    # What is asked for beside the size holds for every size that is tried.
+    common |= {name: value for name, value in config.model.items() if name not in SIZES}
     sized = {"width", "layers", "hidden_size", "embedding_size"} & set(config.model)
     rate = 0.0
     if asked.seconds is not None:
@@ -236,8 +238,12 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     return model, rate
 
 
+SIZES = ("width", "layers", "heads", "kv_heads", "head_size", "ffn_size", "hidden_size", "embedding_size")
+
+
 def _common(parts: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
-    """Settings of a Transformer from scratch that follow from the tokenizer, the context, and from what was found to train fast."""
+    """Settings of a Transformer from scratch that follow from the tokenizer, the context, and from what was found to train fast;
+    `parts`: what is settled already."""
     found: dict[str, Any] = {}
     if parts.get("max_positions") != UNLIMITED:
         found["max_positions"] = max(asked.context, 2048 if parts.get("positions", "rotary") == "rotary" else 1024)

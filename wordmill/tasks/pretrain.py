@@ -167,8 +167,7 @@ def pretrain(
             before = run.seconds
             fit(run)
         timings |= {"training": run.seconds - before - watch.seconds, "validation and samples": watch.seconds}
-        with _timed(timings, "final evaluation and saving"):
-            metrics = finish(run, config, plan, data, folder, timings, log) if group.first else {}
+        metrics = finish(run, config, plan, data, folder, timings, log) if group.first else {}
         group.wait()
     log.note(f"done in {human_time(time.monotonic() - started)}")
     return Run(folder, metrics)
@@ -287,6 +286,7 @@ def finish(
     run: Training, config: PretrainConfig, plan: Plan, data: Data, folder: Path, timings: dict[str, float], reporter: Reporter
 ) -> dict[str, Any]:
     """Evaluate on all of the validation text, write the model folder with its lineage and card, and the report."""
+    begun = time.monotonic()
     weights = run.weights()
     best = best_weights(folder, run.memory.get("best_step")) if run.memory.get("best_step") != run.step else None
     if best is not None:
@@ -301,6 +301,7 @@ def finish(
     model_folder = folder / "model"
     save_model(run.model, model_folder, weights=weights)
     data.tokenizer.save(model_folder)
+    timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
     lineage = {"task": "pretrain", "objective": config.objective,
                "corpus": {"hash": data.corpus.hash, "sources": data.corpus.info.get("sources")},
                "tokenizer": data.tokenizer.hash, "parent": _parent(config), "recipe": config.plain(), "model": plan.model.plain(),
@@ -431,13 +432,18 @@ def with_objective(config: PretrainConfig) -> PretrainConfig:
         config = config.replace(family=family)
     else:
         shape = family_shape(config.family, 64, 1)
-        kind = "decoder" if "cell" in shape else TransformerConfig.of(shape, where="--model").kind
+        kind = "decoder" if "cell" in shape else TransformerConfig.of({**shape, **_parts(config.model)}, where="model").kind
     objective = config.objective or FITTING[kind][0]
     values: dict[str, Any] = {"objective": objective}
     purpose = PURPOSES.get(objective, "causal")
     if config.tokenizer.purpose != purpose:
         values["tokenizer"] = config.tokenizer.replace(purpose=purpose)
     return config.replace(**values)
+
+
+def _parts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the model's settings those that decide what kind it is."""
+    return {name: given[name] for name in ("causal", "encoder_layers") if name in given}
 
 
 def _planned(
