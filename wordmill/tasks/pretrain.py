@@ -34,7 +34,7 @@ from wordmill.corpus import Corpus, CorpusConfig, build_corpus
 from wordmill.evaluate.validation import evaluate_rows, evaluate_store
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
 from wordmill.models.config import TransformerConfig
-from wordmill.models.folder import LanguageModel, build_model, load_model, read_config, save_model
+from wordmill.models.folder import build_model, compile_blocks, load_model, read_config, save_model
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.card import model_card
 from wordmill.tasks.facts import run_facts
@@ -93,7 +93,8 @@ class PretrainConfig(Config):
     prompts: tuple[str, ...] = ()
     """Texts to continue at every evaluation; without any, the beginnings of three validation documents."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether each block is compiled by torch.compile: on or off; auto is off, since the CPU has kernels that do as much (docs/log.md)."""
+    """Whether each block is compiled by torch.compile: on or off; auto measures whether it pays on a GPU, and is off
+    on a CPU, which has kernels that do as much (docs/log.md)."""
     dtype: str = "auto"
     """Numbers to compute with: auto, bf16 or fp32."""
     seed: int = Field(default=0, ge=0)
@@ -274,12 +275,6 @@ def assemble(
     resumed = {"model": plan.model.plain(), "train": train.plain()}
     objective = OBJECTIVES[config.objective or "clm"]
     return Training(model, objective, rows, train, folder, device, group, reporter, resumed_config=resumed)
-
-
-def compile_blocks(model: LanguageModel) -> None:
-    """Compile each block on its own: all of them share one compilation, a sixth of the time that the whole model takes."""
-    for block in getattr(model, "blocks", []):
-        block.compile(dynamic=False)
 
 
 def finish(
