@@ -8,7 +8,7 @@ Shapes: N texts, B rows, T tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -150,8 +150,7 @@ def embed(
     if batch_tokens < 1:
         raise UsageError("batch_tokens must be at least 1", where="--batch-tokens")
     documents, cut, lost = _documents(model, tokenizer, texts, settings, truncate)
-    width = getattr(model.config, "width", None) or getattr(model.config, "hidden_size", 0)
-    vectors = torch.empty(len(texts), width)
+    vectors = torch.empty(0)
     order = sorted(range(len(documents)), key=lambda i: -len(documents[i]))
     padding, total = 0, sum(map(len, documents))
     with reporter.task("embedding", total=total, unit="tok") as task, evaluating(model):
@@ -159,6 +158,8 @@ def embed(
         for rows in _batches(order, documents, batch_tokens):
             found, wasted = _embed_rows(model, rows, documents, settings.pooling)
             places = [i for row in rows for i in row]
+            if not len(vectors):
+                vectors = torch.empty(len(texts), found.shape[1])
             vectors[places] = F.normalize(found, dim=-1) if settings.normalize else found
             padding, done = padding + wasted, done + sum(len(documents[i]) for i in places)
             task.set(done)
@@ -193,21 +194,40 @@ def _documents(
     return documents, len(too_long), lost
 
 
-def _batches(order: Sequence[int], documents: Sequence[Sequence[int]], batch_tokens: int) -> list[list[list[int]]]:
-    """Batches of rows of texts, by their numbers. `order` goes from the longest to the shortest, so that rows of as many texts of like
-    length are of like length themselves."""
-    batches: list[list[list[int]]] = []
-    start = 0
-    while start < len(order):
-        longest = len(documents[order[start]])
-        together = max(1, ROW // longest)
-        rows = max(1, batch_tokens // (together * longest))
-        part = order[start : start + rows * together]
-        count = -(-len(part) // together)
-        # Dealt out like cards, so that no row gets the longest of everything.
-        batches.append([list(part[row::count]) for row in range(count)])
-        start += len(part)
-    return batches
+def _batches(order: Sequence[int], documents: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
+    """Batches of rows of texts, by their numbers; `order` goes from the longest to the shortest."""
+    part: list[int] = []
+    held = 0
+    for i in order:
+        if part and held + len(documents[i]) > batch_tokens:
+            yield _rows(part, [len(documents[i]) for i in part])
+            part, held = [], 0
+        part.append(i)
+        held += len(documents[i])
+    if part:
+        yield _rows(part, [len(documents[i]) for i in part])
+
+
+def _rows(part: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Texts in rows, whichever of two ways leaves less padding: as many as fit into `ROW` tokens, which is best where lengths are mixed, or
+    dealt out evenly like cards, which is best where they are alike."""
+    room = max(ROW, lengths[0])
+    spaces: list[list[int]] = [[] for _ in range(room + 1)]  # the rows that have so much space left
+    packed: list[list[int]] = []
+    for place, length in enumerate(lengths):
+        space = next((space for space in range(length, room + 1) if spaces[space]), None)
+        row = len(packed) if space is None else spaces[space].pop()
+        if space is None:
+            packed.append([])
+        packed[row].append(place)
+        spaces[(room if space is None else space) - length].append(row)
+    count = max(1, len(part) * lengths[0] // room)
+    dealt = [list(range(row, len(part), count)) for row in range(count)]
+
+    def area(rows: list[list[int]]) -> int:
+        return len(rows) * max(sum(lengths[place] for place in row) for row in rows)
+
+    return [[part[place] for place in row] for row in min(packed, dealt, key=area)]
 
 
 def _embed_rows(
@@ -228,14 +248,14 @@ def _embed_rows(
             at = end
     device = next(model.parameters()).device
     alone = all(len(row) == 1 for row in rows) and bool((positions >= 0).all())
-    tensors = [torch.from_numpy(x).to(device) for x in (ids, positions)]
+    read, places = torch.from_numpy(ids).to(device), torch.from_numpy(positions).to(device)
     told_apart = None if alone else torch.from_numpy(numbers).to(device)
     if isinstance(model, Transformer) and model.encoder is not None:
-        hidden = model.encode(*tensors, told_apart).hidden
+        hidden = model.encode(read, places, told_apart).hidden
     elif isinstance(model.config, RecurrentConfig):
-        hidden, _ = model(*tensors, told_apart, None)
+        hidden, _ = model(read, places, told_apart, None)
     else:
-        hidden, _ = model(*tensors, told_apart)
+        hidden, _ = model(read, places, told_apart)
     return _pool(hidden.flatten(0, 1).float().cpu(), starts, ends, pooling), int((positions < 0).sum())
 
 

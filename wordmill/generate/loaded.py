@@ -268,7 +268,7 @@ class Loaded:
 
         Warns through `reporter` of answers that ended because the model has no more positions.
         """
-        sampling = self._sampling(config, settings)
+        sampling = self.sampling(settings, config)
         answers: list[Generation] = []
         rows = max(1, ROWS // sampling.beams)
         for first in range(0, len(prompts), rows):
@@ -292,7 +292,7 @@ class Loaded:
 
         Raises `UsageError` for a beam search, whose text is known at its end only.
         """
-        sampling = self._sampling(config, settings)
+        sampling = self.sampling(settings, config)
         if sampling.beams > 1:
             raise UsageError("a beam search has no text before its end", where="stream", fix="Use generate")
         work = _Answers(self, [prompt], sampling)
@@ -301,13 +301,14 @@ class Loaded:
         if work.results()[0].reason == "context":
             reporter.warn(f"the answer ended at the model's last position ({self.config.max_positions:,}), before max_tokens")
 
-    def _sampling(self, config: SamplingConfig | None, settings: dict[str, Any]) -> SamplingConfig:
+    def sampling(self, settings: dict[str, Any], config: SamplingConfig | None = None) -> SamplingConfig:
+        """Settings over those of `config`, or over the defaults: temperature 0 where nothing is to be drawn (beams), and for
+        encoder–decoders, from which one wants the best answer and not a lively one. Raises `ConfigError` for one that doesn't fit."""
         stop = settings.get("stop")
         if isinstance(stop, str):
             settings = {**settings, "stop": (stop,)}
         if config is not None:
             return config.replace(**settings) if settings else config
-        # Who translates or summarises wants the best answer, not a lively one; and a beam search draws nothing.
         greedy = self.kind == "encoder-decoder" or settings.get("beams", 1) != 1
         return SamplingConfig.of({**({"temperature": 0.0} if greedy else {}), **settings}, where="generate")
 

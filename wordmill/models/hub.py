@@ -29,7 +29,7 @@ def resolve_model(name: str | Path) -> Path:
     is given back as it is, for whoever opens it to say so. Raises `ModelError` for a hub name that can't be had.
     """
     path = Path(name)
-    if path.exists() or not is_hub_name(path):
+    if path.exists() or not is_hub_name(str(name)):
         return path
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -56,9 +56,9 @@ def resolve_model(name: str | Path) -> Path:
     return folder
 
 
-def is_hub_name(path: Path) -> bool:
+def is_hub_name(name: str) -> bool:
     """Whether a path that isn't there can be meant as a name on the hub: two plain words, the first of them no folder here."""
-    return _NAME.fullmatch(path.as_posix()) is not None and not Path(path.parts[0]).exists()
+    return _NAME.fullmatch(name) is not None and not Path(name.partition("/")[0]).exists()
 
 
 def _offline(hub: str) -> ModelError:
