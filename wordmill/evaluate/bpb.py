@@ -238,13 +238,17 @@ def compare(
     """Names and numbers of several evaluations, best first.
 
     Raises `UsageError` when they were not made on the same text, and for a perplexity per token across tokenizers:
-    a tokenizer with longer tokens has fewer and costlier ones, so the numbers say nothing about the models.
+    a tokenizer with longer tokens has fewer and costlier ones, so the numbers say nothing about the models. Pseudo-likelihoods of masked
+    models are compared among themselves and with one tokenizer only.
     """
     if len({e.pseudo for e in evaluations.values()}) > 1:
         raise UsageError("pseudo-likelihoods of masked models can't be compared with likelihoods: they see what comes after a token")
     if len({(e.bytes, e.words, e.documents) for e in evaluations.values()}) > 1:
         raise UsageError("these evaluations were not made on the same text", fix="Evaluate every model on the same files")
-    if by == "perplexity_per_token" and len({e.tokenizer_hash for e in evaluations.values()}) > 1:
+    several = len({e.tokenizer_hash for e in evaluations.values()}) > 1
+    if several and any(e.pseudo for e in evaluations.values()):
+        raise UsageError("pseudo-likelihoods of different tokenizers can't be compared: what is hidden at a time is not the same")
+    if by == "perplexity_per_token" and several:
         raise UsageError(
             "perplexities per token of different tokenizers can't be compared: their tokens are not of the same length",
             fix="Compare bits_per_byte, which does not depend on the tokenizer",
