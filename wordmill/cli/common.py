@@ -12,12 +12,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from wordmill.core.errors import WordmillError
 from wordmill.core.progress import Reporter
+
+if TYPE_CHECKING:
+    from wordmill.generate import Loaded
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -26,6 +29,9 @@ TERMINATED = 143
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes; warnings still show.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder (runs/x/model), or a name on the Hugging Face hub.", show_default=False)
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, or cuda:1 and the like.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, bf16 or fp32: the numbers to compute with.")]
 
@@ -63,6 +69,26 @@ def reporter(quiet: bool) -> Reporter:
 def emit(json: bool, value: Mapping[str, Any], text: str) -> None:
     """The result on standard output: `value` as one line of JSON when `json`, `text` for people otherwise."""
     print(json_module.dumps(value, ensure_ascii=False) if json else text, flush=True)
+
+
+def open_model(model: str, device: str, dtype: str, *, reading: bool = False, fast: bool = False) -> Loaded:
+    """A model folder or a hub's model, opened. What is wrong with the folder is said before a second goes by.
+
+    `reading`: one prompt at a time, bound by the reading of weights. `fast`: float32 products the fastest way that is as exact.
+    """
+    from wordmill.models.hub import resolve_model
+
+    folder = resolve_model(model)
+    from wordmill.core.device import choose_device, choose_dtype, tune_float32
+    from wordmill.generate.loaded import load_on
+    from wordmill.models.folder import read_config
+
+    read_config(folder)
+    chosen = choose_device(device)
+    numbers = choose_dtype(dtype, chosen, reading=reading)
+    if fast and chosen.type == "cpu" and str(numbers) == "torch.float32":
+        tune_float32()
+    return load_on(folder, chosen, numbers)
 
 
 class Terminated(KeyboardInterrupt):

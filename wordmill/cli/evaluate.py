@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
+from wordmill.cli.common import DeviceOption, JsonOption, ModelArgument, QuietOption, emit, open_model, reporter
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, for example runs/x/model.", show_default=False)],
+    model: ModelArgument,
     data: Annotated[
         list[Path], typer.Argument(metavar="DATA...", help="Files and folders of text, or a corpus folder.", show_default=False)
     ],
@@ -31,22 +31,22 @@ def evaluate(
     """Bits per byte and perplexity of a model on text.
 
     Every token is scored once, long texts through a sliding window; what was cut or left out is counted. Bits per byte compare all models,
-    perplexity per token only those with the same tokenizer. A corpus folder is scored on its validation split.
+    perplexity per token only those with the same tokenizer. A corpus folder is scored on its validation split. Masked models (BERT and its
+    kin) get pseudo-perplexities, named as such: each token hidden once, the rest of its stretch of text shown.
 
     Example: wordmill evaluate runs/x/model other.txt --json
     """
-    from wordmill.core.device import choose_device, choose_dtype
     from wordmill.evaluate import Texts
     from wordmill.evaluate import evaluate as run
-    from wordmill.generate.loaded import load_on
     from wordmill.models.folder import read_config
+    from wordmill.models.hub import resolve_model
 
     report = reporter(quiet)
-    read_config(model)
+    folder = resolve_model(model)
+    read_config(folder)
     Texts(data, split=split, field=field)  # errors of names and places come before the model is loaded
-    chosen = choose_device(device)
-    loaded = load_on(model, chosen, choose_dtype(dtype, chosen))
+    loaded = open_model(str(folder), device, dtype)
     found = run(
         loaded, data, split=split, field=field, context=context, stride=stride, batch_tokens=batch, max_tokens=max_tokens, reporter=report
     )
-    emit(json, {"model": str(model), "data": [str(item) for item in data], "dtype": dtype, **found.plain()}, found.text())
+    emit(json, {"model": model, "data": [str(item) for item in data], "dtype": dtype, **found.plain()}, found.text())

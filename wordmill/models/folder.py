@@ -50,6 +50,11 @@ def read_config(folder: Path) -> ModelConfig:
         )
     if not path.exists():
         raise ModelError("this folder has no config.json, so it is not a model folder", where=folder)
+    return read_config_file(path)
+
+
+def read_config_file(path: Path) -> ModelConfig:
+    """The settings in a config.json. Raises `ModelError` for what is not supported."""
     values = read_json(path)
     kind = values.get("model_type")
     if kind == RECURRENT:
@@ -155,12 +160,7 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype:
     another shape.
     """
     folder = Path(folder)
-    config, stored = read_config(folder), open_weights(folder)
-    ignored: tuple[str, ...] = ()
-    if isinstance(config, TransformerConfig) and family(config.family).weights is not None:
-        kind = family(config.family)
-        stored = _todays_names(kind, stored)
-        config, ignored = _what_is_there(config, kind, stored, folder)
+    config, ignored, stored = _open(folder)
     with torch.device("meta"):
         model = build_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -172,6 +172,25 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype:
     if isinstance(model, Transformer):
         model.ignored = ignored
     return model.requires_grad_(False).eval()
+
+
+def whole_config(folder: Path) -> ModelConfig:
+    """The settings of a folder's model as `load_model` would make it: config.json, and what the weights tell (nothing of them is read).
+
+    Raises `ModelError` as `load_model` does for what is missing or torn.
+    """
+    return _open(folder)[0]
+
+
+def _open(folder: Path) -> tuple[ModelConfig, tuple[str, ...], dict[str, Stored]]:
+    """The settings, the tensors that the model has no part for, and the others."""
+    config, stored = read_config(folder), open_weights(folder)
+    if isinstance(config, RecurrentConfig) or family(config.family).weights is None:
+        return config, (), stored
+    kind = family(config.family)
+    stored = _todays_names(kind, stored)
+    config, ignored = _what_is_there(config, kind, stored, folder)
+    return config, ignored, stored
 
 
 def _weight_list(config: ModelConfig) -> list[Weight] | None:

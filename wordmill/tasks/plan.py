@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +21,7 @@ from wordmill.core.progress import Reporter, human_count, human_time
 from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import family
 from wordmill.models.folder import build_model, check_expressible, compile_blocks, read_config
+from wordmill.models.hub import resolve_model
 from wordmill.tokenizer import Tokenizer
 from wordmill.train import budget
 from wordmill.train.loop import TrainConfig
@@ -202,14 +202,14 @@ def _context(config: PretrainConfig, device: torch.device, seconds: float | None
     if config.family in budget.RECURRENT:
         return 64
     wanted = 1024 if device.type != "cpu" else 256 if (seconds or 0) <= 1200 else 512
-    return min(wanted, read_config(Path(config.parent)).max_positions) if config.parent is not None else wanted
+    return min(wanted, read_config(resolve_model(config.parent)).max_positions) if config.parent is not None else wanted
 
 
 def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     """The model, and the operations a second that a reference model of its family was measured to train at (0: not needed)."""
     config, tokenizer = asked.config, asked.tokenizer
     if config.parent is not None:
-        model = read_config(Path(config.parent))
+        model = read_config(resolve_model(config.parent))
         _check_fits(model, asked)
         return model, 0.0
     common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,

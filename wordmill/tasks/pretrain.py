@@ -35,6 +35,7 @@ from wordmill.evaluate.validation import evaluate_rows, evaluate_store
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
 from wordmill.models.config import TransformerConfig
 from wordmill.models.folder import build_model, compile_blocks, load_model, read_config, save_model
+from wordmill.models.hub import resolve_model
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.card import model_card
 from wordmill.tasks.facts import run_facts
@@ -69,7 +70,7 @@ class PretrainConfig(Config):
     family: str = "qwen3"
     """lstm, gru, or a Transformer family: qwen3, llama, gpt2, bert, modernbert, t5, bart, …"""
     parent: str | None = None
-    """A model folder to go on from; shape and tokenizer are its own."""
+    """A model folder or a hub name to go on from; shape and tokenizer are its own."""
     time: str | None = None
     """Time for everything, such as 10m, 90s or 2h; size, batch, learning rate and schedule follow from it."""
     size: str | None = None
@@ -224,7 +225,7 @@ def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
     else:
         corpus = build_corpus(config.sources, folder / "corpus", config.corpus, validation=config.validation, reporter=reporter)
     if config.tokenizer_folder is not None or config.parent is not None:
-        tokenizer = Tokenizer.load(config.tokenizer_folder or config.parent or "")
+        tokenizer = Tokenizer.load(config.tokenizer_folder or resolve_model(config.parent or ""))
     elif (folder / "tokenizer" / "tokenizer.json").exists():
         tokenizer = Tokenizer.load(folder / "tokenizer")
     else:
@@ -264,7 +265,7 @@ def assemble(
         model = build_model(plan.model)
         model.initialise(config.seed)
     else:
-        model = load_model(config.parent).requires_grad_(True)
+        model = load_model(resolve_model(config.parent)).requires_grad_(True)
         if isinstance(model, Transformer) and plan.model.dropout != model.config.dropout:
             model.set_dropout(plan.model.dropout)
     model.to(device, dtype)
@@ -342,7 +343,7 @@ def _parent(config: PretrainConfig) -> dict[str, Any] | None:
     """What the model went on from: its folder, and what its weights were."""
     if config.parent is None:
         return None
-    files = sorted(path for path in Path(config.parent).iterdir() if path.suffix in (".safetensors", ".bin"))
+    files = sorted(path for path in resolve_model(config.parent).iterdir() if path.suffix in (".safetensors", ".bin"))
     return {"folder": config.parent, "weights": {path.name: hash_file(path) for path in files}}
 
 
@@ -419,7 +420,7 @@ PURPOSES = {"mlm": "masked", "denoise": "denoising", "infill": "denoising"}
 def with_objective(config: PretrainConfig) -> PretrainConfig:
     """The settings with the objective that the model's kind usually learns, where none was asked for, and a tokenizer that fits it."""
     if config.parent is not None:
-        model = read_config(Path(config.parent))
+        model = read_config(resolve_model(config.parent))
         kind = model.kind if isinstance(model, TransformerConfig) else "decoder"
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         if config.family not in ("qwen3", family):
