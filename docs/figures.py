@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from wordmill.tasks.info import info
 
 from wordmill.core.progress import human_bytes, human_count
 from wordmill.models.config import RecurrentConfig, TransformerConfig
 from wordmill.models.folder import build_model
+from wordmill.tasks.info import info
 
 HERE = Path(__file__).resolve().parent
 WORDS = ["the", "mill", "grinds", "words", "all", "night"]
