@@ -33,7 +33,7 @@ def pretrain(
     steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Family: qwen3 (default), llama, gpt2, bert, t5, bart, lstm, gru, …")] = None,
     objective: Annotated[str | None, typer.Option("--objective", help="clm, prefix, mlm, denoise or infill; default: by family.")] = None,
-    parent: Annotated[str | None, typer.Option("--from", help="Model folder or hub name to go on from; its shape and tokenizer stay.")] = None,
+    parent: Annotated[str | None, typer.Option("--from", help="Model folder or hub name to go on from; its shape stays.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Folder of a trained tokenizer; otherwise one is trained on the text.")
     ] = None,
