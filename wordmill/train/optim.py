@@ -42,6 +42,9 @@ class OptimConfig(Config):
     `adam` and `sgd`, which add it to the gradient as they always did."""
     ns_steps: int = 5
     """Newton–Schulz iterations of Muon."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor on the learning rate for each layer further from the output: the last block and all after it learn at the full rate, the
+    embedding at the lowest (1: all alike). Howard and Ruder 2018, arXiv 1801.06146."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,14 @@ def assign(model: nn.Module, config: OptimConfig) -> list[Group]:
     tied = getattr(getattr(model, "config", None), "tie_embeddings", False)
     kinds: dict[str, list[str]] = {"matrix": [], "embedding": [], "head": [], "vector": []}
     for name, parameter in model.named_parameters():
-        if "embedding" in name:
+        if not parameter.requires_grad:
+            continue
+        if "embedding" in name and "norm" not in name:
             kinds["head" if tied and name == "embedding.weight" else "embedding"].append(name)
-        elif name.startswith("head."):
-            kinds["head"].append(name)
+        elif parameter.ndim < 2 or "bias" in name:
+            kinds["vector"].append(name)
         else:
-            kinds["matrix" if parameter.ndim >= 2 and "bias" not in name else "vector"].append(name)
+            kinds["head" if name.startswith("head.") else "matrix"].append(name)
     decay = config.weight_decay
     if config.kind == "muon":
         groups = [
