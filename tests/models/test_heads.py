@@ -17,7 +17,7 @@ from wordmill.models.config import RecurrentConfig
 from wordmill.models.crf import CRF
 from wordmill.models.families import family
 from wordmill.models.folder import build_model, load_model
-from wordmill.models.heads import Headed, HeadConfig, load_base, load_headed, save_headed, with_head
+from wordmill.models.heads import HeadConfig, Headed, load_base, load_headed, save_headed, with_head
 
 LABELS = ("no", "perhaps", "yes")
 CLASSES = {"sequence": "AutoModelForSequenceClassification", "token": "AutoModelForTokenClassification"}

@@ -154,7 +154,7 @@ def balanced(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def batches_of(examples: Sequence[Encoded], tokens: int, *, capacity: int = 0) -> Iterator[tuple[list[int], Batch]]:
-    """All examples once, those of like length together, about `tokens` at a time: their numbers in the order of the batch, and the batch."""
+    """All examples once, those of like length together, about `tokens` at a time: their numbers in the batch's order, and it."""
     order = sorted(range(len(examples)), key=lambda i: examples[i].length)
     start = size = 0
     for end, index in enumerate(order, 1):

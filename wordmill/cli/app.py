@@ -57,7 +57,10 @@ COMMANDS: dict[str, Command | Group] = {
         },
     ),
     "pretrain": Command("pretrain:pretrain", "Train a language model on text, in the time you have."),
-    "evaluate": Command("evaluate:evaluate", "Bits per byte and perplexity of a model on text."),
+    "finetune": Command("finetune:finetune", "Fine-tune a model for a task, from a table of examples."),
+    "evaluate": Command("evaluate:evaluate", "How good a model is: its task's metric, or bits per byte and perplexity on text."),
+    "predict": Command("predict:predict", "Answer inputs with a fine-tuned model, one JSON object each."),
+    "compare": Command("predict:compare", "Compare two fine-tuned models on the same examples, with a confidence interval."),
     "generate": Command("generate:generate", "Continue a text."),
     "doctor": Command("doctor:doctor", "What this machine can do, measured, and what wordmill will use."),
 }

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
+from wordmill.core.errors import UsageError
 
 
 def evaluate(
@@ -28,10 +29,11 @@ def evaluate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Bits per byte and perplexity of a model on text.
+    """How good a model is: its task's metric, or bits per byte and perplexity on text.
 
-    Every token is scored once, long texts through a sliding window; what was cut or left out is counted. Bits per byte compare all models,
-    perplexity per token only those with the same tokenizer. A corpus folder is scored on its validation split.
+    A fine-tuned model is judged on examples, with confidence intervals and baselines. Of a language model every token is scored once,
+    long texts through a sliding window; what was cut or left out is counted. Bits per byte compare all models, perplexity per token only
+    those with the same tokenizer. A corpus folder is scored on its validation split.
 
     Example: wordmill evaluate runs/x/model other.txt --json
     """
@@ -40,8 +42,17 @@ def evaluate(
     from wordmill.evaluate import evaluate as run
     from wordmill.generate.loaded import load_on
     from wordmill.models.folder import read_config
+    from wordmill.tasks.tuned import is_tuned, load_tuned
 
     report = reporter(quiet)
+    if is_tuned(model):
+        only_text = {"--context": context, "--stride": stride, "--max-tokens": max_tokens, "--split": split, "--field": field}
+        wrong = [name for name, value in only_text.items() if value is not None]
+        if wrong:
+            raise UsageError(f"{', '.join(wrong)} can't be honoured: this model was fine-tuned for a task", where=model)
+        judged = load_tuned(model, device=device, dtype=dtype).evaluate(data, reporter=report)
+        emit(json, {"model": str(model), "data": [str(item) for item in data], "dtype": dtype, **judged.plain()}, judged.text())
+        return
     read_config(model)
     Texts(data, split=split, field=field)  # errors of names and places come before the model is loaded
     chosen = choose_device(device)

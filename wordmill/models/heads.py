@@ -218,7 +218,9 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
     config = folders.read_config(folder).replace(lm_head=False)
     kind, values = folders.head_kind(folder), read_json(folder / "config.json")
     if kind is None:
-        raise ModelError("this model has no head for a task: it is a language model", where=folder, fix="Fine-tune it first: wordmill finetune")
+        raise ModelError(
+            "this model has no head for a task: it is a language model", where=folder, fix="Fine-tune it first: wordmill finetune"
+        )
     stored = open_weights(folder)
     named = values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     labels = tuple(str(named[key]) for key in sorted(named, key=int))

@@ -76,7 +76,9 @@ def prefix(model: LanguageModel, batch: Batch, state: Any = None) -> LossSum:
 
 def read(model: LanguageModel, batch: Batch, state: Any = None) -> tuple[Tensor, Any]:
     """Hidden states (B, T, D) of a batch, and the state after it: what a batch holds says how it is read."""
-    call: Callable[..., tuple[Tensor, Any]] = model if batch.types is None else partial(model, types=batch.types)
+    call: Callable[..., tuple[Tensor, Any]] = model
+    if batch.types is not None:
+        call = partial(call, types=batch.types)
     if batch.source is not None:
         source, encoder = batch.source, cast(Encoder, model)
         memory = encoder.encode(source.input_ids, source.positions, source.documents)

@@ -120,7 +120,7 @@ BEHIND = 10**6
 def depth(name: str) -> int:
     """How deep a parameter lies: 0 for embeddings, 1 for the first block, …, `BEHIND` for norms, layers and heads after the last.
     In an encoder–decoder the blocks of both sides count alike."""
-    block = re.search(r"(?:blocks|layers)\.(\d+)\.", name)
+    block = re.search(r"(?:blocks|layers|back)\.(\d+)\.", name)
     if block:
         return int(block[1]) + 1
     return 0 if "embedding" in name or "relative_bias" in name else BEHIND

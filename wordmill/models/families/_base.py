@@ -30,7 +30,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Head:
-    """What a class of `transformers` puts on a model for a task, and how its weights are called: [dense, activation, [norm,]] output layer."""
+    """What a class of `transformers` puts on a model for a task, and how its weights are called: (dense, activation, (norm,)) output."""
 
     architecture: str
     """The class that `transformers` opens the folder with."""
