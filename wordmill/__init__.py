@@ -22,9 +22,11 @@ _PLACES = {
     "TokenizerConfig": "wordmill.tokenizer:TokenizerConfig",
     "WordmillError": "wordmill.core.errors:WordmillError",
     "build_corpus": "wordmill.corpus:build_corpus",
+    "compare": "wordmill.tasks.tuned:compare",
     "evaluate": "wordmill.evaluate:evaluate",
+    "finetune": "wordmill.tasks.finetune:finetune",
     "generate": "wordmill.generate:generate",
-    "load": "wordmill.generate:load",
+    "load": "wordmill.tasks.tuned:load",
     "pretrain": "wordmill.tasks.pretrain:pretrain",
     "train_tokenizer": "wordmill.tokenizer:train_tokenizer",
 }

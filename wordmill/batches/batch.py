@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -49,6 +50,10 @@ class Batch:
     """What the encoder reads; a decoder's token sees the source of its own document only."""
     prefix: Tensor | None = None
     """(B, T) bool: tokens that every token of their document sees, also one that stands before them (a prefix LM). None: there are none."""
+    types: Tensor | None = None
+    """(B, T) int64: the kind of each token (BERT's first and second text). None: all are of the first kind."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What an objective needs beside the targets, by name: tensors whose first dimension is B."""
 
     @property
     def n_targets(self) -> int:
@@ -72,14 +77,19 @@ class Batch:
         if single(documents) and (source is None or single(source.documents)):
             documents = None
             source = None if source is None else Source(source.input_ids, source.positions, None)
-        prefix = None if self.prefix is None else self.prefix[start:stop]
-        return Batch(self.input_ids[start:stop], self.targets[start:stop], self.positions[start:stop], documents, source, prefix)
+        prefix, types = (None if x is None else x[start:stop] for x in (self.prefix, self.types))
+        extra = {name: x[start:stop] for name, x in self.extra.items()}
+        return Batch(
+            self.input_ids[start:stop], self.targets[start:stop], self.positions[start:stop], documents, source, prefix, types, extra
+        )
 
     def to(self, device: torch.device) -> Batch:
         """On another device; from pinned memory the copy overlaps with work."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "source"}
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("source", "extra")}
         source = None if self.source is None else self.source.to(device)
-        return Batch(**{name: None if x is None else x.to(device, non_blocking=True) for name, x in moved.items()}, source=source)
+        extra = {name: x.to(device, non_blocking=True) for name, x in self.extra.items()}
+        tensors = {name: None if x is None else x.to(device, non_blocking=True) for name, x in moved.items()}
+        return Batch(**tensors, source=source, extra=extra)
 
 
 def single(documents: Tensor | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wordmill.cli.common import DeviceOption, JsonOption, ModelArgument, QuietOption, emit, open_model, reporter
+from wordmill.core.errors import UsageError
 
 
 def evaluate(
@@ -28,11 +29,12 @@ def evaluate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Bits per byte and perplexity of a model on text.
+    """How good a model is: its task's metric, or bits per byte and perplexity on text.
 
-    Every token is scored once, long texts through a sliding window; what was cut or left out is counted. Bits per byte compare all models,
-    perplexity per token only those with the same tokenizer. A corpus folder is scored on its validation split. Masked models (BERT and its
-    kin) get pseudo-perplexities, named as such: each token hidden once, the rest of its stretch of text shown.
+    A fine-tuned model is judged on examples, with confidence intervals and baselines. Of a language model every token is scored once,
+    long texts through a sliding window; what was cut or left out is counted. Bits per byte compare all models, perplexity per token only
+    those with the same tokenizer. A corpus folder is scored on its validation split. Masked models (BERT and its kin) get
+    pseudo-perplexities, named as such: each token hidden once, the rest of its stretch of text shown.
 
     Example: wordmill evaluate runs/x/model other.txt --json
     """
@@ -40,9 +42,18 @@ def evaluate(
     from wordmill.evaluate import evaluate as run
     from wordmill.models.folder import read_config
     from wordmill.models.hub import resolve_model
+    from wordmill.tasks.tuned import is_tuned, load_tuned
 
     report = reporter(quiet)
     folder = resolve_model(model)
+    if is_tuned(folder):
+        only_text = {"--context": context, "--stride": stride, "--max-tokens": max_tokens, "--split": split, "--field": field}
+        wrong = [name for name, value in only_text.items() if value is not None]
+        if wrong:
+            raise UsageError(f"{', '.join(wrong)} can't be honoured: this model was fine-tuned for a task", where=model)
+        judged = load_tuned(folder, device=device, dtype=dtype).evaluate(data, reporter=report)
+        emit(json, {"model": str(model), "data": [str(item) for item in data], "dtype": dtype, **judged.plain()}, judged.text())
+        return
     read_config(folder)
     Texts(data, split=split, field=field)  # errors of names and places come before the model is loaded
     loaded = open_model(str(folder), device, dtype)

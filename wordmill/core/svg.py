@@ -208,3 +208,35 @@ def _hits(
             f"<title>{escape(chr(10).join(lines))}</title></rect>"
         )
     return "".join(parts)
+
+
+def matrix_plot(labels: Sequence[str], counts: Sequence[Sequence[int]], *, title: str, down: str = "right", across: str = "said") -> str:
+    """An SVG element of a square table of counts, such as a confusion matrix: a row for each label that is right, a column for each said,
+    the darker the larger its share of the row. Every cell shows its count when hovered over."""
+    n = max(1, len(labels))
+    cell = max(14, min(64, 420 // n))
+    longest = max((sum(12 if ord(c) > 0x2E80 else 7 for c in label[:18]) for label in labels), default=0)
+    left, top = 34 + longest, 52 + longest // 2
+    width, height = left + n * cell + 60, top + n * cell + 12
+    parts = [
+        f'<svg class="plot" style="max-width:{width}px" viewBox="0 0 {width} {height}" role="img" xmlns="http://www.w3.org/2000/svg">'
+        f'<style>{STYLE}</style><text class="title" x="12" y="20">{escape(title)}</text>'
+        f'<text x="12" y="38">{escape(down)} ↓ · {escape(across)} →</text>'
+    ]
+    for row, (label, values) in enumerate(zip(labels, counts, strict=True)):
+        y, total = top + row * cell, sum(values)
+        parts.append(f'<text class="name" x="{left - 8}" y="{y + cell / 2 + 4:.0f}" text-anchor="end">{escape(label[:18])}</text>')
+        x0 = left + row * cell + cell / 2
+        turn = f'text-anchor="start" transform="rotate(-35 {x0:.0f} {top - 8})"'
+        parts.append(f'<text class="name" x="{x0:.0f}" y="{top - 8}" {turn}>{escape(label[:18])}</text>')
+        for column, count in enumerate(values):
+            x, share = left + column * cell, count / total if total else 0.0
+            told = f"{down} {label}, {across} {labels[column]}: {count:,} ({100 * share:.1f} % of the row)"
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" rx="2" '
+                f'style="fill:var(--c{int(row != column)});fill-opacity:{0.06 + 0.8 * share:.3f}"><title>{escape(told)}</title></rect>'
+            )
+            if cell >= 30 and count:
+                at = f'x="{x + cell / 2:.0f}" y="{y + cell / 2 + 4:.0f}"'
+                parts.append(f'<text class="name" {at} text-anchor="middle" style="pointer-events:none">{short_number(count)}</text>')
+    return "".join([*parts, "</svg>"])

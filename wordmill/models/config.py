@@ -210,6 +210,10 @@ class RecurrentConfig(Config):
     """Recurrent layers, one on top of the other."""
     dropout: float = 0.0
     """Share of activations dropped in training: after the embedding, between layers and before the output layer."""
+    bidirectional: bool = False
+    """Whether each layer reads the text in both directions: for labelling texts; such a model predicts no next token."""
+    lm_head: bool = True
+    """Whether there is an output layer over the vocabulary."""
     tie_embeddings: bool = True
     """Whether the output layer is the embedding; with hidden_size ≠ embedding_size a projection stands between."""
     init_std: float = 0.05
@@ -228,6 +232,8 @@ class RecurrentConfig(Config):
         for name in ("vocab_size", "embedding_size", "hidden_size", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.bidirectional and self.lm_head:
+            raise ValueError("a bidirectional model sees what it would have to predict: it can only label texts (lm_head=false)")
         if not 0 <= self.dropout < 1:
             raise ValueError("dropout must lie in [0, 1)")
         return self

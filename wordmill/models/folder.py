@@ -135,7 +135,7 @@ def save_model(model: LanguageModel, folder: Path, *, dtype: torch.dtype = torch
     check_expressible(model.config)
     folder.mkdir(parents=True, exist_ok=True)
     config, ours = model.config, dict(weights if weights is not None else model.state_dict())
-    theirs = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in _to_family(config, ours)}
+    theirs = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in to_family(config, ours)}
     write_atomic(folder / WEIGHTS, lambda part: write_tensors(theirs, part))
     write_json(folder / "config.json", config_json(config, dtype))
     ids = {"bos_token_id": config.bos_id, "eos_token_id": config.eos_id, "pad_token_id": config.pad_id}
@@ -160,7 +160,31 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype:
     another shape.
     """
     folder = Path(folder)
-    config, ignored, stored = _open(folder)
+    config = read_config(folder)
+    if head_kind(folder) is not None:
+        raise ModelError(
+            "this model was fine-tuned for a task and has an answer in place of an output layer",
+            where=folder,
+            fix="Open it with wordmill.load, or use it with wordmill predict",
+        )
+    return assemble(config, open_weights(folder), folder, device=device, dtype=dtype)
+
+
+HEAD_KINDS = {"sequence": "ForSequenceClassification", "token": "ForTokenClassification", "span": "ForQuestionAnswering"}
+"""How the names of the classes end that answer once for a text, once for each token, or with a span."""
+
+
+def head_kind(folder: Path) -> str | None:
+    """Which of `HEAD_KINDS` the folder's model is by its config.json; None for a language model or a bare one."""
+    architecture = str((read_json(folder / "config.json").get("architectures") or [""])[0])
+    return next((kind for kind, ending in HEAD_KINDS.items() if architecture.endswith(ending)), None)
+
+
+def assemble(
+    config: ModelConfig, stored: dict[str, Stored], folder: Path, *, device: torch.device | str, dtype: torch.dtype | None
+) -> LanguageModel:
+    """The model of that shape with the tensors of a folder, all of which must belong to it; the rest as in `load_model`."""
+    config, ignored, stored = _whole(config, stored, folder)
     with torch.device("meta"):
         model = build_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -179,12 +203,11 @@ def whole_config(folder: Path) -> ModelConfig:
 
     Raises `ModelError` as `load_model` does for what is missing or torn.
     """
-    return _open(folder)[0]
+    return _whole(read_config(folder), open_weights(folder), folder)[0]
 
 
-def _open(folder: Path) -> tuple[ModelConfig, tuple[str, ...], dict[str, Stored]]:
-    """The settings, the tensors that the model has no part for, and the others."""
-    config, stored = read_config(folder), open_weights(folder)
+def _whole(config: ModelConfig, stored: dict[str, Stored], folder: Path) -> tuple[ModelConfig, tuple[str, ...], dict[str, Stored]]:
+    """The settings with what the weights tell, the tensors that the model has no part for, and the others."""
     if isinstance(config, RecurrentConfig) or family(config.family).weights is None:
         return config, (), stored
     kind = family(config.family)
@@ -204,7 +227,8 @@ def _weight_list(config: ModelConfig) -> list[Weight] | None:
     return [*kind.weights(config), *([Weight("head.weight", (kind.head,))] if untied else [])]
 
 
-def _to_family(config: ModelConfig, ours: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def to_family(config: ModelConfig, ours: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors under the names and in the layout of the family; `ours` is used up."""
     mapping = _weight_list(config)
     if mapping is None:
         yield from ours.items()

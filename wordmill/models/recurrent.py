@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from wordmill.core.errors import UsageError
 from wordmill.models.config import RecurrentConfig
 from wordmill.models.ops import dropout
 
@@ -343,12 +344,16 @@ class RecurrentLM(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
-        sizes = [config.embedding_size] + [config.hidden_size] * config.layers
+        both = 1 + config.bidirectional
+        sizes = [config.embedding_size] + [both * config.hidden_size] * config.layers
         self.layers = nn.ModuleList(RecurrentLayer(config.cell, inputs, config.hidden_size) for inputs in sizes[:-1])
+        back = sizes[:-1] if config.bidirectional else []
+        self.back = nn.ModuleList(RecurrentLayer(config.cell, inputs, config.hidden_size) for inputs in back)
         tied, fits = config.tie_embeddings, config.hidden_size == config.embedding_size
-        self.projection = nn.Linear(config.hidden_size, config.embedding_size, bias=False) if tied and not fits else None
-        self.head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        needed = tied and not fits and config.lm_head
+        self.projection = nn.Linear(config.hidden_size, config.embedding_size, bias=False) if needed else None
+        self.head = None if tied or not config.lm_head else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.output_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.lm_head else None
 
     def forward(
         self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None, state: RecurrentState | None = None
@@ -357,8 +362,11 @@ class RecurrentLM(nn.Module):
 
         `positions` (B, T): 0 starts a document (the state is reset before that token), −1 marks padding (the state
         passes through unchanged), any other number goes on; None goes on from `state`, or starts when there is none.
-        `documents` is not needed here. A `state` given is updated and returned.
+        `documents` is not needed here. A `state` given is updated and returned. A bidirectional model (D = 2H) reads whole
+        documents, from both ends; its state means nothing.
         """
+        if self.back:
+            return self._both_ways(ids, positions), self.new_state(ids.shape[0], 0)
         if state is None:
             state = self.new_state(ids.shape[0], 0)
         first, marks, end = (None, None, state.used + ids.shape[1]) if positions is None else _read(positions)
@@ -376,6 +384,25 @@ class RecurrentLM(nn.Module):
             x = self.projection(x)
         return x.transpose(0, 1), state
 
+    def _both_ways(self, ids: Tensor, positions: Tensor | None) -> Tensor:
+        """Every layer over time in both directions: (B, T) → (B, T, 2H). Read backwards, a document starts at its last token."""
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        last = torch.ones_like(positions, dtype=torch.bool)
+        last[:, :-1] = positions[:, 1:] <= 0
+        turned = torch.where(positions < 0, -1, torch.where(last, 0, 1)).flip(1)
+        ways = [_read(way)[:2] for way in (positions, turned)]
+        zeros = self.embedding.weight.new_zeros(ids.shape[0], self.config.hidden_size, dtype=_wide(self.embedding.weight))
+        x = self._drop(self.embedding(ids.t()))
+        for layers in zip(self.layers, self.back, strict=True):
+            inputs = (x, x.flip(0))
+            ahead, behind = (
+                layer(each, zeros, zeros if self.config.cell == "lstm" else None, marks)[0]
+                for layer, each, (_, marks) in zip(layers, inputs, ways, strict=True)
+            )
+            x = self._drop(torch.cat((ahead, behind.flip(0)), -1))
+        return x.transpose(0, 1)
+
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.config.dropout, self.training)
 
@@ -388,7 +415,9 @@ class RecurrentLM(nn.Module):
         return hidden
 
     def output_layer(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (V, D) and bias (V,) of the output layer; the weight is the embedding's when tied."""
+        """Weight (V, D) and bias (V,) of the output layer; the weight is the embedding's when tied. Raises `UsageError` without one."""
+        if self.output_bias is None:
+            raise UsageError("this model has no output layer", fix="It can be fine-tuned")
         return (self.embedding.weight if self.head is None else self.head.weight), self.output_bias
 
     def new_state(self, batch: int, length: int) -> RecurrentState:
@@ -420,6 +449,8 @@ class RecurrentLM(nn.Module):
 def flops_per_token(config: RecurrentConfig, context: int) -> float:
     """Floating-point operations to train on one token: 6 for each weight of a matrix product, output layer included; no context counts."""
     size, embedding = config.hidden_size, config.embedding_size
-    weights = sum(GATES[config.cell] * size * (inputs + size) for inputs in [embedding] + [size] * (config.layers - 1))
+    both = 1 + config.bidirectional
+    weights = both * sum(GATES[config.cell] * size * (inputs + size) for inputs in [embedding] + [both * size] * (config.layers - 1))
     project = size * embedding if config.tie_embeddings and size != embedding else 0
-    return 6.0 * (weights + project + config.vocab_size * (embedding if config.tie_embeddings else size))
+    output = config.vocab_size * (embedding if config.tie_embeddings else size)
+    return 6.0 * (weights + config.lm_head * (project + output))

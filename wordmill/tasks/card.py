@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -10,9 +11,12 @@ from wordmill.core.progress import human_bytes, human_count
 from wordmill.corpus import Corpus
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.families import family
+from wordmill.models.heads import Headed
 from wordmill.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from wordmill.tasks.finetune import FinetuneConfig
+    from wordmill.tasks.judge import Judged
     from wordmill.tasks.pretrain import PretrainConfig
 
 
@@ -70,3 +74,51 @@ def _use(kind: str, tokenizer: Tokenizer, ours: bool) -> list[str]:
     if kind == "encoder":
         return [*lines, "print(tokenizer.batch_decode(model(**inputs).logits.argmax(-1)))"]
     return [*lines, "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0]))"]
+
+
+TUNED = {"sequence": ("AutoModelForSequenceClassification", "text-classification"),
+         "token": ("AutoModelForTokenClassification", "token-classification"),
+         "span": ("AutoModelForQuestionAnswering", "question-answering")}  # fmt: skip
+"""For each kind of head the class that `transformers` opens the folder with, and the hub's word for what it does."""
+
+
+def tuned_card(name: str, config: FinetuneConfig, model: Any, judged: Mapping[str, Judged]) -> str:
+    """The card of a model that was fine-tuned for a task: what it does, how good it is beside what is had without it, how to use it."""
+    headed = isinstance(model, Headed)
+    shape: ModelConfig = model.config
+    kind = "decoder" if isinstance(shape, RecurrentConfig) else shape.kind
+    opener, pipeline = TUNED[model.head.kind] if headed else CLASSES[kind]
+    ours = (headed and model.layout.architecture.startswith("Wordmill")) or isinstance(shape, RecurrentConfig)
+    family_name = shape.cell if isinstance(shape, RecurrentConfig) else shape.family
+    head = {
+        "library_name": "wordmill" if ours else "transformers",
+        "pipeline_tag": pipeline,
+        "tags": ["wordmill", config.task, family_name],
+    }
+    origin = "from scratch" if config.scratch else f"from `{config.parent}`"
+    lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", "",
+             f"A {family_name} fine-tuned {origin} for the task {config.task} by wordmill, on "
+             f"{', '.join(f'`{path}`' for path in config.data)}."]  # fmt: skip
+    if headed and model.head.kind != "span":
+        lines += ["", f"Labels: {', '.join(model.head.labels[:50])}{' …' if len(model.head.labels) > 50 else ''}."]
+    if headed and model.crf is not None:
+        lines += ["", "Its labels are told together by a CRF (tensors `crf.*`), which transformers has no part for: "
+                  "it opens the folder and gives each word's own scores."]  # fmt: skip
+    for split, found in judged.items():
+        others = list(found.baselines)
+        lines += ["", f"## On the {split} examples ({found.examples:,}, {found.cut:,} of them cut)", "",
+                  "| | score | 95 % interval |" + "".join(f" {other} |" for other in others),
+                  "|---|---|---|" + "---|" * len(others)]  # fmt: skip
+        for metric, value in found.metrics.items():
+            low, high = found.intervals[metric]
+            beside = "".join(f" {found.baselines[o][metric]:.4f} |" if metric in found.baselines[o] else " |" for o in others)
+            lines.append(f"| {metric.replace('_', ' ')} | {value:.4f} | {low:.4f} … {high:.4f} |{beside}")
+    if not judged:
+        lines += ["", "No examples were set aside, so nothing is known of how good it is."]
+    use = ["import wordmill", "", 'model = wordmill.load("path/to/this/folder")', 'print(model.predict(["…"]))']
+    if not ours and (not headed or model.crf is None):
+        use += ["", f'# or, by transformers:  {opener}.from_pretrained("path/to/this/folder")']
+    lines += ["", "## Use", "", "```python", *use, "```", "", "## Limits", "",
+              "It answers as its examples were labelled, mistakes and biases included, and knows nothing of texts of other kinds.",
+              ""]  # fmt: skip
+    return "\n".join(lines)

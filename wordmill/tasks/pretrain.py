@@ -9,25 +9,21 @@ is not done again.
 from __future__ import annotations
 
 import math
-import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-import yaml
 from pydantic import Field
 
 from wordmill.batches.pack import PackedRows
 from wordmill.batches.store import TokenStore, encode_corpus
-from wordmill.core.config import Config, differences, merge
+from wordmill.core.config import Config
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
-from wordmill.core.errors import DataError, DiskFullError, UsageError, WordmillError
-from wordmill.core.files import hash_file, new_folder, read_json, write_json, write_text
+from wordmill.core.errors import DataError, UsageError
+from wordmill.core.files import read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
@@ -40,6 +36,20 @@ from wordmill.models.transformer import Transformer
 from wordmill.tasks.card import model_card
 from wordmill.tasks.facts import run_facts
 from wordmill.tasks.plan import FITTING, Plan, check_settings, make_plan, parse_time, training_rows
+from wordmill.tasks.run import (
+    FACTS,
+    Run,
+    finished,
+    first_does,
+    left_as_it_was,
+    new_run,
+    parent_facts,
+    resumed,
+    saved_config,
+    signals,
+    timed,
+    write_config,
+)  # fmt: skip
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.report import report as tokenizer_report
 from wordmill.tokenizer.train import train_on_corpus
@@ -50,9 +60,6 @@ from wordmill.train.log import Log
 from wordmill.train.loop import Training, fit, restore
 from wordmill.train.objectives import OBJECTIVES
 from wordmill.train.report import write_report
-
-CONFIG, FACTS = "config.yaml", "run.json"
-T = TypeVar("T")
 
 
 class PretrainConfig(Config):
@@ -102,26 +109,6 @@ class PretrainConfig(Config):
     """Seed of everything random."""
 
 
-@dataclass
-class Run:
-    """A finished run."""
-
-    folder: Path
-    """The run folder."""
-    metrics: dict[str, Any] = field(default_factory=dict)
-    """The numbers of the final evaluation."""
-
-    @property
-    def model_folder(self) -> Path:
-        """The model folder: give it to any other command."""
-        return self.folder / "model"
-
-    @property
-    def report(self) -> Path:
-        """The page about the run."""
-        return self.folder / "report.html"
-
-
 def pretrain(
     sources: str | Path | Sequence[str | Path] = (),
     *,
@@ -151,13 +138,13 @@ def pretrain(
             log.note("this run is finished")
             return done
         timings: dict[str, float] = {}
-        with _left_as_it_was(folder, new=group.first and not resume):
-            with _timed(timings, "reading and tokenizing"):
-                data = _first_does(group, lambda: prepare(config, folder, log))
-            with _timed(timings, "measuring the machine"):
+        with left_as_it_was(folder, new=group.first and not resume):
+            with timed(timings, "reading and tokenizing"):
+                data = first_does(group, lambda: prepare(config, folder, log))
+            with timed(timings, "measuring the machine"):
                 plan = _planned(config, folder, data, place, group, started, log)
         run = assemble(config, plan, data, folder, place, group, log)
-        with log.task("training", total=1.0) as task, _signals(run):
+        with log.task("training", total=1.0) as task, signals(run):
             watch = _callbacks(run, config, plan, data, task, tensorboard)
             saved = checkpoint.load_newest(folder / "checkpoints")
             if saved is not None:
@@ -173,24 +160,6 @@ def pretrain(
         group.wait()
     log.note(f"done in {human_time(time.monotonic() - started)}")
     return Run(folder, metrics)
-
-
-def finished(folder: Path) -> Run | None:
-    """The run in a folder, when it went to its end."""
-    metrics = read_json(folder / FACTS).get("metrics") if (folder / FACTS).exists() else None
-    return Run(folder, metrics) if metrics is not None and (folder / "model" / "config.json").exists() else None
-
-
-@contextmanager
-def _left_as_it_was(folder: Path, *, new: bool) -> Iterator[None]:
-    """Remove a new run's folder when the run can't begin for a reason that the user mends in the command, so that the mended command works.
-    What a full disk stopped can be resumed, and stays."""
-    try:
-        yield
-    except WordmillError as error:
-        if new and not isinstance(error, DiskFullError):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 @dataclass
@@ -300,7 +269,8 @@ def finish(
     timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
     lineage = {"task": "pretrain", "objective": config.objective,
                "corpus": {"hash": data.corpus.hash, "sources": data.corpus.info.get("sources")},
-               "tokenizer": data.tokenizer.hash, "parent": _parent(config), "recipe": config.plain(), "model": plan.model.plain(),
+               "tokenizer": data.tokenizer.hash, "parent": parent_facts(config.parent),
+               "recipe": config.plain(), "model": plan.model.plain(),
                "train": plan.train.plain(), "metrics": metrics, "timings": timings}  # fmt: skip
     write_lineage(model_folder, **lineage)
     write_text(model_folder / "README.md", model_card(folder.name, plan.model, metrics, data.corpus, data.tokenizer, config))
@@ -339,14 +309,6 @@ def _validation_rows(config: PretrainConfig, plan: Plan, data: Data, store: Toke
     return rows
 
 
-def _parent(config: PretrainConfig) -> dict[str, Any] | None:
-    """What the model went on from: its folder, and what its weights were."""
-    if config.parent is None:
-        return None
-    files = sorted(path for path in resolve_model(config.parent).iterdir() if path.suffix in (".safetensors", ".bin"))
-    return {"folder": config.parent, "weights": {path.name: hash_file(path) for path in files}}
-
-
 def _callbacks(run: Training, config: PretrainConfig, plan: Plan, data: Data, task: Any, tensorboard: bool) -> Watch:
     folder = run.folder if run.world.first else None
     causal = config.objective == "clm"
@@ -375,20 +337,7 @@ def _prompts(data: Data) -> tuple[str, ...]:
 def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World) -> tuple[PretrainConfig, Path]:
     """The settings and the run folder: new, or that of the run to resume, whose settings must not have changed."""
     if resume:
-        if out is None or not (out / CONFIG).exists():
-            raise UsageError(
-                "there is no run to resume here", where=out, fix="Name its folder with -o, or leave --resume away to start a new run"
-            )
-        old = yaml.safe_load((out / CONFIG).read_text(encoding="utf-8"))["asked"]
-        new = PretrainConfig.of(merge(old, given)).plain()
-        changed = differences(old, new)
-        if changed:
-            raise UsageError(
-                "a run is resumed with the settings it was started with; changed: " + "; ".join(changed),
-                where=out,
-                fix="Leave these away, or start a new run with another -o",
-            )
-        return PretrainConfig.of(old), out
+        return resumed(PretrainConfig, given, out)
     config = PretrainConfig.of(given)
     if not config.sources:
         raise UsageError("no text given", fix="Name files, folders or a corpus folder")
@@ -404,13 +353,7 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
         parse_time(config.time)
     config = with_objective(config)
     check_settings(config)
-    folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    if group.first:
-        hint = "Go on with it by --resume, or name another folder with -o" if (folder / CONFIG).exists() else "Name another folder with -o"
-        new_folder(folder, hint=hint)
-        write_text(folder / CONFIG, yaml.safe_dump({"asked": config.plain()}, allow_unicode=True, sort_keys=False))
-    group.wait()
-    return config, folder
+    return config, new_run(config, out, group)
 
 
 PURPOSES = {"mlm": "masked", "denoise": "denoising", "infill": "denoising"}
@@ -448,7 +391,7 @@ def _planned(
     """The plan of this run: made once by the first process, then read from config.yaml by everybody, and on resuming."""
 
     def plan() -> Plan:
-        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        saved = saved_config(folder)
         if "plan" in saved:
             return Plan.from_plain(saved["plan"])
         made = make_plan(config, data.train, data.validation, data.tokenizer, device, group.size, started, reporter)
@@ -467,53 +410,14 @@ def _planned(
         )
         write_json(folder / FACTS, facts)
         # Last, since a resumed run that finds a plan takes all of this for done.
-        write_text(folder / CONFIG, yaml.safe_dump({**saved, "plan": made.plain()}, allow_unicode=True, sort_keys=False))
+        write_config(folder, {**saved, "plan": made.plain()})
         return made
 
-    made = _first_does(group, plan)
+    made = first_does(group, plan)
     reporter.note(made.summary)
     for line in made.notes:
         reporter.note(f"  {line}")
     return made
-
-
-def _first_does(group: World, work: Callable[[], T]) -> T:
-    """The first process works, the others wait and then find the result on disk."""
-    if not group.first:
-        group.wait()
-    result = work()
-    if group.first:
-        group.wait()
-    return result
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    begun = time.monotonic()
-    yield
-    timings[name] = round(time.monotonic() - begun, 3)
-
-
-@contextmanager
-def _signals(run: Training) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once."""
-
-    def stop(number: int, _frame: Any) -> None:
-        if run.stop is not None:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        run.stop = signal.Signals(number).name
-
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: whoever runs us handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 __all__ = ["PretrainConfig", "Run", "pretrain"]

@@ -118,6 +118,8 @@ class Training:
     """What callbacks want kept in checkpoints (plain values)."""
     stop: str | None = None
     """Set from outside (a signal) to end after the step at hand, with a checkpoint."""
+    enough: bool = False
+    """Set by a callback, alike in all processes, to end the run as if its steps were done (early stopping)."""
 
     def __post_init__(self) -> None:
         self.optimizer = Optimizer(self.model, self.config.optim)
@@ -133,8 +135,9 @@ class Training:
         return min(1.0, self.step / c.steps if c.steps is not None else self.seconds / max(c.seconds or 0.0, 1e-9))
 
     def weights(self) -> dict[str, Tensor]:
-        """What is evaluated and saved: the average where there is one, else the float32 masters."""
-        return self.average or self.optimizer.master
+        """What is evaluated and saved: the average where there is one, else the float32 masters; and the weights that don't learn."""
+        frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in self.optimizer.master}
+        return {**frozen, **(self.average or self.optimizer.master)}
 
 
 @flushed_denormals()
@@ -194,6 +197,8 @@ def fit(run: Training) -> None:
 
 def over(run: Training, step_seconds: float) -> bool:
     """Whether the run is done: all steps, or no time for one more (half a step over is nearer than half a step under)."""
+    if run.enough:
+        return True
     if run.config.steps is not None:
         return run.step >= run.config.steps
     run.seconds = run.world.agree(time.monotonic() - run.started, run.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, cast
 
 from torch import Tensor
@@ -76,6 +77,8 @@ def prefix(model: LanguageModel, batch: Batch, state: Any = None) -> LossSum:
 def read(model: LanguageModel, batch: Batch, state: Any = None) -> tuple[Tensor, Any]:
     """Hidden states (B, T, D) of a batch, and the state after it: what a batch holds says how it is read."""
     call: Callable[..., tuple[Tensor, Any]] = model
+    if batch.types is not None:
+        call = partial(call, types=batch.types)
     if batch.source is not None:
         source, encoder = batch.source, cast(Encoder, model)
         memory = encoder.encode(source.input_ids, source.positions, source.documents)

@@ -7,10 +7,12 @@ and writes them back to the model. Which weight gets which rule is decided once,
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from wordmill.core.config import Config
@@ -42,6 +44,9 @@ class OptimConfig(Config):
     `adam` and `sgd`, which add it to the gradient as they always did."""
     ns_steps: int = 5
     """Newton–Schulz iterations of Muon."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor on the learning rate for each layer further from the output: the last block and all after it learn at the full rate, the
+    embedding at the lowest (1: all alike). Howard and Ruder 2018, arXiv 1801.06146."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,15 @@ class Group:
 
 
 def assign(model: nn.Module, config: OptimConfig) -> list[Group]:
-    """Each parameter to exactly one group; a tied weight appears once (named_parameters gives it once).
+    """Each parameter that learns to exactly one group; a tied weight appears once (named_parameters gives it once).
 
     Norms, biases and embeddings get no weight decay. Empty groups are left out.
     """
     tied = getattr(getattr(model, "config", None), "tie_embeddings", False)
     kinds: dict[str, list[str]] = {"matrix": [], "embedding": [], "head": [], "vector": []}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if "embedding" in name:
             kinds["head" if tied and name == "embedding.weight" else "embedding"].append(name)
         elif name.startswith("head."):
@@ -89,7 +96,34 @@ def assign(model: nn.Module, config: OptimConfig) -> list[Group]:
             Group(config.kind, tuple(kinds["matrix"] + untied_head), config.lr, decay),
             Group(config.kind, tuple(rest), config.lr, 0.0),
         ]
+    if config.layer_decay < 1:
+        last = max((at for group in groups for at in map(depth, group.names) if at != BEHIND), default=0)
+        groups = [part for group in groups for part in _by_depth(group, config.layer_decay, last)]
     return [group for group in groups if group.names]
+
+
+def _by_depth(group: Group, decay: float, last: int) -> list[Group]:
+    """A group taken apart by how far its weights are from the output; `last`: the depth of the last block."""
+    found: dict[int, list[str]] = {}
+    for name in group.names:
+        found.setdefault(depth(name), []).append(name)
+    return [
+        Group(group.rule, tuple(names), group.lr * (1.0 if at == BEHIND else decay ** (last - at)), group.weight_decay)
+        for at, names in sorted(found.items())
+    ]
+
+
+BEHIND = 10**6
+"""The depth of what stands behind all blocks."""
+
+
+def depth(name: str) -> int:
+    """How deep a parameter lies: 0 for embeddings, 1 for the first block, …, `BEHIND` for norms, layers and heads after the last.
+    In an encoder–decoder the blocks of both sides count alike."""
+    block = re.search(r"(?:blocks|layers|back)\.(\d+)\.", name)
+    if block:
+        return int(block[1]) + 1
+    return 0 if "embedding" in name or "relative_bias" in name else BEHIND
 
 
 class Optimizer:
@@ -98,7 +132,7 @@ class Optimizer:
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
         self.config, self.model = config, model
         self.groups = assign(model, config)
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.steps = 0
         self.master: dict[str, Tensor] = {
             name: p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p.detach()

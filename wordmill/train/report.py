@@ -1,6 +1,6 @@
 """`report.html`: one self-contained page about a run, made from what the run folder holds.
 
-It reads `config.yaml`, `metrics.jsonl`, `samples.jsonl`, `timings.json` and `run.json`, shows what is there and leaves out
+It reads `config.yaml`, `metrics.jsonl`, `samples.jsonl`, `timings.json`, `run.json` and `pages.html`, shows what is there and leaves out
 what is not, so that a page can be made at any moment of a run and from a run that was killed.
 """
 
@@ -15,6 +15,9 @@ from typing import Any
 from wordmill.core.files import write_text
 from wordmill.core.progress import human_bytes, human_count, human_time
 from wordmill.core.svg import line_plot, short_number
+
+PAGES = "pages.html"
+"""What a task has to show of its results, as a part of the page."""
 
 MOST_SAMPLES = 8
 """Samples shown a prompt: the first, the last, and some between."""
@@ -60,14 +63,16 @@ def write_report(run_folder: Path) -> Path:
     train = [row for row in rows if "loss" in row]
     tests = [row for row in rows if "validation_loss" in row or "validation_bpb" in row]
     facts, timings = _read_object(run_folder / "run.json"), _read_object(run_folder / "timings.json")
+    tiles, pages = facts.pop("tiles", {}), run_folder / PAGES
     parts = [
         f"<h1>{escape(str(facts.pop('title', run_folder.resolve().name)))}</h1>",
         f"<p class=sub>{escape(str(facts.pop('summary', 'A language model trained by wordmill.')))}</p>",
-        _tiles(train, tests, facts),
+        _tiles(train, tests, facts, tiles if isinstance(tiles, Mapping) else {}),
+        pages.read_text(encoding="utf-8") if pages.exists() else "",
         _curves(train, tests),
         _samples(read_rows(run_folder / "samples.jsonl")),
         _timings(timings),
-        _facts(facts),
+        _facts({name: value for name, value in facts.items() if name != "metrics" or "results" not in facts}),
         _settings(run_folder / "config.yaml"),
         "<footer>Made by wordmill. Losses are in nats a token; bits per byte compare across tokenizers, perplexities don't.</footer>",
     ]
@@ -114,13 +119,14 @@ def _middle(rows: list[Row], key: str) -> float | None:
     return values[len(values) // 2] if values else None
 
 
-def _tiles(train: list[Row], tests: list[Row], facts: Row) -> str:
-    """The figures at the head: what came out, and what it took."""
+def _tiles(train: list[Row], tests: list[Row], facts: Row, own: Mapping[str, Any]) -> str:
+    """The figures at the head: what came out, and what it took; `own`: the task's, by name."""
     best = min((row["validation_bpb"] for row in tests if isinstance(row.get("validation_bpb"), int | float)), default=None)
     model = facts.get("model") if isinstance(facts.get("model"), dict) else {}
     final = facts.get("metrics") if isinstance(facts.get("metrics"), dict) else {}
     assert isinstance(model, dict) and isinstance(final, dict)
     shown: list[tuple[str, Any, Callable[[float], str]]] = [
+        *((str(name), value, lambda value: f"{value:.4g}") for name, value in own.items()),
         ("bits per byte", final.get("validation_bits_per_byte", best), lambda value: f"{value:.3f}"),
         ("perplexity per token", final.get("validation_perplexity", _last(tests, "validation_ppl")), lambda value: f"{value:.1f}"),
         ("of targets right", _last(tests, "validation_accuracy"), lambda value: f"{100 * value:.1f} %"),
@@ -160,6 +166,12 @@ def _curves(train: list[Row], tests: list[Row]) -> str:
     if loss:
         both = {"training": loss, "validation": points(tests, "validation_loss")}
         plots.append(line_plot(both, title="Loss", x_label="step", y_label="nats a token", y_skip=0.06))
+    score = points(tests, "validation_score")
+    if score:
+        name = str(_last(tests, "score"))
+        plots.append(
+            line_plot({name: score}, title="Score on the validation examples", x_label="step", y_label=name, marks=len(score) <= 30)
+        )
     right = points(tests, "validation_accuracy")
     if right:
         title, marks = "Targets that the model held most likely", len(right) <= 30

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
@@ -26,6 +26,34 @@ class Weight:
     """Whether theirs has one more dimension, of 1, in front."""
     optional: bool = False
     """Whether it may be absent, and is zero then."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a class of `transformers` puts on a model for a task, and how its weights are called: (dense, activation, (norm,)) output."""
+
+    architecture: str
+    """The class that `transformers` opens the folder with."""
+    out: str = "classifier"
+    """Their name of the output layer."""
+    out_bias: bool = True
+    """Whether the output layer has a bias."""
+    dense: str = ""
+    """Their name of the layer before it; none if empty."""
+    dense_bias: bool = True
+    """Whether that layer has a bias."""
+    activation: str = "tanh"
+    """The non-linearity after that layer (our name)."""
+    norm: str = ""
+    """Their name of the norm after that; none if empty."""
+    reads: Literal["first", "last", "mean"] = "first"
+    """Which token's state stands for a whole text; the heads that speak of each token read all."""
+    prefix: str = ""
+    """What stands before the names of the model's own weights, beyond what always does."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further values of config.json."""
+    takes: Mapping[str, str] = field(default_factory=dict)
+    """Our parts of the pretrained model that its own parts start from: dense or norm → head_dense, head_norm or pooler."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +90,9 @@ class Family:
     """(ending, its name today) of old files."""
     skip: tuple[str, ...] = ()
     """Endings of tensors in old files that hold no learned weights (masks, position ids)."""
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    """For `sequence` (one answer a text), `token` (one a token) and `span` (where an answer begins and ends) the head that
+    `transformers` has a class for."""
     unused: tuple[str, ...] = ()
     """Endings of learned tensors that our model has no part for; they are counted and named when a folder is loaded."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
-from wordmill.models.families._base import ACTIVATIONS_TO_HF, Family, Weight, activation, read, tokens_from_hf, tokens_to_hf
+from wordmill.models.families._base import ACTIVATIONS_TO_HF, Family, Head, Weight, activation, read, tokens_from_hf, tokens_to_hf
 
 PARTS = {
     "causal": False, "norm": "layernorm", "norm_eps": 1e-12, "norm_position": "post", "embedding_norm": True, "qk_norm": False,
@@ -75,6 +75,12 @@ def weights(config: TransformerConfig, prefix: str, head: Mapping[str, str], bia
     return [*found, *(Weight(f"{ours}.{kind}", (f"{theirs}.{kind}",)) for ours, theirs in pairs.items() for kind in ("weight", "bias"))]
 
 
+def bert_heads(name: str) -> dict[str, Head]:
+    """BERT's heads: the pooler belongs to the one for whole texts."""
+    pooled = Head(f"{name}ForSequenceClassification", dense="bert.pooler.dense", takes={"dense": "pooler"})
+    return {"sequence": pooled, "token": Head(f"{name}ForTokenClassification"), "span": Head(f"{name}ForQuestionAnswering", "qa_outputs")}
+
+
 def roberta(name: str, class_name: str) -> Family:
     """RoBERTa under one of its names: BERT whose positions start after the padding token's id."""
 
@@ -89,4 +95,6 @@ def roberta(name: str, class_name: str) -> Family:
         name, f"{class_name}ForMaskedLM", read_settings, to_hf, names, {**PARTS, "norm_eps": 1e-5, "token_types": 1, "position_offset": 2},
         bare=f"{class_name}Model", head="lm_head.decoder.weight", prefix="roberta.", pooler="roberta.pooler.dense.weight",
         copies=(("lm_head.decoder.bias", "lm_head.bias"),), skip=(".position_ids",),
+        heads={**bert_heads(class_name),
+               "sequence": Head(f"{class_name}ForSequenceClassification", "classifier.out_proj", dense="classifier.dense")},
     )  # fmt: skip

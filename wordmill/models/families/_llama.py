@@ -8,7 +8,7 @@ from typing import Any
 from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
 from wordmill.models.families import _rope
-from wordmill.models.families._base import ACTIVATIONS_TO_HF, Weight, activation, read, tokens_from_hf, tokens_to_hf
+from wordmill.models.families._base import ACTIVATIONS_TO_HF, Head, Weight, activation, read, tokens_from_hf, tokens_to_hf
 
 PARTS = {"qk_norm": False, "tie_embeddings": False}
 """Everything else of a Llama is what `TransformerConfig` has by default."""
@@ -57,6 +57,12 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
         "tie_word_embeddings": config.tie_embeddings, "vocab_size": config.vocab_size, "initializer_range": config.init_std,
         **_rope.to_hf(config), **tokens_to_hf(config),
     }  # fmt: skip
+
+
+def heads(name: str, *, token: bool = True) -> dict[str, Head]:
+    """The heads of decoders, which read the last token; `token`: whether there is a class for answers about each token."""
+    sequence = Head(f"{name}ForSequenceClassification", "score", out_bias=False, reads="last")
+    return {"sequence": sequence} | ({"token": Head(f"{name}ForTokenClassification", "score")} if token else {})
 
 
 def weights(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wordmill.models.families import _bart
-from wordmill.models.families._base import Family
+from wordmill.models.families._base import Family, Head
 
 
 def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -15,4 +15,6 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 FAMILY = Family("bart", "BartForConditionalGeneration", from_hf, _bart.to_hf, _bart.weights, _bart.PARTS, bare="BartModel",
-                copies=_bart.COPIES, skip=_bart.SKIP)  # fmt: skip
+                copies=_bart.COPIES, skip=_bart.SKIP,
+                heads={"sequence": Head("BartForSequenceClassification", "classification_head.out_proj", dense="classification_head.dense",
+                                        reads="last")})  # fmt: skip

@@ -26,5 +26,5 @@ FAMILY = Family(
     "bert", "BertForMaskedLM", from_hf, _bert.to_hf, weights, _bert.PARTS, bare="BertModel", head="cls.predictions.decoder.weight",
     prefix="bert.", pooler="bert.pooler.dense.weight", copies=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
     renames=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")), skip=(".position_ids",),
-    unused=("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
+    heads=_bert.bert_heads("Bert"), unused=("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
 )  # fmt: skip

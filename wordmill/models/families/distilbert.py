@@ -8,7 +8,7 @@ from typing import Any
 from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
 from wordmill.models.families import _bert
-from wordmill.models.families._base import ACTIVATIONS_TO_HF, Family, Weight, activation, read, tokens_from_hf, tokens_to_hf
+from wordmill.models.families._base import ACTIVATIONS_TO_HF, Family, Head, Weight, activation, read, tokens_from_hf, tokens_to_hf
 
 KNOWN = frozenset(
     "dim n_layers n_heads hidden_dim activation max_position_embeddings dropout qa_dropout seq_classif_dropout "
@@ -65,5 +65,11 @@ def weights(config: TransformerConfig) -> list[Weight]:
     return [*found, *(Weight(f"{ours}.{kind}", (f"{theirs}.{kind}",)) for ours, theirs in pairs.items() for kind in ("weight", "bias"))]
 
 
+HEADS = {
+    **_bert.bert_heads("DistilBert"),
+    "sequence": Head("DistilBertForSequenceClassification", dense="pre_classifier", activation="relu"),
+}
+
+
 FAMILY = Family("distilbert", "DistilBertForMaskedLM", from_hf, to_hf, weights, PARTS, bare="DistilBertModel",
-                head="vocab_projector.weight", prefix="distilbert.", skip=(".position_ids",))  # fmt: skip
+                head="vocab_projector.weight", prefix="distilbert.", skip=(".position_ids",), heads=HEADS)  # fmt: skip

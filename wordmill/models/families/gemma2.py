@@ -53,5 +53,5 @@ def weights(config: TransformerConfig) -> list[Weight]:
     return _llama.weights(config, norms=NORMS, shift=1.0)
 
 
-FAMILY = Family("gemma2", "Gemma2ForCausalLM", from_hf, shared_to_hf, weights, PARTS, bare="Gemma2Model",
+FAMILY = Family("gemma2", "Gemma2ForCausalLM", from_hf, shared_to_hf, weights, PARTS, bare="Gemma2Model", heads=_llama.heads("Gemma2"),
                 by_width=lambda width: {"embedding_scale": width**0.5})  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
-from wordmill.models.families import _rope, gemma2
+from wordmill.models.families import _llama, _rope, gemma2
 from wordmill.models.families._base import Family
 
 PARTS = {"qk_norm": True, "tie_embeddings": True, "norm_position": "sandwich", "activation": "gelu_tanh", "rope_theta": 1e6,
@@ -48,4 +48,5 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
 
 
 FAMILY = Family("gemma3_text", "Gemma3ForCausalLM", from_hf, to_hf, gemma2.weights, PARTS, bare="Gemma3TextModel",
+                heads=_llama.heads("Gemma3Text", token=False),
                 by_width=lambda width: {"embedding_scale": width**0.5})  # fmt: skip

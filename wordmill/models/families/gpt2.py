@@ -7,7 +7,7 @@ from typing import Any
 
 from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
-from wordmill.models.families._base import ACTIVATIONS_TO_HF, Family, Weight, activation, read, tokens_from_hf, tokens_to_hf
+from wordmill.models.families._base import ACTIVATIONS_TO_HF, Family, Head, Weight, activation, read, tokens_from_hf, tokens_to_hf
 
 KNOWN = frozenset({"n_embd", "n_layer", "n_head", "n_positions", "n_ctx", "n_inner", "activation_function", "layer_norm_epsilon",
                    "resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_type", "summary_use_proj", "summary_activation",
@@ -69,4 +69,6 @@ def weights(config: TransformerConfig) -> list[Weight]:
 
 
 FAMILY = Family("gpt2", "GPT2LMHeadModel", from_hf, to_hf, weights, PARTS, bare="GPT2Model", prefix="transformer.",
-                skip=(".attn.bias", ".attn.masked_bias"))  # fmt: skip
+                skip=(".attn.bias", ".attn.masked_bias"),
+                heads={"sequence": Head("GPT2ForSequenceClassification", "score", out_bias=False, reads="last"),
+                       "token": Head("GPT2ForTokenClassification")})  # fmt: skip

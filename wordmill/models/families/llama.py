@@ -23,5 +23,5 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
 
 FAMILY = Family(
     "llama", "LlamaForCausalLM", from_hf, to_hf, _llama.weights, _llama.PARTS, grouped=True, bare="LlamaModel",
-    skip=(".rotary_emb.inv_freq",),
+    skip=(".rotary_emb.inv_freq",), heads=_llama.heads("Llama"),
 )  # fmt: skip

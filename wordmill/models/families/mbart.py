@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wordmill.models.families import _bart
-from wordmill.models.families._base import Family
+from wordmill.models.families._base import Family, Head
 
 
 def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -15,4 +15,6 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 FAMILY = Family("mbart", "MBartForConditionalGeneration", from_hf, _bart.to_hf, _bart.weights, {**_bart.PARTS, "norm_position": "pre"},
-                bare="MBartModel", copies=_bart.COPIES, skip=_bart.SKIP)  # fmt: skip
+                bare="MBartModel", copies=_bart.COPIES, skip=_bart.SKIP,
+                heads={"sequence": Head("MBartForSequenceClassification", "classification_head.out_proj", dense="classification_head.dense",
+                                        reads="last")})  # fmt: skip

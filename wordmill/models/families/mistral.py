@@ -27,4 +27,5 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
     return {**values, "sliding_window": one_window(config)}
 
 
-FAMILY = Family("mistral", "MistralForCausalLM", from_hf, to_hf, _llama.weights, _llama.PARTS, grouped=True, bare="MistralModel")
+FAMILY = Family("mistral", "MistralForCausalLM", from_hf, to_hf, _llama.weights, _llama.PARTS, grouped=True, bare="MistralModel",
+                heads=_llama.heads("Mistral"))  # fmt: skip

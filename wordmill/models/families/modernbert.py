@@ -11,6 +11,7 @@ from wordmill.models.families import _rope
 from wordmill.models.families._base import (
     ACTIVATIONS_TO_HF,
     Family,
+    Head,
     Weight,
     activation,
     layer_types,
@@ -113,4 +114,13 @@ def weights(config: TransformerConfig) -> list[Weight]:
     return found
 
 
-FAMILY = Family("modernbert", "ModernBertForMaskedLM", from_hf, to_hf, weights, PARTS, bare="ModernBertModel", head="decoder.weight")
+HEADS = {
+    kind: Head(f"ModernBertFor{name}", dense="head.dense", dense_bias=False, activation="gelu", norm="head.norm",
+               settings={"classifier_pooling": "cls"}, takes={"dense": "head_dense", "norm": "head_norm"})
+    for kind, name in (("sequence", "SequenceClassification"), ("token", "TokenClassification"), ("span", "QuestionAnswering"))
+}  # fmt: skip
+"""The layer before the output layer is the one that the masked words were told by."""
+
+
+FAMILY = Family("modernbert", "ModernBertForMaskedLM", from_hf, to_hf, weights, PARTS, bare="ModernBertModel", head="decoder.weight",
+                heads=HEADS)  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wordmill.models.families import _t5
-from wordmill.models.families._base import Family
+from wordmill.models.families._base import Family, Head
 
 
 def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -15,4 +15,6 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 FAMILY = Family("mt5", "MT5ForConditionalGeneration", from_hf, _t5.to_hf, _t5.weights, _t5.PARTS, bare="MT5Model", prefix="",
-                copies=_t5.COPIES, skip=_t5.SKIP)  # fmt: skip
+                copies=_t5.COPIES, skip=_t5.SKIP,
+                heads={"sequence": Head("MT5ForSequenceClassification", "classification_head.out_proj", dense="classification_head.dense",
+                                        reads="last", prefix="transformer.")})  # fmt: skip

@@ -35,4 +35,5 @@ def weights(config: TransformerConfig) -> list[Weight]:
     return _llama.weights(config, qkv=("qkv_proj",), up=("gate_up_proj",))
 
 
-FAMILY = Family("phi3", "Phi3ForCausalLM", from_hf, to_hf, weights, _llama.PARTS, grouped=True, bare="Phi3Model")
+FAMILY = Family("phi3", "Phi3ForCausalLM", from_hf, to_hf, weights, _llama.PARTS, grouped=True, bare="Phi3Model",
+                heads=_llama.heads("Phi3"))  # fmt: skip

@@ -31,4 +31,5 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
             "max_window_layers": 0 if window else config.layers}  # fmt: skip
 
 
-FAMILY = Family("qwen2", "Qwen2ForCausalLM", from_hf, to_hf, _llama.weights, PARTS, grouped=True, bare="Qwen2Model")
+FAMILY = Family("qwen2", "Qwen2ForCausalLM", from_hf, to_hf, _llama.weights, PARTS, grouped=True, bare="Qwen2Model",
+                heads=_llama.heads("Qwen2"))  # fmt: skip

@@ -29,4 +29,5 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
             "max_window_layers": 0 if window else config.layers}  # fmt: skip
 
 
-FAMILY = Family("qwen3", "Qwen3ForCausalLM", from_hf, to_hf, _llama.weights, PARTS, grouped=True, bare="Qwen3Model")
+FAMILY = Family("qwen3", "Qwen3ForCausalLM", from_hf, to_hf, _llama.weights, PARTS, grouped=True, bare="Qwen3Model",
+                heads=_llama.heads("Qwen3"))  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from wordmill.models.config import TransformerConfig
 from wordmill.models.families import _t5
-from wordmill.models.families._base import Family
+from wordmill.models.families._base import Family, Head
 
 
 def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,4 +22,6 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
 
 
 FAMILY = Family("t5", "T5ForConditionalGeneration", from_hf, to_hf, _t5.weights, _t5.PARTS, bare="T5Model", prefix="",
-                copies=_t5.COPIES, skip=_t5.SKIP)  # fmt: skip
+                copies=_t5.COPIES, skip=_t5.SKIP,
+                heads={"sequence": Head("T5ForSequenceClassification", "classification_head.out_proj", dense="classification_head.dense",
+                                        reads="last", prefix="transformer.")})  # fmt: skip

@@ -1,0 +1,220 @@
+"""Classification from a table to predictions, for each kind of model."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import wordmill
+from tests.tasks.conftest import QUICK, SHAPES, write_table
+from wordmill.cli.app import main
+from wordmill.core.progress import Reporter
+from wordmill.tasks.classify import Classify
+from wordmill.tasks.examples import Record, Records, split_off
+from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
+
+
+def tuned(reviews: Path, model: object, out: Path, *more: str) -> Path:
+    files = ["--validation", str(reviews / "dev.tsv"), "--test", str(reviews / "test.tsv")]
+    assert main(["finetune", "classify", str(reviews / "train.tsv"), "--model", str(model), "-o", str(out), *files, *QUICK, *more]) == 0
+    return out / "model"
+
+
+@pytest.mark.parametrize("family", list(SHAPES))
+def test_from_a_table_to_predictions(family, reviews, small_models, tmp_path, capsys):
+    folder = tuned(reviews, small_models(family), tmp_path / "run", "--json")
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["test"]["metrics"]["accuracy"] > 0.8, "one word tells the label"
+    assert metrics["test"]["baselines"]["majority class"]["accuracy"] == pytest.approx(0.5)
+    assert metrics["test"]["cut"] == 0
+    out = tmp_path / "out.jsonl"
+    assert main(["predict", str(folder), str(reviews / "test.tsv"), "-o", str(out), "--quiet"]) == 0
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    right = sum(row["label"] == row["input"]["sentiment"] for row in rows) / len(rows)
+    assert right == pytest.approx(metrics["test"]["metrics"]["accuracy"])
+    assert main(["evaluate", str(folder), str(reviews / "test.tsv"), "--json", "--quiet"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["metrics"] == pytest.approx(metrics["test"]["metrics"])
+    model = wordmill.load(tmp_path / "run")
+    said = model.predict([row["input"]["review"] for row in rows[:5]])
+    assert [one["label"] for one in said] == [row["label"] for row in rows[:5]]
+    assert sum(model.predict("the good mill")["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Confusion matrix" in report and "majority class" in report and "By class" in report
+    assert not (tmp_path / "run" / "data").exists(), "validation was given"
+
+
+def test_transformers_opens_the_folder_and_says_the_same(reviews, small_models, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    folder = tuned(reviews, small_models("bert"), tmp_path / "run")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = ["the good mill", "a sad day by the cold river"]
+    ours = wordmill.load(folder).predict(texts)
+    for text, said in zip(texts, ours, strict=True):
+        with torch.no_grad():
+            p = theirs(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0]
+        assert {theirs.config.id2label[i]: pytest.approx(float(x), abs=1e-5) for i, x in enumerate(p)} == said["probabilities"]
+
+
+def test_a_split_is_made_said_and_saved(reviews, small_models, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["finetune", "classify", str(reviews / "train.tsv"), "--model", str(small_models("bert")), "-o", str(out), "--steps", "2"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().err
+    assert "12 of 120 examples are set aside" in said and "text is 'review'" in said and "label is 'sentiment'" in said
+    rows = [json.loads(line) for line in (out / "data" / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sorted(row["sentiment"] for row in rows) == ["bad"] * 6 + ["good"] * 6
+    assert main(["evaluate", str(out / "model"), str(out / "data" / "validation.jsonl"), "--quiet"]) == 0
+
+
+def test_split_keeps_shares_and_equal_texts_together():
+    keys = [f"text {i // 2}" for i in range(400)]
+    strata = ["rare" if i // 2 < 20 else "usual" for i in range(400)]
+    kept, aside = split_off(strata, keys, 0.1, seed=3)
+    assert sorted(kept + aside) == list(range(400)) and not {keys[i] for i in kept} & {keys[i] for i in aside}
+    assert [strata[i] for i in aside].count("rare") == 4 and len(aside) == 40
+    assert (kept, aside) == split_off(strata, keys, 0.1, seed=3) != split_off(strata, keys, 0.1, seed=4)
+
+
+def test_preview_shows_what_the_model_sees(reviews, small_models, capsys):
+    arguments = ["finetune", "classify", str(reviews / "train.tsv"), "--model", str(small_models("bert")), "--preview", "--quiet"]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    first = found["examples"][0]
+    assert first["tokens"][0] == "[CLS]" and first["tokens"][-1] == "[SEP]" and first["targets"].count(-100) == len(first["ids"]) - 1
+    assert found["splits"]["train"]["labels"] == {"bad": 54, "good": 54}
+    assert main(arguments) == 0
+    assert "‹[CLS]→bad›" in capsys.readouterr().out
+
+
+def look(rows, fields, **settings):
+    task = Classify(settings)
+    reporter = Reporter(quiet=True)
+    task.look({"train": Records([Record(row, f"f:{n}") for n, row in enumerate(rows, 1)], fields, "json", files=["f"])}, reporter)
+    return task, reporter
+
+
+def test_several_labels_and_their_loss(tiny_tokenizer, make_model):
+    rows = [{"text": f"mill {i}", "labels": [["wet"], ["wet", "old"], [], ["old"]][i % 4]} for i in range(12)]
+    task, _ = look(rows, ["text", "labels"])
+    assert task.spec["multi_label"] and task.spec["labels"] == ["old", "wet"]
+    from wordmill.batches.examples import pack
+    from wordmill.tasks.task import Tools
+
+    base = make_model("qwen3", vocab_size=tiny_tokenizer.vocab_size)
+    model = task.build(base, 0).eval()
+    tools = Tools(tiny_tokenizer, base.config, 64)
+    examples = [task.encode(Record(row, "f"), tools, answer=True) for row in rows[:4]]
+    batch, order = pack(examples, 200)
+    found = task.objective(model, batch)
+    logits = model(batch)
+    wanted = torch.tensor([[("old" in rows[i]["labels"]), ("wet" in rows[i]["labels"])] for i in order], dtype=torch.float32)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1).sum()
+    torch.testing.assert_close(found.loss_sum, expected)
+    assert found.n_targets == 4
+
+
+def test_class_weights_average_one_and_weigh_classes_alike():
+    rows = [{"text": f"mill {i}", "label": "rare" if i % 10 == 0 else "usual"} for i in range(50)]
+    task, _ = look(rows, ["text", "label"], class_weights="balanced", sampling="balanced")
+    records = [Record(row, "f") for row in rows]
+    task.weigh(records)
+    weights = dict(zip(task.spec["labels"], task.spec["weights"], strict=True))
+    assert 5 * weights["rare"] == pytest.approx(45 * weights["usual"])
+    assert (5 * weights["rare"] + 45 * weights["usual"]) / 50 == pytest.approx(1)
+    shares = task.shares(records)
+    assert shares[[row["label"] == "rare" for row in rows]].sum() == pytest.approx(shares.sum() / 2)
+
+
+def test_pairs_are_found_and_told_apart(small_models, capsys):
+    rows = [{"premise": f"mill {i}", "hypothesis": "river " * (i % 3 + 1), "label": i % 2} for i in range(20)]
+    task, _ = look(rows, ["premise", "hypothesis", "label"])
+    assert task.spec["columns"] == {"text": "premise", "pair": "hypothesis", "label": "label"} and task.spec["labels"] == ["0", "1"]
+    from wordmill.models.folder import read_config
+    from wordmill.tasks.task import Tools
+    from wordmill.tokenizer import Tokenizer
+
+    folder = small_models("bert")
+    tokenizer = Tokenizer.load(folder)
+    one = task.encode(Record(rows[2], "f"), Tools(tokenizer, read_config(folder), 12), answer=True)
+    assert len(one.ids) == 12 and one.cut > 0
+    assert one.types is not None and list(one.ids).count(tokenizer.sep_id) == 2
+    first_end = list(one.ids).index(tokenizer.sep_id)
+    assert one.types.tolist() == [0] * (first_end + 1) + [1] * (11 - first_end)
+
+
+def test_labels_are_sorted_as_people_count():
+    rows = [{"text": f"mill {i}", "stars": float(i % 12)} for i in range(48)]
+    task, _ = look(rows, ["text", "stars"])
+    assert task.spec["labels"] == [str(i) for i in range(12)]
+
+
+def test_suspicious_data_are_named_with_counts():
+    rows = [
+        {"text": t, "label": label}
+        for t, label in [("a mill", "x"), ("a mill", "y"), ("  ", "x"), *[(f"river {i}", "xy"[i % 2]) for i in range(9)]]
+    ]
+    _, reporter = look(rows, ["text", "label"])
+    told = "\n".join(reporter.warnings)
+    assert "1 texts of train stand there with different labels, for example 'a mill'" in told
+    assert "1 examples of train have no text (first: f:3)" in told
+
+
+def test_scores_agree_with_their_definitions():
+    truth, said = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0])
+    p = np.full((5, 3), 0.1)
+    p[np.arange(5), said] = 0.8
+    outcomes = LabelOutcomes(["a", "b", "c"], truth, said, p)
+    assert outcomes.metrics() == pytest.approx({"accuracy": 0.6, "macro_f1": (0.5 + 0.8 + 0) / 3})
+    assert outcomes.calibration_error() == pytest.approx(0.2)
+    assert outcomes.confusion().tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+    sets = SetOutcomes(["a", "b"], np.array([[1, 0], [1, 1]], bool), np.array([[1, 1], [1, 0]], bool))
+    assert sets.metrics() == pytest.approx({"micro_f1": 4 / 6, "macro_f1": 0.5, "exact": 0.0})
+
+
+def test_balanced_order_and_packing_waste_little(reviews, small_models):
+    from wordmill.batches.examples import Encoded, ExampleRows, balanced
+
+    generator = np.random.default_rng(0)
+    examples = [Encoded(np.arange(n), np.full(n, -100)) for n in generator.integers(4, 60, 500)]
+    rows = ExampleRows(examples, 32, 1, capacity=256)
+    padding = sum(rows.batch(step).n_padding for step in range(rows.steps_per_epoch))
+    tokens = sum(rows.batch(step).n_tokens for step in range(rows.steps_per_epoch))
+    assert tokens == sum(len(e.ids) for e in examples), "each example once an epoch, none cut"
+    assert padding < 0.05 * tokens
+    seen = sorted(i for step in range(rows.steps_per_epoch) for i in rows.chosen(step))
+    assert seen == list(range(500)) and rows.chosen(3) != rows.chosen(3 + rows.steps_per_epoch)
+    assert balanced([5, 3, 3, 2], 100) == [[0, 1, 2, 3]] and math.ceil(13 / 6) <= len(balanced([5, 3, 3, 2], 6)) <= 3
+
+
+def test_python_interface_and_seeds(reviews, small_models, tmp_path):
+    from wordmill.tasks.finetune import finetune_seeds
+
+    common = {
+        "task": "classify",
+        "data": reviews / "train.tsv",
+        "model": small_models("bert"),
+        "steps": 3,
+        "validation": reviews / "dev.tsv",
+    }
+    run = finetune_seeds(2, out=tmp_path / "seeds", **common)
+    scores = run.metrics["validation"]["accuracy"]
+    assert len(scores["values"]) == 2 and scores["mean"] == pytest.approx(sum(scores["values"]) / 2)
+    assert wordmill.load(run.model_folder).predict(["a good mill"])[0]["label"] in ("good", "bad")
+    compared = wordmill.compare(tmp_path / "seeds" / "seed-0", tmp_path / "seeds" / "seed-1", reviews / "test.tsv")
+    assert compared.examples == 40 and compared.low <= compared.difference <= compared.high and 0 <= compared.p_value <= 1
+
+
+def test_from_scratch_with_a_tokenizer_of_its_own(tmp_path):
+    train = write_table(tmp_path / "train.tsv", 60, 1, names=False)
+    shape = ["model.hidden_size=16", "model.embedding_size=16", "model.layers=1", "tokenizer.vocab=300"]
+    out = tmp_path / "run"
+    assert main(["finetune", "classify", str(train), "--model", "lstm", "-o", str(out), *shape, *QUICK]) == 0
+    assert json.loads((out / "model" / "config.json").read_text())["bidirectional"] is True
+    assert wordmill.load(out).predict({"1": "good"})["label"] in ("good", "bad")

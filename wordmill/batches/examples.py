@@ -1,0 +1,167 @@
+"""Rows of whole examples for fine-tuning: several in a row, none cut, next to no padding; a pure function of seed and step.
+
+An epoch is one shuffled order of all examples; a step takes the next `rows` of them (the last step of an epoch what is left) and lays
+them into as few rows as `capacity` tokens a row allow, the rows of about equal length. Examples in a row don't see each other
+(`documents`), and their positions start at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from wordmill.batches.batch import IGNORE, Batch, Source, tensor
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as the model sees it."""
+
+    ids: Ids
+    """(T,) tokens, special ones included: of the decoder, in an encoder–decoder."""
+    targets: Ids
+    """(T,) what is to be said at each place; `IGNORE` where nothing is."""
+    types: Ids | None = None
+    """(T,) token types, where there are several."""
+    source: Ids | None = None
+    """(S,) what a separate encoder reads."""
+    extra: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """Further values of the example, by name; in a batch they stand as (rows, most examples of a row, …)."""
+    cut: int = 0
+    """Tokens of the example's text that were left out because it was too long."""
+
+    @property
+    def length(self) -> int:
+        """Tokens, the source's included."""
+        return len(self.ids) + (0 if self.source is None else len(self.source))
+
+
+class ExampleRows:
+    """Batches of examples for the training loop. `shares`: how often each is drawn, in proportion (then an epoch is a draw with
+    replacement); None: each once an epoch."""
+
+    def __init__(
+        self, examples: Sequence[Encoded], rows: int, seed: int, *, capacity: int = 0, shares: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        assert examples and rows > 0
+        self.examples, self.rows, self.seed, self.capacity, self.shares = examples, rows, seed, capacity, shares
+        self._order = lru_cache(maxsize=2)(self._draw)
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Examples."""
+        return len(self.examples)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which all are seen."""
+        return -(-len(self.examples) // self.rows)
+
+    def _draw(self, epoch: int) -> Ids:
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        n = len(self.examples)
+        if self.shares is None:
+            return generator.permutation(n)
+        return generator.choice(n, n, p=self.shares / self.shares.sum())
+
+    def chosen(self, step: int) -> list[int]:
+        """The numbers of the examples of a step."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        return [int(i) for i in self._order(epoch)[at * self.rows : (at + 1) * self.rows]]
+
+    def batch(self, step: int, first: int = 0, last: int | None = None) -> Batch:
+        """Examples `first`…`last` (all, by default) of a step, packed."""
+        return pack([self.examples[i] for i in self.chosen(step)[first:last]], self.capacity, like=self.examples[0])[0]
+
+
+def pack(examples: Sequence[Encoded], capacity: int = 0, *, like: Encoded | None = None) -> tuple[Batch, list[int]]:
+    """The examples in rows of at most `capacity` tokens (0, or less than the longest: as many as the longest has), and the order in
+    which they stand there, row by row. Without examples, one row of padding shaped as `like`."""
+    if not examples:
+        assert like is not None
+        batch, _ = pack([like], capacity)
+        return Batch(batch.input_ids, batch.targets.fill_(IGNORE), batch.positions, batch.documents, batch.source, None, batch.types,
+                     batch.extra), []  # fmt: skip
+    lengths = [max(len(e.ids), 0 if e.source is None else len(e.source)) for e in examples]
+    bins = balanced(lengths, max(capacity, *lengths, 1))
+    rows, width = len(bins), max(sum(len(examples[i].ids) for i in row) for row in bins)
+    ids, positions = np.zeros((rows, width), np.int64), np.full((rows, width), -1, np.int64)
+    targets, documents = np.full((rows, width), IGNORE, np.int64), np.full((rows, width), -1, np.int32)
+    types = np.zeros((rows, width), np.int64) if examples[0].types is not None else None
+    for row, members in enumerate(bins):
+        at = 0
+        for number, index in enumerate(members):
+            one = examples[index]
+            here = slice(at, at + len(one.ids))
+            ids[row, here], targets[row, here], positions[row, here] = one.ids, one.targets, np.arange(len(one.ids))
+            documents[row, here] = number
+            if types is not None and one.types is not None:
+                types[row, here] = one.types
+            at += len(one.ids)
+    source = _sources(examples, bins) if examples[0].source is not None else None
+    alone = source is None and bool((documents == documents[:, :1]).all())
+    batch = Batch(tensor(ids), tensor(targets), tensor(positions), None if alone else tensor(documents), source,
+                  types=None if types is None else tensor(types), extra=_extra(examples, bins))  # fmt: skip
+    return batch, [index for row in bins for index in row]
+
+
+def _sources(examples: Sequence[Encoded], bins: list[list[int]]) -> Source:
+    parts = [[examples[i].source for i in row] for row in bins]
+    width = max(sum(len(x) for x in row if x is not None) for row in parts)
+    ids, positions = np.zeros((len(bins), width), np.int64), np.full((len(bins), width), -1, np.int64)
+    documents = np.full((len(bins), width), -1, np.int32)
+    for row, members in enumerate(parts):
+        at = 0
+        for number, one in enumerate(members):
+            assert one is not None, "all examples have a source, or none has"
+            here = slice(at, at + len(one))
+            ids[row, here], positions[row, here], documents[row, here] = one, np.arange(len(one)), number
+            at += len(one)
+    return Source(tensor(ids), tensor(positions), tensor(documents))
+
+
+def _extra(examples: Sequence[Encoded], bins: list[list[int]]) -> dict[str, Tensor]:
+    found = {}
+    for name, first in examples[0].extra.items():
+        values = np.zeros((len(bins), max(map(len, bins)), *first.shape), first.dtype)
+        for row, members in enumerate(bins):
+            for number, index in enumerate(members):
+                values[row, number] = examples[index].extra[name]
+        found[name] = tensor(values)
+    return found
+
+
+def balanced(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Numbers of the items in as few bins as `capacity` allows, filled alike: the longest first, each into the emptiest bin."""
+    bins: list[list[int]] = [[] for _ in range(max(1, -(-sum(lengths) // capacity)))]
+    loads = [0] * len(bins)
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        least = min(range(len(bins)), key=loads.__getitem__)
+        if loads[least] and loads[least] + lengths[index] > capacity:
+            bins.append([])
+            loads.append(0)
+            least = len(bins) - 1
+        bins[least].append(index)
+        loads[least] += lengths[index]
+    return [row for row in bins if row]
+
+
+def batches_of(examples: Sequence[Encoded], tokens: int, *, capacity: int = 0) -> Iterator[tuple[list[int], Batch]]:
+    """All examples once, those of like length together, about `tokens` at a time: their numbers in the batch's order, and it."""
+    order = sorted(range(len(examples)), key=lambda i: examples[i].length)
+    start = size = 0
+    for end, index in enumerate(order, 1):
+        size += examples[index].length
+        following = examples[order[end]].length if end < len(order) else tokens
+        if size + following > tokens or end == len(order):
+            group = order[start:end]
+            batch, places = pack([examples[i] for i in group], capacity)
+            yield [group[i] for i in places], batch
+            start, size = end, 0

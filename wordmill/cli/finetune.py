@@ -1,0 +1,126 @@
+"""`wordmill finetune`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, QuietOption, emit, reporter
+from wordmill.cli.pretrain import STOPPED
+from wordmill.core.errors import UsageError
+
+SECTIONS = {"task": "options", "model": "shape"}
+"""What sections are called on the command line, and in FinetuneConfig."""
+
+
+def finetune(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TASK DATA… [name=value…]",
+            help="classify or tag; files of examples; then settings such as task.label=stars or train.rows=16.",
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Model folder to start from, or a family's name: from scratch.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/DATE-TIME).")] = None,
+    validation: Annotated[
+        list[str] | None, typer.Option("--validation", help="Files to choose the best weights by; otherwise a tenth is set aside.")
+    ] = None,
+    test: Annotated[list[str] | None, typer.Option("--test", help="Files to judge the finished model by, once.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Times to go over the examples.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
+    time: Annotated[str | None, typer.Option("--time", help="Time for everything, such as 10m.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Tokens of an example; longer ones are cut, and counted.")] = None,
+    freeze: Annotated[str | None, typer.Option("--freeze", help="none, base (only the head learns) or gradual.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="Number of weights of a model from scratch, such as 5m.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="Folder of a tokenizer, from scratch; otherwise one is trained on the examples.")
+    ] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Show three examples as the model will see them, and stop.")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", help="Train with that many seeds, and tell mean and spread.", min=1)] = 1,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML file with settings.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out exactly where it was.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too (needs wordmill[track]).")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Fine-tune a model for a task, from a table of examples.
+
+    Columns, labels and formats are found by looking, and said.
+
+    Example: wordmill finetune classify reviews.csv --model runs/b/model -o runs/c
+    """
+    from wordmill.core.config import merge, parse_overrides, read_yaml
+
+    names, pairs = _arguments(words or [])
+    given: dict[str, Any] = {"task": names[0] if names else None, "data": names[1:], "parent": model, "validation": validation,
+                             "test": test, "epochs": epochs, "steps": steps, "time": time, "lr": lr, "max_tokens": max_tokens,
+                             "freeze": freeze, "size": size, "tokenizer_folder": tokenizer, "seed": seed,
+                             "dtype": None if dtype == "auto" else dtype}  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None and value != []}
+    over = {SECTIONS.get(name, name): value for name, value in parse_overrides(pairs).items()}
+    settings = merge(read_yaml(recipe) if recipe else {}, merge(given, over))
+    from wordmill.tasks.finetune import finetune as work
+    from wordmill.tasks.finetune import finetune_seeds
+    from wordmill.tasks.finetune import preview as look
+    from wordmill.train.loop import Stopped
+
+    show = reporter(quiet)
+    if preview:
+        found = look(settings.pop("task", ""), settings.pop("data", ()), model=settings.pop("parent", None) or _no_model(), reporter=show,
+                     colour=sys.stdout.isatty(), **settings)  # fmt: skip
+        text = found.pop("text")
+        emit(json, found, text)
+        return 0
+    try:
+        common: dict[str, Any] = {"out": out, "resume": resume, "device": device, "tensorboard": tensorboard, "reporter": show, **settings}
+        run = finetune_seeds(seeds, **common) if seeds > 1 else work(**common)
+    except Stopped as stopped:
+        name, folder = str(stopped.args[0]), str(stopped.args[1])
+        show.warn(f"stopped by {name}; a checkpoint is saved. Go on with: wordmill finetune -o {shlex.quote(folder)} --resume")
+        return STOPPED.get(name, 130)
+    except KeyboardInterrupt:
+        if out is None or not (out / "config.yaml").exists():
+            raise
+        show.warn(f"stopped. Go on with: wordmill finetune -o {shlex.quote(str(out))} --resume")
+        return 130
+    if int(os.environ.get("RANK", "0")):
+        return 0  # under torchrun, the first process speaks for all
+    emit(json, {"run": str(run.folder), "model": str(run.model_folder), "report": str(run.report), **run.metrics},
+         f"model: {run.model_folder}\nreport: {run.report}\nnext: wordmill predict {run.model_folder} FILE")  # fmt: skip
+    return 0
+
+
+def _no_model() -> str:
+    raise UsageError("no model given", fix="Name a model folder: --model runs/x/model")
+
+
+PLAIN = ("task", "epochs", "steps", "time", "lr", "max_tokens", "freeze", "patience", "seed", "validation_share", "size", "dtype")
+
+
+def _arguments(words: list[str]) -> tuple[list[str], list[str]]:
+    """Task and files, and settings of the form name=value (a file that exists is a file whatever its name).
+
+    Raises `UsageError` for a word such as `label=stars` that names no section.
+    """
+    names, pairs = [], []
+    for word in words:
+        name = word.partition("=")[0]
+        if "=" not in word or "/" in name or Path(word).exists():
+            names.append(word)
+        elif "." in name or name in PLAIN:
+            pairs.append(word)
+        else:
+            raise UsageError(
+                f"can't read the setting {word!r}", fix=f"Settings name their section, for example task.{word} or train.{word}"
+            )
+    return names, pairs

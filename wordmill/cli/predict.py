@@ -1,0 +1,64 @@
+"""`wordmill predict` and `wordmill compare`."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a fine-tuned model.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A file of examples, a .txt with an input a line, or - for standard input.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write, a JSON object a line (default: standard output).")] = None,
+    device: DeviceOption = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="fp32, bf16 or auto: the numbers to compute with.")] = "fp32",
+    quiet: QuietOption = False,
+) -> None:
+    """Answer inputs with a fine-tuned model, one JSON object each.
+
+    Each object holds the input's columns and the task's answer. Example: wordmill predict runs/c/model new.csv -o out.jsonl
+    """
+    from wordmill.core.files import write_text
+    from wordmill.tasks.tuned import load_tuned, read_inputs
+
+    show = reporter(quiet)
+    tuned = load_tuned(model, device=device, dtype=dtype)
+    records = read_inputs(source, tuned, reporter=show)
+    found = tuned.predict_records(records, reporter=show)
+    hidden = {"lines"}
+    rows = (
+        {"input": {name: value for name, value in record.values.items() if name not in hidden}, **answer}
+        for record, answer in zip(records, found, strict=True)
+    )
+    text = "".join(f"{json_module.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
+    if out is None:
+        print(text, end="", flush=True)
+        return
+    write_text(out, text)
+    show.note(f"{len(found):,} answers: {out}")
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A fine-tuned model's folder.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same task.", show_default=False)],
+    data: Annotated[list[Path], typer.Option("--data", help="Files of examples with their answers (repeatable).")],
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare two fine-tuned models on the same examples, with a confidence interval.
+
+    The examples are resampled in pairs; where an answer is right or wrong, McNemar's test stands beside.
+    Example: wordmill compare runs/a runs/b --data test.csv
+    """
+    from wordmill.tasks.tuned import compare as work
+
+    found = work(a, b, data, device=device, reporter=reporter(quiet))
+    emit(json, {"a": str(a), "b": str(b), **found.plain()}, found.text())

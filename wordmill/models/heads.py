@@ -1,0 +1,252 @@
+"""Answers in place of the next token: a model whose output layer says what a whole text is, or what each of its tokens is.
+
+    tokens ─ base (any model) ─ states ─ (state of the text's first or last token, or their mean) ─ [dense ─ activation ─ norm] ─ logits
+
+How the head of each family looks and is called stands in models/families/ (`Family.heads`), so that the folder opens in
+`transformers` with the same logits. What transformers has no class for (recurrent models, some pairs of family and head, a CRF)
+is saved under names of our own. Where an answer is wanted, `Batch.targets` is not `IGNORE`: one place a text for `sequence`, the
+first sub-word of each word for `token`.
+
+Shapes: B rows, T tokens, D width, N answers, L labels, W words of the longest text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from wordmill.batches.batch import IGNORE, Batch
+from wordmill.core.config import Config
+from wordmill.core.errors import ModelError
+from wordmill.core.files import read_json, write_atomic, write_json
+from wordmill.models import folder as folders
+from wordmill.models.blocks import ACTIVATIONS, Linear, Norm
+from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
+from wordmill.models.crf import CRF
+from wordmill.models.families import family
+from wordmill.models.families._base import Head
+from wordmill.models.folder import LanguageModel
+from wordmill.models.ops import dropout
+from wordmill.models.tensors import WEIGHTS, open_weights
+from wordmill.models.transformer import Transformer
+
+Kind = Literal["sequence", "token", "span"]
+OUT, DENSE = "wordmill_head", "wordmill_head_dense"
+"""What the head's layers are called where no class of `transformers` has them."""
+
+
+class HeadConfig(Config):
+    """What stands in place of the output layer."""
+
+    kind: Kind
+    """sequence: one answer a text; token: one a word; span: where an answer begins and ends."""
+    labels: tuple[str, ...]
+    """What the logits stand for, in their order: settled once, before training."""
+    multi_label: bool = False
+    """Whether several labels may hold at once."""
+    crf: bool = False
+    """Whether the labels of neighbouring words are told together, by a conditional random field."""
+    dropout: float = 0.1
+    """Share of the state dropped in training before each layer of the head."""
+
+
+def head_layout(config: ModelConfig, kind: str) -> Head:
+    """How the head looks on a model of that family; one of our own where `transformers` has no class."""
+    if isinstance(config, TransformerConfig):
+        found = family(config.family).heads.get(kind)
+        if found is not None:
+            return found
+    ours = f"Wordmill{folders.HEAD_KINDS[kind]}"
+    looks_both_ways = config.bidirectional if isinstance(config, RecurrentConfig) else not config.causal
+    reads: Literal["last", "mean"] = "mean" if looks_both_ways else "last"
+    return Head(ours, OUT, reads=reads)
+
+
+class Headed(nn.Module):
+    """A model with a head for a task. Its output layer over the vocabulary is gone."""
+
+    def __init__(self, base: LanguageModel, head: HeadConfig) -> None:
+        super().__init__()
+        self.base, self.head = base, head
+        self.layout = layout = head_layout(base.config, head.kind)
+        c, n = base.config, len(head.labels)
+        width = c.width if isinstance(c, TransformerConfig) else c.hidden_size * (1 + c.bidirectional)
+        self.dense = Linear(width, width, bias=layout.dense_bias) if layout.dense else None
+        self.norm = None
+        if layout.norm and isinstance(c, TransformerConfig):
+            self.norm = Norm(width, c.norm, c.norm_eps, bias=c.norm_bias)
+        self.out = nn.Linear(width, n, bias=layout.out_bias)
+        self.crf = CRF(n) if head.crf else None
+
+    @property
+    def config(self) -> ModelConfig:
+        """The base's shape."""
+        return self.base.config
+
+    def states(self, batch: Batch) -> Tensor:
+        """The base's states (B, T, D). An encoder–decoder's decoder reads the text too, one place late, as `transformers` has it;
+        for answers about each token its encoder is read alone."""
+        base, ids = self.base, batch.input_ids
+        if isinstance(base, Transformer) and base.encoder is not None:
+            memory = base.encode(ids, batch.positions, batch.documents)
+            if self.head.kind != "sequence":
+                return memory.hidden
+            late = torch.where(batch.positions == 0, base.config.decoder_start_id or 0, ids.roll(1, 1))
+            return base(late, batch.positions, batch.documents, memory=memory)[0]
+        named = {"types": batch.types} if batch.types is not None and isinstance(base, Transformer) and base.config.token_types else {}
+        return base(ids, batch.positions, batch.documents, **named)[0]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(…, D) → (…, L)."""
+        share = self.head.dropout
+        if self.dense is not None:
+            states = ACTIVATIONS[self.layout.activation](self.dense(dropout(states, share, self.training)))
+        if self.norm is not None:
+            states = self.norm(states)
+        return self.out(dropout(states, share, self.training))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (N, L) at the places where `batch.targets` is not `IGNORE`, row by row; at least one, as in `objectives.counted`."""
+        states = self.states(batch)
+        places = (batch.targets.flatten() != IGNORE).nonzero()[:, 0]
+        if not len(places):
+            places = places.new_zeros(1)
+        if self.head.kind == "sequence" and self.layout.reads == "mean":
+            return self.logits(_means(states, batch).index_select(0, places))
+        return self.logits(states.flatten(0, 1).index_select(0, places))
+
+    def place(self, length: int) -> int:
+        """Which token of a text of that length answers for the whole."""
+        return length - 1 if self.layout.reads == "last" else 0
+
+    def matrix_parts(self) -> dict[str, tuple[int, ...]]:
+        """As the base's."""
+        parts = self.base.matrix_parts() if isinstance(self.base, Transformer) else {}
+        return {f"base.{name}": sizes for name, sizes in parts.items()}
+
+    @torch.no_grad()
+    def initialise_head(self, seed: int, parts: Mapping[str, Tensor] | None = None) -> None:
+        """Draw the head's weights, normal with the model's `init_std`; `parts` holds those that are taken from the pretrained model."""
+        generator = torch.Generator().manual_seed(seed)
+        std = self.config.init_std if isinstance(self.config, TransformerConfig) else 0.02
+        for name, parameter in self.named_parameters():
+            if name.startswith("base."):
+                continue
+            if parts is not None and name in parts:
+                parameter.copy_(parts[name])
+            elif name.startswith("norm"):
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            elif name.endswith("bias") or name.startswith("crf."):
+                parameter.zero_()
+            else:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+def _means(states: Tensor, batch: Batch) -> Tensor:
+    """For every place (B·T, D) the mean state of its document."""
+    rows = torch.arange(len(states), device=states.device)[:, None]
+    documents = torch.zeros_like(batch.positions) if batch.documents is None else batch.documents.long()
+    count = int(documents.max()) + 2
+    group = torch.where(batch.positions < 0, rows * count, rows * count + 1 + documents).flatten()  # group 0 of a row is its padding
+    sums = states.new_zeros(len(states) * count, states.shape[-1]).index_add(0, group, states.flatten(0, 1))
+    sizes = torch.bincount(group, minlength=len(sums)).clamp(min=1).to(states.dtype)
+    return (sums / sizes[:, None]).index_select(0, group)
+
+
+def with_head(base: LanguageModel, head: HeadConfig, *, seed: int) -> Headed:
+    """The model with a head in place of its output layer, which takes over what the family says that it starts from.
+
+    The weights are those of `base`, not copies. All learn.
+    """
+    own = base.state_dict()
+    changes = {"lm_head": False, **({"pooler": False} if isinstance(base.config, TransformerConfig) else {})}
+    with torch.device("meta"):
+        bare = folders.build_model(base.config.replace(**changes))
+    bare.load_state_dict({name: own[name] for name, _ in bare.named_parameters()}, assign=True)
+    layout = head_layout(bare.config, head.kind)
+    parts = {
+        f"{ours}.{kind}": own[f"{theirs}.{kind}"]
+        for ours, theirs in layout.takes.items() for kind in ("weight", "bias") if f"{theirs}.{kind}" in own
+    }  # fmt: skip
+    model = Headed(bare, head)
+    model.initialise_head(seed, parts)
+    return model.to(next(bare.parameters()).dtype).requires_grad_(True)
+
+
+def _names(model: Headed) -> dict[str, str]:
+    """Names of the head's parameters, and what they are called in the folder."""
+    layout = model.layout
+    layers = {"out": layout.out, "dense": layout.dense, "norm": layout.norm, "crf": "crf"}
+    found = {}
+    for name, _ in model.named_parameters():
+        part, _, rest = name.partition(".")
+        if part != "base":
+            found[name] = f"{layers[part]}.{rest}"
+    return found
+
+
+def save_headed(model: Headed, folder: Path, *, dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write config.json (with `id2label`) and model.safetensors. `weights` replaces the model's own. Raises as `save_model`."""
+    folders.check_expressible(model.config)
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = dict(weights if weights is not None else model.state_dict())
+    theirs = {called: ours.pop(name) for name, called in _names(model).items()}
+    base = {name.removeprefix("base."): tensor for name, tensor in ours.items()}
+    theirs |= {model.layout.prefix + name: tensor for name, tensor in folders.to_family(model.config, base)}
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in theirs.items()}
+    write_atomic(folder / WEIGHTS, lambda part: folders.write_tensors(tensors, part))
+    values = folders.config_json(model.config, dtype)
+    labels = model.head.labels
+    values |= {"architectures": [model.layout.architecture], "id2label": {str(i): label for i, label in enumerate(labels)},
+               "label2id": {label: i for i, label in enumerate(labels)}, "classifier_dropout": model.head.dropout,
+               **model.layout.settings}  # fmt: skip
+    if model.head.kind == "sequence":
+        values["problem_type"] = "multi_label_classification" if model.head.multi_label else "single_label_classification"
+    write_json(folder / "config.json", values)
+
+
+def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Headed:
+    """The model in a folder that was fine-tuned for a task, here or elsewhere, in evaluation mode; the rest as in `load_model`.
+
+    Raises `ModelError` also for a folder without a head.
+    """
+    folder = Path(folder)
+    config = folders.read_config(folder).replace(lm_head=False)
+    kind, values = folders.head_kind(folder), read_json(folder / "config.json")
+    if kind is None:
+        raise ModelError(
+            "this model has no head for a task: it is a language model", where=folder, fix="Fine-tune it first: wordmill finetune"
+        )
+    stored = open_weights(folder)
+    named = values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    labels = tuple(str(named[key]) for key in sorted(named, key=int))
+    head = HeadConfig(kind=cast(Kind, kind), labels=labels, multi_label=values.get("problem_type") == "multi_label_classification",
+                      crf="crf.transitions" in stored, dropout=values.get("classifier_dropout") or 0.0)  # fmt: skip
+    with torch.device("meta"):
+        model = Headed(folders.build_model(config), head)
+    own: dict[str, Tensor] = {}
+    for name, called in _names(model).items():
+        parameter = model.get_parameter(name)
+        if called not in stored or stored[called].shape != tuple(parameter.shape):
+            shape = f" has shape {stored[called].shape}, expected {tuple(parameter.shape)}" if called in stored else " is missing"
+            raise ModelError(f"the tensor {called}{shape}", where=folder)
+        tensor = stored.pop(called)
+        own[name] = torch.empty(tuple(parameter.shape), dtype=dtype or tensor.dtype)
+        tensor.copy_to(own[name], shift=0.0)
+    prefix = model.layout.prefix
+    stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
+    model.base = folders.assemble(config, stored, folder, device=device, dtype=dtype)
+    model.load_state_dict({name: tensor.to(device) for name, tensor in own.items()}, strict=False, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def load_base(folder: str | Path, *, dtype: torch.dtype | None = None) -> LanguageModel:
+    """The model in a folder, to be fine-tuned for a task; of one that was fine-tuned before, what stands below its head."""
+    folder = Path(folder)
+    folders.read_config(folder)
+    model: Any = folders.load_model(folder, dtype=dtype) if folders.head_kind(folder) is None else load_headed(folder, dtype=dtype).base
+    return cast(LanguageModel, model)

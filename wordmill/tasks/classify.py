@@ -1,0 +1,368 @@
+"""`classify`: which of some labels a text, or a pair of texts, has; or which several of them.
+
+Shapes: N texts, L labels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from wordmill.batches.batch import IGNORE, Batch
+from wordmill.batches.examples import Encoded
+from wordmill.core.config import Config
+from wordmill.core.errors import DataError, UsageError
+from wordmill.core.progress import Reporter
+from wordmill.core.svg import matrix_plot
+from wordmill.evaluate.bootstrap import Outcomes
+from wordmill.models.folder import LanguageModel
+from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
+from wordmill.tasks.baselines import tfidf_classifier
+from wordmill.tasks.columns import LABELS, PAIRS, find_columns
+from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
+from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows
+from wordmill.train.objectives import LossSum
+
+SHOWN = 20
+"""Examples that went most wrong, in the report."""
+
+
+class ClassifyConfig(Config):
+    """Settings of `classify`."""
+
+    text: str | None = None
+    """The column with the text; None: found by looking."""
+    pair: str | None = None
+    """The column with a second text, to be judged together with the first; None: found by looking; "": there is none."""
+    label: str | None = None
+    """The column with the label; None: found by looking."""
+    multi_label: bool | None = None
+    """Whether a text may have several labels, or none; None: so when the labels are lists."""
+    separator: str = ","
+    """What stands between several labels in a table."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: each class weighs the same in the loss, however many examples it has."""
+    sampling: Literal["plain", "balanced"] = "plain"
+    """balanced: each class is drawn equally often in training."""
+    max_labels: int = Field(default=200, ge=2)
+    """More labels than this are taken for a mistake."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability from which one of several labels holds (multi_label)."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the state dropped in training before each layer of the head."""
+
+
+class Classify(Task):
+    """One label, or several, for each text."""
+
+    name: ClassVar[str] = "classify"
+    Settings: ClassVar[type[Config]] = ClassifyConfig
+    settings: ClassifyConfig
+
+    # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def look(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
+        """Columns and labels; see task.py."""
+        train, s = splits["train"], self.settings
+        columns = find_columns(train, {"text": s.text, "pair": s.pair, "label": s.label}, reporter)
+        self.spec = {"columns": columns, "multi_label": self._several(train, columns["label"])}
+        for records in splits.values():
+            self._require(records, columns.values())
+        labels = self._labels(train)
+        self.spec["labels"] = labels
+        shown = ", ".join(f"{label} {count}" for label, count in list(self.counts(train.records).items())[:12])
+        more = f" … ({len(labels)} labels)" if len(labels) > 12 else ""
+        reporter.note(f"labels: {shown}{more}{'; several may hold at once' if self.spec['multi_label'] else ''}")
+        for name, records in splits.items():
+            self._check_labels(records, name)
+        self._suspicious(splits, reporter)
+
+    def check(self, records: Records, reporter: Reporter) -> None:
+        """See task.py."""
+        self._require(records, self.spec["columns"].values())
+        self._check_labels(records, "these")
+
+    def inputs(self, records: Records) -> list[Record]:
+        """See task.py. A table without a header line, or with one column, is taken by position."""
+        self._require(records, [c for role, c in self.spec["columns"].items() if role != "label"])
+        return records.records
+
+    def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
+        """A text, a mapping with the columns, or a pair of texts."""
+        columns = self.spec["columns"]
+        if isinstance(value, str):
+            if "pair" in columns:
+                raise UsageError("this model judges pairs of texts", where=where, fix=f"Give both: {columns['text']} and {columns['pair']}")
+            return Record({columns["text"]: value}, where)
+        if isinstance(value, list | tuple) and len(value) == 2 and "pair" in columns:
+            return Record({columns["text"]: value[0], columns["pair"]: value[1]}, where)
+        wanted = [column for role, column in columns.items() if role != "label"]
+        if not isinstance(value, Mapping) or any(column not in value for column in wanted):
+            raise UsageError(f"an input is a text, or a mapping with {', '.join(wanted)}", where=where)
+        return Record(dict(value), where)
+
+    def _require(self, records: Records, columns: Any) -> None:
+        for column in columns:
+            lacking = next((r for r in records.records if column not in r.values), None)
+            if column not in records.fields or lacking is not None:
+                where = records.files[0] if lacking is None or column not in records.fields else lacking.where
+                raise DataError(f"there is no column {column!r} here; columns: {', '.join(records.fields)}", where=where,
+                                fix="Name the columns: task.text=…, task.label=…")  # fmt: skip
+
+    def _several(self, train: Records, column: str) -> bool:
+        if self.settings.multi_label is not None:
+            return self.settings.multi_label
+        return any(isinstance(record.values.get(column), list) for record in train.records)
+
+    def _labels(self, train: Records) -> list[str]:
+        """The labels in their order, settled here once and kept with the model. Raises `DataError` for what are no labels."""
+        counts = Counter(label for record in train.records for label in self.labels_of(record))
+        column, n = self.spec["columns"]["label"], len(train)
+        if len(counts) > self.settings.max_labels or (len(counts) > 20 and len(counts) > 0.5 * n):
+            numbers = all(_NUMBER.fullmatch(label) for label in counts)
+            guess = "is this a regression" if numbers else "is this a column of texts or ids"
+            raise DataError(f"{len(counts):,} distinct labels in {n:,} examples: {guess}?", where=f"{train.files[0]}, column {column!r}",
+                            fix="Name the right column (task.label=…), or raise task.max_labels")  # fmt: skip
+        if any(_NUMBER.fullmatch(label) and not _WHOLE.fullmatch(label) for label in counts) and all(map(_NUMBER.fullmatch, counts)):
+            raise DataError(f"the labels are numbers with a fraction ({', '.join(sorted(counts)[:4])}, …): is this a regression?",
+                            where=f"{train.files[0]}, column {column!r}", fix="Turn them into classes first")  # fmt: skip
+        if len(counts) < 2 and not self.spec["multi_label"]:
+            raise DataError(f"all {n:,} examples have the same label ({next(iter(counts))!r}): there is nothing to tell apart",
+                            where=train.files[0])  # fmt: skip
+        return sorted(counts, key=lambda label: (0, int(label), "") if _WHOLE.fullmatch(label) else (1, 0, label))
+
+    def labels_of(self, record: Record) -> list[str]:
+        """The record's labels as texts: one, or with `multi_label` any number. Raises `DataError` where there is none to be had."""
+        value = record.values[self.spec["columns"]["label"]]
+        if self.spec["multi_label"]:
+            if value is None:
+                raise DataError("this row has no label", where=record.where, fix="Write an empty list where no label holds")
+            parts = value if isinstance(value, list) else str(value).split(self.settings.separator)
+            return sorted({_label(part) for part in parts} - {""})
+        if value is None or isinstance(value, list | dict) or not _label(value):
+            what = "this row has no label" if value is None or value == "" or isinstance(value, str) else "a label is a word or a number"
+            raise DataError(what, where=record.where, fix="Label it, or take it out")
+        return [_label(value)]
+
+    def _check_labels(self, records: Records, name: str) -> None:
+        known = set(self.spec["labels"])
+        for record in records.records:
+            for label in self.labels_of(record):
+                if label not in known:
+                    among = ", ".join(self.spec["labels"][:12]) + (" …" if len(known) > 12 else "")
+                    raise DataError(
+                        f"the label {label!r} is not among the labels trained on ({among})",
+                        where=record.where,
+                        fix=f"The model could never say it: add training examples of it, or take it out of {name}",
+                    )
+
+    def _suspicious(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
+        """Name what may be wrong, with counts."""
+        seen: dict[str, str] = {}
+        for name, records in splits.items():
+            empty = [r for r in records.records if not any(text.strip() for text in self.texts(r))]
+            if empty:
+                reporter.warn(f"{len(empty):,} examples of {name} have no text (first: {empty[0].where})")
+            own: dict[str, list[str]] = {}
+            for record in records.records:
+                own.setdefault(self.key(record), []).append(" ".join(self.labels_of(record)))
+            torn = [key for key, labels in own.items() if len(set(labels)) > 1]
+            if torn:
+                reporter.warn(f"{len(torn):,} texts of {name} stand there with different labels, for example {torn[0][:60]!r}")
+            twice = sum(len(labels) for labels in own.values()) - len(own)
+            if twice > 0.01 * len(records):
+                reporter.warn(f"{twice:,} of {len(records):,} examples of {name} repeat the text of another")
+            shared = [key for key in own if key in seen]
+            if shared:
+                reporter.warn(f"{len(shared):,} texts of {name} stand in {seen[shared[0]]} too, for example {shared[0][:60]!r}: "
+                              f"scores on them say little")  # fmt: skip
+            seen |= dict.fromkeys(own, name)
+        rare = {label: count for label, count in self.counts(splits["train"].records).items() if count < 5}
+        if rare:
+            reporter.warn(f"labels with fewer than 5 training examples: {', '.join(f'{k} ({v})' for k, v in list(rare.items())[:8])}")
+
+    def stratum(self, record: Record) -> str:
+        """The label."""
+        return " ".join(self.labels_of(record)) if not self.spec["multi_label"] else ""
+
+    def key(self, record: Record) -> str:
+        """The texts."""
+        return "\t".join(" ".join(text.split()) for text in self.texts(record))
+
+    def texts(self, record: Record) -> list[str]:
+        """One text, or two."""
+        columns = self.spec["columns"]
+        values = [record.values[columns[role]] for role in ("text", "pair") if role in columns]
+        return ["" if value is None else str(value) for value in values]
+
+    def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
+        """`[CLS] text [SEP]`, or what the family puts around a text; the target stands where the head reads."""
+        texts, tokenizer = self.texts(record), tools.tokenizer
+        ids = [tokenizer.encode(text) for text in texts]
+        room = tools.max_tokens - tokenizer.wrap_size(pair=len(ids) == 2)
+        if len(ids) == 2:
+            first, second, cut = cut_pair(ids[0], ids[1], room)
+            wrapped = tokenizer.wrap(first, second)
+        else:
+            first, cut = cut_to(ids[0], room)
+            wrapped = tokenizer.wrap(first)
+        whole = wrapped.ids or [tokenizer.eos_id or 0]  # a text of no tokens still gets an answer
+        layout = head_layout(tools.config, "sequence")
+        targets = np.full(len(whole), IGNORE, np.int64)
+        place = len(whole) - 1 if layout.reads == "last" else 0
+        labels, extra = self.spec["labels"], {}
+        targets[place] = 0
+        if self.spec["multi_label"]:
+            holds = np.zeros(len(labels), np.float32)
+            if answer:
+                holds[[labels.index(label) for label in self.labels_of(record)]] = 1.0
+            extra = {"labels": holds}
+        elif answer:
+            targets[place] = labels.index(self.labels_of(record)[0])
+        types = np.array(wrapped.types, np.int64) if len(ids) == 2 and any(wrapped.types) else None
+        return Encoded(np.array(whole, np.int64), targets, types, extra=extra, cut=cut)
+
+    def target_text(self, target: int) -> str | None:
+        """The label."""
+        return "several labels" if self.spec["multi_label"] else str(self.spec["labels"][target])
+
+    def counts(self, records: Sequence[Record]) -> dict[str, int]:
+        """By label, the most frequent first."""
+        return dict(Counter(label for record in records for label in self.labels_of(record)).most_common())
+
+    def shares(self, records: Sequence[Record]) -> Any:
+        """See task.py."""
+        if self.settings.sampling == "plain":
+            return None
+        counts = self.counts(records)
+        return np.array([max((1 / counts[label] for label in self.labels_of(record)), default=1 / len(records)) for record in records])
+
+    # ── model ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def build(self, base: LanguageModel, seed: int) -> Headed:
+        """The base with a head for whole texts."""
+        head = HeadConfig(kind="sequence", labels=tuple(self.spec["labels"]), multi_label=self.spec["multi_label"],
+                          dropout=self.settings.dropout)  # fmt: skip
+        return with_head(base, head, seed=seed)
+
+    def weigh(self, records: Sequence[Record]) -> None:
+        """Settle the classes' weights in the loss; their mean over the training examples is 1."""
+        if self.settings.class_weights == "balanced":
+            counts = self.counts(records)
+            total = sum(counts.values())
+            self.spec["weights"] = [total / len(counts) / counts[label] if label in counts else 0.0 for label in self.spec["labels"]]
+
+    def objective(self, model: Headed, batch: Batch, state: Any = None) -> LossSum:
+        """−Σ w log p(label), or, where several may hold, the mean over the labels of −w log p(holds or not), summed over texts."""
+        logits, n = model(batch), batch.n_targets
+        places = (batch.targets.flatten() != IGNORE).nonzero()[:, 0]
+        if not len(places):  # a process without texts still takes part in the exchange of gradients
+            return LossSum(logits.sum() * 0.0, 0)
+        weights = torch.tensor(self.spec["weights"], device=logits.device) if "weights" in self.spec else None
+        if self.spec["multi_label"]:
+            rows, numbers = doc_rows(batch, places)
+            holds = batch.extra["labels"][rows, numbers]
+            loss = F.binary_cross_entropy_with_logits(logits.float(), holds, weights, reduction="sum") / logits.shape[1]
+        else:
+            loss = F.cross_entropy(logits.float(), batch.targets.flatten()[places], weights, reduction="sum")
+        return LossSum(loss, n)
+
+    # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def answers(self, model: Headed, batch: Batch) -> list[Any]:
+        """Probabilities (L,) of each text."""
+        logits = model(batch).float()
+        found = logits.sigmoid() if model.head.multi_label else logits.softmax(-1)
+        return list(found.cpu().numpy())
+
+    def outcomes(self, records: Sequence[Record], answers: Sequence[Any]) -> Outcomes:
+        """See task.py."""
+        labels = self.spec["labels"]
+        probabilities = np.stack(answers)
+        if self.spec["multi_label"]:
+            truth = np.zeros((len(records), len(labels)), bool)
+            for n, record in enumerate(records):
+                truth[n, [labels.index(label) for label in self.labels_of(record)]] = True
+            return SetOutcomes(labels, truth, probabilities >= self.settings.threshold)
+        return LabelOutcomes(labels, self._truth(records), probabilities.argmax(-1), probabilities)
+
+    def _truth(self, records: Sequence[Record]) -> Any:
+        place = {label: n for n, label in enumerate(self.spec["labels"])}
+        return np.array([place[self.labels_of(record)[0]] for record in records])
+
+    def say(self, record: Record, answer: Any) -> dict[str, Any]:
+        """The label with its probability, and those of all labels."""
+        every = {label: round(float(p), 6) for label, p in zip(self.spec["labels"], answer, strict=True)}
+        if self.spec["multi_label"]:
+            return {"labels": [label for label, p in every.items() if p >= self.settings.threshold], "probabilities": every}
+        best = self.spec["labels"][int(np.argmax(answer))]
+        return {"label": best, "probability": every[best], "probabilities": every}
+
+    def baselines(self, train: Sequence[Record], test: Sequence[Record], reporter: Reporter) -> dict[str, Outcomes]:
+        """The most frequent label, and logistic regression on TF-IDF."""
+        if self.spec["multi_label"]:
+            return {}
+        labels, truth = self.spec["labels"], self._truth(test)
+        known = self._truth(train)
+        most = int(np.bincount(known, minlength=len(labels)).argmax())
+        found: dict[str, Outcomes] = {"majority class": LabelOutcomes(labels, truth, np.full(len(test), most))}
+        predicted = tfidf_classifier([self.key(r) for r in train], known, [self.key(r) for r in test], reporter)
+        if predicted is not None:
+            found["TF-IDF + logistic regression"] = LabelOutcomes(labels, truth, predicted)
+        return found
+
+    def details(self, records: Sequence[Record], answers: Sequence[Any]) -> dict[str, Any]:
+        """By class; the confusion matrix; calibration."""
+        outcomes = self.outcomes(records, answers)
+        assert isinstance(outcomes, LabelOutcomes | SetOutcomes)
+        return outcomes.details()
+
+    def pages(self, records: Sequence[Record], answers: Sequence[Any]) -> str:
+        """A table by class, the confusion matrix, and the examples that went most wrong."""
+        outcomes = self.outcomes(records, answers)
+        assert isinstance(outcomes, LabelOutcomes | SetOutcomes)
+        parts = ["<h2>By class</h2>", outcomes.table()]
+        if isinstance(outcomes, LabelOutcomes):
+            labels = self.spec["labels"]
+            if len(labels) <= 40:
+                parts.append(f'<div class="card">{matrix_plot(labels, outcomes.confusion().tolist(), title="Confusion matrix")}</div>')
+            assert outcomes.probabilities is not None
+            wrong = np.flatnonzero(outcomes.predicted != outcomes.truth)
+            worst = sorted(wrong, key=lambda n: outcomes.probabilities[n, outcomes.truth[n]])[:SHOWN]
+            rows = [
+                f"<tr><td>{escape(labels[outcomes.truth[n]])}</td><td>{escape(labels[outcomes.predicted[n]])}</td>"
+                f'<td class="number">{outcomes.probabilities[n].max():.3f}</td><td>{escape(self.key(records[int(n)])[:300])}</td></tr>'
+                for n in worst
+            ]
+            if rows:
+                parts.append("<h2>Most wrong</h2><p class=sub>What the model was surest of, and wrong.</p>")
+                parts.append(
+                    f'<div class="card"><table><tr><th>label</th><th>said</th><th>sure</th><th>text</th></tr>{"".join(rows)}</table></div>'
+                )
+        return "".join(parts)
+
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
+_WHOLE = re.compile(r"[+-]?\d{1,18}")
+
+
+def _label(value: Any) -> str:
+    """A label as text: true and false in small letters, whole numbers without a fraction."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value).strip()
+    return text.removesuffix(".0") if re.fullmatch(r"\d+\.0", text) else text
+
+
+__all__ = ["LABELS", "PAIRS", "Classify", "ClassifyConfig"]

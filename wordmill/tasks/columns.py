@@ -1,0 +1,69 @@
+"""Which column of a table holds what, by looking at names and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wordmill.core.errors import DataError, nearest
+from wordmill.core.progress import Reporter
+from wordmill.tasks.examples import Records
+
+TEXTS = ("text", "sentence", "content", "review", "text_a", "sentence1", "premise", "question1", "message", "body", "comment", "tweet",
+         "document", "utterance", "query", "title", "question")  # fmt: skip
+PAIRS = {"sentence1": "sentence2", "text_a": "text_b", "premise": "hypothesis", "question1": "question2", "query": "passage",
+         "question": "sentence"}  # fmt: skip
+LABELS = ("label", "labels", "class", "category", "categories", "sentiment", "target", "intent", "gold_label", "stars", "rating", "topic",
+          "tag", "y")  # fmt: skip
+
+
+def find_columns(records: Records, asked: Mapping[str, str | None], reporter: Reporter) -> dict[str, str]:
+    """The columns of `text`, `label` and, where there is one, `pair`: those asked for, else by usual names, else by what they hold.
+
+    Says what was taken for what. Raises `DataError` for a column that isn't there, or when nothing tells.
+    """
+    names, where = records.fields, records.files[0]
+    for role, column in asked.items():
+        if column and column not in names:
+            raise DataError(f"there is no column {column!r}; columns: {', '.join(names)}", where=f"{where}:1",
+                            fix=f"{nearest(column, names)} Set it by task.{role}=…")  # fmt: skip
+    lower = {name.lower(): name for name in reversed(names)}
+    label = asked.get("label") or next((lower[usual] for usual in LABELS if usual in lower), None)
+    text = asked.get("text") or next((lower[usual] for usual in TEXTS if usual in lower and lower[usual] != label), None)
+    pair = asked.get("pair")
+    if pair is None and text is not None:
+        other = lower.get(PAIRS.get(text.lower(), ""))
+        pair = other if other not in (None, label) else None
+    if label is None or text is None:
+        label, text = _by_content(records, label, text, pair)
+    if label is None or text is None:
+        lacking = " or ".join(name for name, found in (("the text", text), ("the label", label)) if found is None)
+        raise DataError(f"can't tell which column holds {lacking}; columns: {', '.join(names)}", where=f"{where}:1",
+                        fix="Say so: task.text=NAME task.label=NAME")  # fmt: skip
+    if text == label:
+        raise DataError(f"text and label can't both be the column {text!r}", where=where)
+    found = {"text": text, **({"pair": pair} if pair else {}), "label": label}
+    others = [name for name in names if name not in found.values()]
+    kind = "" if records.headed else " (there is no header line)"
+    reporter.note(f"columns{kind}: " + ", ".join(f"{role} is {column!r}" for role, column in found.items())
+                  + (f"; not used: {', '.join(others[:8])}" if others else ""))  # fmt: skip
+    return found
+
+
+def _by_content(records: Records, label: str | None, text: str | None, pair: str | None) -> tuple[str | None, str | None]:
+    """The longest values are the text; few different short ones are labels."""
+    rows = [record.values for record in records.records[:2000]]
+    length, distinct = {}, {}
+    for name in records.fields:
+        values = [str(row.get(name) if row.get(name) is not None else "") for row in rows]
+        length[name] = sum(map(len, values)) / len(values)
+        distinct[name] = len(set(values))
+    free = [name for name in records.fields if name not in (label, text, pair)]
+    if text is None and free:
+        best = max(free, key=lambda name: length[name])
+        if isinstance(rows[0].get(best), str) and length[best] > 3:
+            text = best
+            free.remove(best)
+    if label is None:
+        few = [name for name in free if 1 <= distinct[name] <= max(2, min(200, len(rows) // 2)) and length[name] <= 40]
+        label = min(few, key=lambda name: distinct[name] if distinct[name] > 1 else 10**6) if few else None
+    return label, text

@@ -1,0 +1,319 @@
+"""Examples for fine-tuning: tables, JSON and CoNLL files as records, each with its place in the file.
+
+What a file is follows from its content: JSON (a list, lines, or objects one after the other), Parquet, sentences of one word a line
+(CoNLL), else a table, whose separator and header line are found by looking too. Encodings are told as for text (corpus/encoding.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wordmill.core.errors import DataError
+from wordmill.core.progress import SILENT, Reporter
+from wordmill.corpus.config import CorpusConfig
+from wordmill.corpus.encoding import UNDECODABLE
+from wordmill.corpus.ledger import Ledger
+from wordmill.corpus.read import Reading, decoded
+from wordmill.corpus.records import LONGEST_LINE
+from wordmill.corpus.sources import COMPRESSIONS, BrokenFile, Source, opened
+from wordmill.corpus.text import unify_line_ends
+
+TAG = re.compile(r"O|([BIESLUMW])-\S+")
+NAME = re.compile(r"[^\W\d][\w .#-]{0,39}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One example as it stands in its file."""
+
+    values: dict[str, Any]
+    """Its fields by name; columns without a header line are called 1, 2, …"""
+    where: str
+    """FILE:LINE (or FILE, record N), for messages."""
+
+
+@dataclass
+class Records:
+    """The examples of one split."""
+
+    records: list[Record] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
+    """Names of the fields, in the order of the file."""
+    kind: str = ""
+    """What the files are: table, json, parquet or conll."""
+    headed: bool = True
+    """Whether the fields have names of their own."""
+    files: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def read_examples(paths: Sequence[str | Path], *, reporter: Reporter = SILENT) -> Records:
+    """All examples of some files, which must be of one kind.
+
+    Raises `DataError` for a file that is missing, empty, torn or broken (with its line), and for files of different kinds.
+    """
+    found = Records()
+    for path in map(Path, paths):
+        one = _read(path, reporter)
+        if not one.records:
+            raise DataError("there is no example in this file", where=path)
+        if found.records and (one.kind, one.fields) != (found.kind, found.fields) and found.kind != "json":
+            raise DataError(
+                f"this file has the fields {', '.join(one.fields)}, the one before it {', '.join(found.fields)}",
+                where=path,
+                fix="Give files of one kind, with the same columns",
+            )
+        fields = list(dict.fromkeys([*found.fields, *one.fields]))
+        found = Records([*found.records, *one.records], fields, one.kind, one.headed, [*found.files, str(path)])
+    return found
+
+
+def _read(path: Path, reporter: Reporter) -> Records:
+    if path.is_dir():
+        raise DataError("this is a folder; examples are read from files", where=path, fix="Name the file, for example train.csv")
+    if not path.exists():
+        raise DataError("no such file", where=path)
+    compression, parts = None, path.name.lower().split(".")
+    if parts[-1] in COMPRESSIONS:
+        compression = COMPRESSIONS[parts.pop()]
+    if parts[-1] == "parquet":
+        return _parquet(path)
+    text = read_text(path, reporter, compression)
+    if not text.strip():
+        raise DataError("this file is empty", where=path)
+    if parts[-1] in ("json", "jsonl", "ndjson") or (parts[-1] not in ("csv", "tsv") and text.lstrip()[:1] in "[{"):
+        return _json(path, text)
+    if looks_like_conll(text):
+        return _conll(path, text)
+    return _table(path, text)
+
+
+def read_text(path: Path, reporter: Reporter = SILENT, compression: str | None = None) -> str:
+    """The whole text of a file. Raises `DataError` for one in no encoding that can be told, or with bytes that are not valid in it."""
+    source = Source(path, path.name, "txt", compression)
+    ledger = Ledger(reporter)
+    reading = Reading(CorpusConfig(), ledger, lambda _: None)
+    try:
+        with opened(source, reading.progress) as stream:
+            text = "".join(unify_line_ends(decoded(stream, source, reading)))
+    except BrokenFile as error:
+        raise DataError(str(error), where=source.path) from error
+    if ledger.faults:
+        fault = ledger.faults[0]
+        raise DataError(fault["what"].partition(";")[0], where=fault["where"], fix="Convert the file to UTF-8")
+    assert UNDECODABLE not in text
+    return text
+
+
+def _json(path: Path, text: str) -> Records:
+    """A list of objects, an object that holds one such list, or objects one after the other, on one line each or not."""
+    decoder, values, at, line = json.JSONDecoder(), [], 0, 1
+    places: list[int] = []
+    whole = False
+    end = len(text)
+    while True:
+        start = at
+        while at < end and text[at] in " \t\r\n,":
+            at += 1
+        line += text.count("\n", start, at)
+        if at == end:
+            break
+        try:
+            value, after = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            number = getattr(error, "lineno", line)
+            raise DataError(f"broken JSON: {getattr(error, 'msg', error)}", where=f"{path}:{number}") from error
+        values.append(value)
+        places.append(line)
+        line += text.count("\n", at, after)
+        at = after
+    if len(values) == 1 and isinstance(values[0], list):
+        values, whole = values[0], True
+    elif len(values) == 1 and isinstance(values[0], dict):
+        lists = [inner for inner in values[0].values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
+        if len(lists) == 1 and len(values[0]) <= 2:
+            values, whole = lists[0], True
+    records = []
+    for number, value in enumerate(values):
+        where = f"{path}, record {number + 1}" if whole else f"{path}:{places[number]}"
+        if not isinstance(value, dict):
+            raise DataError(f"expected an object, found {type(value).__name__}", where=where)
+        records.append(Record(value, where))
+    fields = list(dict.fromkeys(name for record in records[:1000] for name in record.values))
+    return Records(records, fields, "json", files=[str(path)])
+
+
+def _parquet(path: Path) -> Records:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"torn, or not a Parquet file: {' '.join(str(error).split())}", where=path) from error
+    rows = table.to_pylist()
+    return Records(
+        [Record(row, f"{path}, row {n}") for n, row in enumerate(rows, 1)], list(table.schema.names), "parquet", files=[str(path)]
+    )
+
+
+def looks_like_conll(text: str) -> bool:
+    """Whether the first lines are words with their tags: two or more fields each, the last a tag, with an empty line now and then."""
+    lines = text.split("\n", 400)[:400]
+    words = [line.split() for line in lines if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
+    if len(words) < 2 or any(len(word) < 2 for word in words[: len(words) if len(lines) < 400 else -1]):
+        return False
+    tags = [word[-1] for word in words]
+    # Without a B-, I- or the like anywhere it may be any table; O alone can't be the label of a table of texts.
+    return all(TAG.fullmatch(tag) for tag in tags) and ("" in [line.strip() for line in lines[:-1]] or len({*tags}) > 1)
+
+
+def _conll(path: Path, text: str) -> Records:
+    """Sentences between empty lines; of each line the first field is the word, the last its tag."""
+    records: list[Record] = []
+    words: list[str] = []
+    tags: list[str] = []
+    lines: list[int] = []
+
+    def close() -> None:
+        if words:
+            records.append(Record({"tokens": [*words], "tags": [*tags], "lines": [*lines]}, f"{path}:{lines[0]}"))
+        for values in (words, tags, lines):
+            values.clear()
+
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            close()
+            continue
+        if line.startswith("# ") and not words:
+            continue
+        parts = line.split("\t") if "\t" in line.strip() else line.split()
+        parts = [part.strip() for part in parts]
+        if len(parts) < 2 or not parts[0] or not parts[-1]:
+            raise DataError(f"a word without a tag: {line.strip()[:60]!r}", where=f"{path}:{number}", fix="Each line is a word and its tag")
+        words.append(parts[0])
+        tags.append(parts[-1])
+        lines.append(number)
+    close()
+    return Records(records, ["tokens", "tags"], "conll", files=[str(path)])
+
+
+def _table(path: Path, text: str) -> Records:
+    """Comma-, semicolon- or tab-separated; quoted as RFC 4180 says, but for tabs, where a quote is a quote."""
+    csv.field_size_limit(LONGEST_LINE)
+    separator = _separator(path, text)
+    lines = text.split("\n")
+    if separator == "\t":
+        numbered = [(n, line.split("\t")) for n, line in enumerate(lines, 1) if line.strip()]
+    else:
+        reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
+        numbered = []
+        while True:
+            number = reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                raise DataError(f"broken row: {error}", where=f"{path}:{number}", fix="Is a quote missing?") from error
+            if any(cell.strip() for cell in row):
+                numbered.append((number, row))
+    headed = _has_header([row for _, row in numbered[:200]])
+    names = [name.strip() for name in numbered[0][1]] if headed else [str(n) for n in range(1, _usual_width(numbered) + 1)]
+    names = [name or f"column {n}" for n, name in enumerate(names, 1)]
+    records = []
+    for number, row in numbered[headed:]:
+        while len(row) > len(names) and not row[-1].strip():
+            row = row[:-1]
+        if len(row) != len(names):
+            first = "the first line has" if headed else "most lines have"
+            raise DataError(
+                f"{len(row)} columns where {first} {len(names)}", where=f"{path}:{number}", fix="Mend the line, or quote the field"
+            )
+        records.append(Record(dict(zip(names, row, strict=True)), f"{path}:{number}"))
+    return Records(records, names, "table", headed, [str(path)])
+
+
+def _usual_width(rows: list[tuple[int, list[str]]]) -> int:
+    widths = Counter()  # type: Counter[int]
+    for _, row in rows:
+        cells = [*row]
+        while len(cells) > 1 and not cells[-1].strip():
+            cells.pop()
+        widths[len(cells)] += 1
+    return widths.most_common(1)[0][0]
+
+
+def _separator(path: Path, text: str) -> str:
+    first = text.split("\n", 1)[0]
+    name = path.name.lower()
+    if ".tsv" in name:
+        return "\t"
+    counts = {mark: first.count(mark) for mark in ("\t", ",", ";")}
+    if ".csv" in name:
+        return ";" if counts[";"] > counts[","] else "," if counts[","] or not counts["\t"] else "\t"
+    best = max(counts, key=lambda mark: counts[mark])
+    if not counts[best]:
+        raise DataError("this looks like neither a table, nor JSON, nor tagged words", where=f"{path}:1",
+                        fix="Give a .csv, .tsv, .jsonl or .parquet file, or words with tags one a line")  # fmt: skip
+    return best
+
+
+USUAL = frozenset(
+    """
+    text sentence content review text_a text_b sentence1 sentence2 premise hypothesis question question1 question2 message body comment
+    title tweet document query passage utterance label labels class category categories sentiment target intent gold_label stars rating y
+    tag topic id idx index source translation summary article context answer prompt response
+    """.split()
+)
+
+
+def _has_header(rows: list[list[str]]) -> bool:
+    """Whether the first row names the columns: it has a usual name, or names that are not among the values below."""
+    first = [cell.strip() for cell in rows[0]]
+    if any(cell.lower() in USUAL for cell in first):
+        return True
+    if len(rows) < 2 or len(set(first)) < len(first) or not all(NAME.fullmatch(cell) and len(cell.split()) <= 3 for cell in first):
+        return False
+    below = [{row[i].strip() for row in rows[1:] if i < len(row)} for i in range(len(first))]
+    return not any(cell in values for cell, values in zip(first, below, strict=True))
+
+
+# ── splits ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def split_off(strata: Sequence[str], keys: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the examples that stay, and of those set aside: about `share` of each stratum, at least one where it has five or more.
+
+    Examples with the same key (the same text) always land on the same side. A function of its arguments alone.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    by_stratum: dict[str, list[list[int]]] = {}
+    for members in groups.values():
+        by_stratum.setdefault(strata[members[0]], []).append(members)
+    aside: list[int] = []
+    for number, stratum in enumerate(sorted(by_stratum)):
+        alike = by_stratum[stratum]
+        order = np.random.Generator(np.random.Philox(key=[seed, number])).permutation(len(alike))
+        wanted = round(share * len(alike)) or int(len(alike) >= 5)
+        aside += [index for place in order[:wanted] for index in alike[int(place)]]
+    held = set(aside)
+    return [index for index in range(len(keys)) if index not in held], sorted(aside)
+
+
+def texts_of(values: Iterable[Any]) -> list[str]:
+    """Values as texts: numbers written out, nothing for None."""
+    return ["" if value is None else str(value) for value in values]

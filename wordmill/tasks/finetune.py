@@ -1,0 +1,540 @@
+"""Fine-tuning: a table of examples in, a model folder that does the job out; in one call that can be killed and resumed.
+
+    files ─ records ─ look ─ split ─ encode ─ plan ─ model with its head ─ fit ─ judge ─ model/ ─ report.html
+
+What is particular to a task is in its own file (tasks/task.py says how); here is what they share.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from wordmill.batches.examples import Encoded, ExampleRows
+from wordmill.core.config import Config
+from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
+from wordmill.core.errors import DataError, UsageError
+from wordmill.core.files import hash_values, new_folder, read_json, write_json, write_text
+from wordmill.core.lineage import write_lineage
+from wordmill.core.progress import SILENT, Reporter, human_count, human_time
+from wordmill.evaluate.watch import best_weights, weights_in
+from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
+from wordmill.models.folder import LanguageModel, build_model, check_expressible, read_config, save_model
+from wordmill.models.heads import Headed, load_base, save_headed
+from wordmill.models.transformer import Transformer
+from wordmill.tasks.card import tuned_card
+from wordmill.tasks.examples import Record, Records, read_examples, split_off
+from wordmill.tasks.judge import Judged, judge
+from wordmill.tasks.plan import parse_count, parse_time
+from wordmill.tasks.run import (
+    FACTS,
+    Run,
+    finished,
+    first_does,
+    left_as_it_was,
+    new_run,
+    parent_facts,
+    resumed,
+    saved_config,
+    signals,
+    timed,
+    write_config,
+)
+from wordmill.tasks.task import Task, Tools, task_class
+from wordmill.tasks.tune_plan import TunePlan, longest, row_capacity, tune_plan
+from wordmill.tasks.watch import TaskWatch, Thaw
+from wordmill.tokenizer import Tokenizer, TokenizerConfig
+from wordmill.tokenizer.train import train_tokenizer
+from wordmill.train import budget, checkpoint
+from wordmill.train.distributed import World, world
+from wordmill.train.log import Log
+from wordmill.train.loop import Training, fit, restore
+from wordmill.train.optim import BEHIND, depth
+from wordmill.train.report import PAGES, write_report
+
+VALIDATION_MOST = 2000
+"""Validation examples that are looked at while training, at most; in the end all are."""
+
+
+class FinetuneConfig(Config):
+    """What is asked of a fine-tuning run: also the layout of a recipe. What is not given is chosen by family and amount of data."""
+
+    task: str
+    """What to learn: classify, tag, …"""
+    data: tuple[str, ...] = ()
+    """Files of examples to train on."""
+    validation: tuple[str, ...] = ()
+    """Files to choose the best weights by; without any, a share of the examples is set aside."""
+    test: tuple[str, ...] = ()
+    """Files to judge the finished model by; they are looked at once, in the end."""
+    validation_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the examples set aside where no validation files are given; 0: none, and the last weights are kept."""
+    parent: str | None = None
+    """What to start from: a model folder, or a family's name to start from scratch."""
+    tokenizer_folder: str | None = None
+    """A trained tokenizer, from scratch; without one, one is trained on the examples."""
+    tokenizer: TokenizerConfig = TokenizerConfig(vocab=None, allow_smaller=True)
+    """How that tokenizer is trained."""
+    size: str | None = None
+    """Number of weights of a model from scratch, such as 5m."""
+    shape: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it)
+    """Settings of a model from scratch (TransformerConfig or RecurrentConfig); of another, dropout alone."""
+    options: dict[str, Any] = {}  # noqa: RUF012
+    """Settings of the task (ClassifyConfig, …)."""
+    train: dict[str, Any] = {}  # noqa: RUF012
+    """Settings of the training (TrainConfig) that are not to be chosen; optim.layer_decay is the factor between layers."""
+    epochs: float | None = Field(default=None, gt=0)
+    """How many times to go over the examples."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps."""
+    time: str | None = None
+    """Time for everything, such as 10m."""
+    lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate."""
+    max_tokens: int | None = Field(default=None, ge=4)
+    """Tokens of an example at most; longer ones are cut, and counted. None: 512, or the model's positions."""
+    patience: int = Field(default=6, ge=0)
+    """Evaluations without a gain after which the run ends; 0: never."""
+    freeze: Literal["none", "base", "gradual"] = "none"
+    """base: only the head learns. gradual: the head first, then one block after the other from the top."""
+    dtype: str = "auto"
+    """Numbers to compute with: auto, bf16 or fp32."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything random."""
+
+    @property
+    def scratch(self) -> bool:
+        """Whether the model starts from scratch."""
+        return self.parent is not None and not Path(self.parent).exists()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        chosen = [name for name in ("epochs", "steps", "time") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} both say how long to train: give one of them")
+        return self
+
+
+@dataclass
+class Prepared:
+    """What stands before a plan is made."""
+
+    task: Task
+    splits: dict[str, Records]
+    encoded: dict[str, list[Encoded]]
+    model: ModelConfig
+    tokenizer: Tokenizer
+    tools: Tools
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Counts and hashes of the splits: what must not change when a run is resumed."""
+        return {name: {"examples": len(records), "files": records.files,
+                       "hash": hash_values([sorted((k, str(v)) for k, v in r.values.items()) for r in records.records])}
+                for name, records in self.splits.items()}  # fmt: skip
+
+
+def finetune(
+    task: str | None = None,
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    model: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    tensorboard: bool = False,
+    reporter: Reporter = SILENT,
+    **settings: Any,
+) -> Run:
+    """Train a model on examples of a task and leave a model folder that does it.
+
+    `model` is a model folder, or a family's name to start from scratch; `settings` are the fields of `FinetuneConfig`
+    (`epochs=3`, `validation="dev.csv"`, `options={"label": "stars"}`, …). `resume` goes on with the run in `out`.
+    Raises `WordmillError` for what can't be read or honoured; `Stopped` after Ctrl-C or SIGTERM, with a checkpoint saved.
+    """
+    started = time.monotonic()
+    tune_memory()
+    given = {**settings, **_files(data=data, validation=settings.get("validation"), test=settings.get("test"))}
+    given |= {name: str(value) for name, value in (("task", task), ("parent", model)) if value is not None}
+    place = choose_device(device)
+    with world(place) as group:
+        log = reporter if group.first else Reporter(quiet=True)
+        config, folder = _open(given, Path(out) if out else None, resume, group)
+        done = finished(folder) if resume else None
+        if done is not None:
+            log.note("this run is finished")
+            return done
+        timings: dict[str, float] = {}
+        with left_as_it_was(folder, new=group.first and not resume):
+            with timed(timings, "reading and encoding"):
+                ready = prepare(config, folder, place, log)
+            plan = _planned(config, folder, ready, place, group, started, log)
+            run = assemble(config, plan, ready, folder, place, group, log)
+        with log.task("training", total=1.0) as bar, signals(run):
+            watch = _callbacks(run, config, plan, ready, bar, tensorboard)
+            saved = checkpoint.load_newest(folder / "checkpoints")
+            if saved is not None:
+                restore(run, saved)
+                log.note(f"resumed at step {run.step}")
+            watch.rewind(run)
+            if config.freeze == "gradual":
+                run.callbacks.append(Thaw(run, depths(run.model)))
+            before = run.seconds
+            fit(run)
+        timings |= {"training": run.seconds - before - watch.seconds, "validation": watch.seconds}
+        with timed(timings, "final evaluation and saving"):
+            metrics = finish(run, config, plan, ready, folder, timings, log) if group.first else {}
+        group.wait()
+    log.note(f"done in {human_time(time.monotonic() - started)}")
+    return Run(folder, metrics)
+
+
+def _files(**given: Any) -> dict[str, list[str]]:
+    """Names of files, each given as one or several."""
+    found = {name: [value] if isinstance(value, str | Path) else list(value or ()) for name, value in given.items()}
+    return {name: [str(path) for path in paths] for name, paths in found.items() if paths}
+
+
+def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World) -> tuple[FinetuneConfig, Path]:
+    """The settings and the run folder: new, or that of the run to resume, whose settings must not have changed."""
+    if resume:
+        return resumed(FinetuneConfig, given, out)
+    if not given.get("task"):
+        raise UsageError("no task given", fix="For example: wordmill finetune classify reviews.csv --model FOLDER")
+    config = FinetuneConfig.of(given)
+    return config, new_run(check_settings(config), out, group)
+
+
+def check_settings(config: FinetuneConfig) -> FinetuneConfig:
+    """What can be known to be wrong before anything is read. Raises `WordmillError`."""
+    task_class(config.task)(config.options)
+    if not config.data:
+        raise UsageError("no examples given", fix="Name a file: wordmill finetune TASK FILE --model FOLDER")
+    if config.parent is None:
+        raise UsageError("no model given", fix="Name a model folder, or a family to start from scratch: --model runs/x/model, --model bert")
+    if config.time is not None:
+        parse_time(config.time)
+    if config.scratch:
+        if "/" in config.parent or config.parent.startswith("."):
+            raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
+        budget.family_shape(config.parent, 64, 1)
+    else:
+        only = {"size": config.size, "tokenizer_folder": config.tokenizer_folder}
+        wrong = [name for name, value in only.items() if value is not None] + [f"model.{name}" for name in set(config.shape) - {"dropout"}]
+        if wrong:
+            raise UsageError(f"the shape and the tokenizer of {config.parent} are settled: {', '.join(sorted(wrong))} can't be set",
+                             fix="Only model.dropout can; a family's name starts from scratch")  # fmt: skip
+    return config
+
+
+def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter: Reporter) -> Prepared:
+    """Records, splits, tokenizer and encoded examples: a function of the settings and the files, made again on resuming."""
+    task = task_class(config.task)(config.options)
+    asked = {"train": config.data, "validation": config.validation, "test": config.test}
+    splits = {name: read_examples(paths, reporter=reporter) for name, paths in asked.items() if paths}
+    task.look(splits, reporter)
+    if "validation" not in splits and config.validation_share:
+        splits = _split(config, task, splits, folder, reporter)
+    weigh = getattr(task, "weigh", None)
+    if weigh is not None:
+        weigh(splits["train"].records)
+    tokenizer = _tokenizer(config, task, splits["train"], folder, reporter)
+    model = _shape(config, task, tokenizer)
+    kind = "recurrent" if isinstance(model, RecurrentConfig) else model.kind
+    if kind not in task.kinds:
+        raise UsageError(f"{config.task} needs {' or '.join(task.kinds)}, and {config.parent} is {kind}", where="--model")
+    tools = Tools(tokenizer, model, longest(config, model), row_capacity(model, device))
+    encoded: dict[str, list[Encoded]] = {}
+    for name, records in splits.items():
+        with reporter.task(f"encoding {name}", total=len(records)) as bar:
+            encoded[name] = []
+            for record in records.records:
+                encoded[name].append(task.encode(record, tools, answer=True))
+                bar.advance()
+    return Prepared(task, splits, encoded, model, tokenizer, tools)
+
+
+def _split(config: FinetuneConfig, task: Task, splits: dict[str, Records], folder: Path, reporter: Reporter) -> dict[str, Records]:
+    """Set validation examples aside, and write them down: data/validation.jsonl in the run folder."""
+    whole = splits["train"]
+    strata, keys = ([ask(r) for r in whole.records] for ask in (task.stratum, task.key))
+    kept, aside = split_off(strata, keys, config.validation_share, config.seed)
+    if not aside or not kept:
+        reporter.warn(f"{len(whole):,} examples are too few to set some aside for validation: the last weights are kept")
+        return splits
+
+    def part(numbers: list[int]) -> Records:
+        return Records([whole.records[i] for i in numbers], whole.fields, whole.kind, whole.headed, whole.files)
+
+    place = folder / "data" / "validation.jsonl"
+    place.parent.mkdir(exist_ok=True)
+    lines = (json.dumps(whole.records[i].values, ensure_ascii=False, default=str) for i in aside)
+    write_text(place, "".join(f"{line}\n" for line in lines))
+    reporter.note(f"no validation files: {len(aside):,} of {len(whole):,} examples are set aside (the same share of each label, "
+                  f"equal texts on one side): {place}")  # fmt: skip
+    return {**splits, "train": part(kept), "validation": part(aside)}
+
+
+def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path, reporter: Reporter) -> Tokenizer:
+    """The model's own; from scratch the one named, or one trained on the training examples alone."""
+    if not config.scratch:
+        return Tokenizer.load(config.parent or "")
+    if config.tokenizer_folder is not None:
+        return Tokenizer.load(config.tokenizer_folder)
+    place = folder / "tokenizer"
+    if (place / "tokenizer.json").exists():
+        return Tokenizer.load(place)
+    texts = [text for record in train.records for text in task.texts(record)]
+    shape = budget.family_shape(config.parent or "", 64, 1)
+    wanted = config.tokenizer
+    if wanted.purpose == "causal" and "cell" not in shape and not shape.get("causal", True):
+        wanted = wanted.replace(purpose="masked")
+    tokenizer = train_tokenizer(texts, wanted, reporter=reporter)
+    tokenizer.save(place, lineage={"settings": wanted.plain()})
+    reporter.note(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens, trained on the training examples")
+    return tokenizer
+
+
+def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelConfig:
+    """The model's shape, dropout set: of the folder, or of a new model of the family. Raises `ConfigError` for what doesn't fit."""
+    assert config.parent is not None
+    if not config.scratch:
+        model = read_config(Path(config.parent))
+        if model.vocab_size < tokenizer.vocab_size:
+            raise UsageError(
+                f"the tokenizer has {tokenizer.vocab_size:,} tokens and the model only {model.vocab_size:,}", where=config.parent
+            )
+        return model.replace(dropout=config.shape.get("dropout", max(0.1, model.dropout)))
+    common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
+                              "pad_id": tokenizer.pad_id}  # fmt: skip
+    if config.parent in budget.RECURRENT:
+        label = {} if task.generative else {"bidirectional": True, "lm_head": False}
+        common |= {**label, "dropout": 0.3}
+    else:
+        parts = budget.family_shape(config.parent, 64, 1)
+        common |= {"dropout": 0.1, **({} if parts.get("positions") == "relative" else {"max_positions": 1024})}
+        common |= {"decoder_start_id": tokenizer.pad_id} if parts.get("encoder_layers") else {}
+    if config.size is not None:
+        chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common)
+    else:
+        width = int(config.shape.get("width") or config.shape.get("hidden_size") or 256)
+        shape = budget.family_shape(config.parent, width, int(config.shape.get("layers") or 4))
+        chosen = budget.model_config(config.parent, {**shape, **common})
+    kind = RecurrentConfig if config.parent in budget.RECURRENT else TransformerConfig
+    model = budget.model_config(config.parent, {**chosen.plain(), **kind.of({**chosen.plain(), **config.shape}, where="model").plain()})
+    check_expressible(model)
+    return model
+
+
+def _planned(
+    config: FinetuneConfig, folder: Path, ready: Prepared, device: torch.device, group: World, started: float, reporter: Reporter
+) -> TunePlan:
+    """The plan of this run: made once by the first process, then read from config.yaml. Raises `DataError` when the data have changed."""
+
+    def plan() -> TunePlan:
+        saved = saved_config(folder)
+        if "plan" in saved:
+            return TunePlan.from_plain(saved["plan"])
+        cut = {name: sum(1 for one in examples if one.cut) for name, examples in ready.encoded.items()}
+        n = len(ready.encoded["train"])
+        made = tune_plan(config, ready.model, n=n, n_validation=len(ready.encoded.get("validation", ())), cut=cut,
+                         longest_example=max(len(one.ids) for one in ready.encoded["train"]), task=ready.task.plain(), data=ready.data,
+                         device=device, started=started)  # fmt: skip
+        model = ready.model
+        family = model.family if isinstance(model, TransformerConfig) else model.cell
+        write_json(folder / FACTS, {
+            "summary": made.summary,
+            "model": {"family": family, "parameters": budget.count_parameters(model), "layers": model.layers, "dtype": made.dtype,
+                      "device": str(device)},
+            "data": {"splits": {name: {"examples": len(ready.splits[name]), "tokens": sum(one.length for one in examples), "cut": cut[name]}
+                                for name, examples in ready.encoded.items()},
+                     "labels": ready.task.counts(ready.splits["train"].records)},
+            "notes": made.notes,
+        })  # fmt: skip
+        write_config(folder, {**saved, "plan": json.loads(json.dumps(made.plain()))})
+        return made
+
+    made = first_does(group, plan)
+    changed = [name for name, facts in ready.data.items() if made.data.get(name, {}).get("hash") != facts["hash"]]
+    if changed:
+        raise DataError(f"the examples of {' and '.join(changed)} have changed since the run began", where=folder,
+                        fix="Start a new run with another -o")  # fmt: skip
+    if not any(len(one.targets[one.targets >= 0]) for one in ready.encoded["train"]):
+        raise DataError("no training example has anything to learn: every answer was cut away", where=ready.splits["train"].files[0])
+    reporter.note(made.summary)
+    for line in made.notes:
+        reporter.note(f"  {line}")
+    return made
+
+
+def build(config: FinetuneConfig, model: ModelConfig, task: Task) -> nn.Module:
+    """The model, with the head of its task."""
+    base: LanguageModel
+    if config.scratch:
+        base = build_model(model)
+        base.initialise(config.seed)
+    else:
+        base = load_base(config.parent or "").requires_grad_(True)
+        if isinstance(base, Transformer):
+            base.set_dropout(model.dropout)
+        else:
+            base.config = base.config.replace(dropout=model.dropout)
+    return task.build(base, config.seed)
+
+
+def assemble(
+    config: FinetuneConfig, plan: TunePlan, ready: Prepared, folder: Path, device: torch.device, group: World, reporter: Reporter
+) -> Training:
+    """The model and everything that trains it. What changes which weights there are, or which of them learn, is done here."""
+    dtype = choose_dtype(plan.dtype, device)
+    if dtype == torch.float32 and device.type == "cpu":
+        tune_float32()
+    model = build(config, plan.model, ready.task).to(device, dtype)
+    if config.freeze == "base":
+        if not isinstance(model, Headed):
+            raise UsageError(f"{config.task} has no head that could learn alone", where="freeze", fix="Use freeze=gradual or none")
+        model.base.requires_grad_(False)
+    rows = ExampleRows(ready.encoded["train"], plan.train.rows, config.seed, capacity=plan.capacity,
+                       shares=ready.task.shares(ready.splits["train"].records))  # fmt: skip
+    resumed_config = {"model": plan.model.plain(), "train": plan.train.plain()}
+    return Training(cast(LanguageModel, model), ready.task.objective, rows, plan.train, folder, device, group, reporter,
+                    resumed_config=resumed_config)  # fmt: skip
+
+
+def depths(model: nn.Module) -> dict[str, int]:
+    """How deep each parameter lies, the head deepest: the order of gradual unfreezing, from the top."""
+    return {name: depth(name) if name.startswith("base.") or not isinstance(model, Headed) else BEHIND + 1
+            for name, _ in model.named_parameters()}  # fmt: skip
+
+
+def _callbacks(run: Training, config: FinetuneConfig, plan: TunePlan, ready: Prepared, bar: Any, tensorboard: bool) -> TaskWatch:
+    log = Log(run.folder if run.world.first else None, bar, flops_per_token=0.0, peak=0.0, bytes_per_token=None, tensorboard=tensorboard)
+    records = ready.splits["validation"].records if "validation" in ready.splits else []
+    encoded = ready.encoded.get("validation", [])
+    # Looking at all of a large validation set again and again would take longer than training.
+    step = max(1, -(-len(records) // VALIDATION_MOST))
+    watch = TaskWatch(log, ready.task, ready.tools, records[::step], encoded[::step], patience=plan.patience)
+    run.callbacks += [log, watch] if run.world.first else [watch]
+    return watch
+
+
+def finish(
+    run: Training, config: FinetuneConfig, plan: TunePlan, ready: Prepared, folder: Path, timings: dict[str, float], reporter: Reporter
+) -> dict[str, Any]:
+    """Take the best weights, judge them on all validation examples and, once, on the test examples; write folder, card and report."""
+    weights = run.weights()
+    best = best_weights(folder, run.memory.get("best_step")) if run.memory.get("best_step") != run.step else None
+    if best is not None:
+        reporter.note(f"keeping the weights of step {run.memory['best_step']}, the best on the validation examples")
+        weights = best
+    train = ready.splits["train"].records
+    metrics: dict[str, Any] = {"task": config.task, "step": run.step, "best_step": run.memory.get("best_step", run.step),
+                               "examples": len(train), "parameters": sum(p.numel() for p in run.model.parameters())}  # fmt: skip
+    pages, tiles = "", dict[str, float]()
+    found: dict[str, Judged] = {}
+    with weights_in(run, weights):
+        for name in ("validation", "test"):
+            if name in ready.splits:
+                records = ready.splits[name].records
+                judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, reporter=reporter)
+                found[name] = judged
+                metrics[name] = judged.plain()
+                tiles[f"{judged.headline.replace('_', ' ')} ({name})"] = judged.metrics[judged.headline]
+                pages = f"<h2>On the {name} examples</h2>{_scores(judged)}" + ready.task.pages(records, answers)
+                for line in judged.text().splitlines():
+                    reporter.note(f"{name}: {line}")
+    save(run.model, ready.task, folder / "model", weights)
+    ready.tokenizer.save(folder / "model")
+    write_lineage(folder / "model", task=config.task, tuned={**ready.task.plain(), "max_tokens": plan.max_tokens},
+                  parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
+                  recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings)  # fmt: skip
+    write_text(folder / "model" / "README.md", tuned_card(folder.name, config, run.model, found))
+    write_text(folder / PAGES, pages)
+    write_json(folder / "timings.json", timings)
+    flat = {f"{name}_{key}": value for name, judged in found.items() for key, value in judged.metrics.items()}
+    facts = {**read_json(folder / FACTS), "tiles": dict(reversed(tiles.items())), "results": flat}
+    write_json(folder / FACTS, {**facts, "metrics": metrics})
+    write_report(folder)
+    return metrics
+
+
+def save(model: Any, task: Task, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write the model's part of its folder."""
+    if isinstance(model, Headed):
+        save_headed(model, folder, weights=weights)
+    else:
+        save_model(model, folder, weights=weights)
+
+
+def _scores(judged: Judged) -> str:
+    """Metrics, their intervals and the baselines, as a table."""
+    head = "".join(f'<th class="number">{name}</th>' for name in ("score", "95 % interval", *judged.baselines))
+    rows = []
+    for name, value in judged.metrics.items():
+        low, high = judged.intervals[name]
+        cells = [f"{value:.4f}", f"{low:.4f} … {high:.4f}", *(f"{b[name]:.4f}" if name in b else "–" for b in judged.baselines.values())]
+        rows.append(f'<tr><td class="key">{name.replace("_", " ")}</td>' + "".join(f'<td class="number">{c}</td>' for c in cells) + "</tr>")
+    cut = f"{judged.examples:,} examples; cut because they were too long: {judged.cut:,}"
+    return f'<p class=sub>{cut}</p><div class="card"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def finetune_seeds(seeds: int, *, out: str | Path | None, reporter: Reporter = SILENT, **given: Any) -> Run:
+    """The same run with `seeds` seeds, each in OUT/seed-N; the mean and spread of their scores, and the best by validation as OUT/model.
+
+    Finished ones are left alone with `resume`. Raises as `finetune`.
+    """
+    resume = bool(given.pop("resume", False))
+    folder = Path(out) if out is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    if not resume:
+        new_folder(folder)
+    first = int(given.pop("seed", 0) or 0)
+    runs = []
+    for seed in range(first, first + seeds):
+        place = folder / f"seed-{seed}"
+        reporter.note(f"seed {seed}:")
+        again = resume and (place / "config.yaml").exists()
+        runs.append(finetune(out=place, reporter=reporter, **({"resume": True} if again else {**given, "seed": seed})))
+    summary: dict[str, Any] = {}
+    for split in ("validation", "test"):
+        if split in runs[0].metrics:
+            scores = {name: [run.metrics[split]["metrics"][name] for run in runs] for name in runs[0].metrics[split]["metrics"]}
+            summary[split] = {name: {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else 0.0,
+                                     "values": values} for name, values in scores.items()}  # fmt: skip
+            told = ", ".join(f"{name} {s['mean']:.4f} ± {s['spread']:.4f}" for name, s in summary[split].items())
+            reporter.note(f"{split}, mean and standard deviation of {seeds} seeds: {told}")
+    headline = runs[0].metrics["validation"]["headline"] if "validation" in runs[0].metrics else None
+    best = max(runs, key=lambda run: run.metrics["validation"]["metrics"][headline]) if headline else runs[0]
+    shutil.copytree(best.model_folder, folder / "model", dirs_exist_ok=True)
+    shutil.copyfile(best.report, folder / "report.html")
+    metrics = {"seeds": seeds, "best": best.folder.name, **summary}
+    write_json(folder / "seeds.json", metrics)
+    reporter.note(f"{folder / 'model'} is the model of {best.folder.name}, about {human_count(best.metrics['parameters'])} weights")
+    return Run(folder, metrics)
+
+
+def preview(
+    task: str, data: Any, *, model: str | Path, reporter: Reporter = SILENT, colour: bool = False, **settings: Any
+) -> dict[str, Any]:
+    """Three examples exactly as the model will see them, with lengths, cuts and label counts; nothing is written. Raises as `finetune`."""
+    from tempfile import TemporaryDirectory
+
+    from wordmill.tasks.preview import show
+
+    config = FinetuneConfig.of({**settings, "task": task, "parent": str(model),
+                                **_files(data=data, validation=settings.get("validation"), test=settings.get("test"))})  # fmt: skip
+    with TemporaryDirectory(prefix="wordmill-") as scratch:
+        ready = prepare(check_settings(config), Path(scratch), choose_device("cpu"), reporter)
+        return show(ready.task, ready.tools, {name: (ready.splits[name].records, ready.encoded[name]) for name in ready.splits}, colour)
+
+
+__all__ = ["FinetuneConfig", "Record", "finetune", "finetune_seeds", "preview"]

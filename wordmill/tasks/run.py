@@ -1,0 +1,153 @@
+"""What every training run shares, whatever it trains: its folder, resuming it, its signals, its times, several processes.
+
+runs/NAME/   config.yaml (asked, and the plan)   metrics.jsonl   checkpoints/   model/   report.html   run.json (facts)
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from wordmill.core.config import Config, differences, merge
+from wordmill.core.errors import DiskFullError, UsageError, WordmillError
+from wordmill.core.files import hash_file, new_folder, read_json, write_text
+from wordmill.models.hub import resolve_model
+from wordmill.train.distributed import World
+from wordmill.train.loop import Training
+
+CONFIG, FACTS = "config.yaml", "run.json"
+T = TypeVar("T")
+C = TypeVar("C", bound=Config)
+
+
+@dataclass
+class Run:
+    """A finished run."""
+
+    folder: Path
+    """The run folder."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """The numbers of the final evaluation."""
+
+    @property
+    def model_folder(self) -> Path:
+        """The model folder: give it to any other command."""
+        return self.folder / "model"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.folder / "report.html"
+
+
+def finished(folder: Path) -> Run | None:
+    """The run in a folder, when it went to its end."""
+    metrics = read_json(folder / FACTS).get("metrics") if (folder / FACTS).exists() else None
+    return Run(folder, metrics) if metrics is not None and (folder / "model" / "config.json").exists() else None
+
+
+@contextmanager
+def left_as_it_was(folder: Path, *, new: bool) -> Iterator[None]:
+    """Remove a new run's folder when the run can't begin for a reason that the user mends in the command, so that the mended command works.
+    What a full disk stopped can be resumed, and stays."""
+    try:
+        yield
+    except WordmillError as error:
+        if new and not isinstance(error, DiskFullError):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    """What config.yaml holds: `asked`, and `plan` once there is one."""
+    values: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    return values
+
+
+def write_config(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write config.yaml."""
+    write_text(folder / CONFIG, yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False))
+
+
+def resumed(kind: type[C], given: Mapping[str, Any], out: Path | None) -> tuple[C, Path]:
+    """The settings and the folder of the run to resume. Raises `UsageError` when there is none, or its settings have changed."""
+    if out is None or not (out / CONFIG).exists():
+        raise UsageError(
+            "there is no run to resume here", where=out, fix="Name its folder with -o, or leave --resume away to start a new run"
+        )
+    old = saved_config(out)["asked"]
+    changed = differences(old, kind.of(merge(old, given)).plain())
+    if changed:
+        raise UsageError(
+            "a run is resumed with the settings it was started with; changed: " + "; ".join(changed),
+            where=out,
+            fix="Leave these away, or start a new run with another -o",
+        )
+    return kind.of(old), out
+
+
+def new_run(config: Config, out: Path | None, group: World) -> Path:
+    """Make the folder of a new run, with what was asked. Raises `UsageError` for one that holds something."""
+    folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    if group.first:
+        hint = "Go on with it by --resume, or name another folder with -o" if (folder / CONFIG).exists() else "Name another folder with -o"
+        new_folder(folder, hint=hint)
+        write_config(folder, {"asked": config.plain()})
+    group.wait()
+    return folder
+
+
+def parent_facts(folder: str | Path | None) -> dict[str, Any] | None:
+    """What a model went on from: its folder, and what its weights were."""
+    if folder is None:
+        return None
+    files = sorted(path for path in resolve_model(folder).iterdir() if path.suffix in (".safetensors", ".bin"))
+    return {"folder": str(folder), "weights": {path.name: hash_file(path) for path in files}}
+
+
+def first_does(group: World, work: Callable[[], T]) -> T:
+    """The first process works, the others wait and then find the result on disk."""
+    if not group.first:
+        group.wait()
+    result = work()
+    if group.first:
+        group.wait()
+    return result
+
+
+@contextmanager
+def timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    """Note how many seconds the body took."""
+    begun = time.monotonic()
+    yield
+    timings[name] = round(time.monotonic() - begun, 3)
+
+
+@contextmanager
+def signals(run: Training) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once."""
+
+    def stop(number: int, _frame: Any) -> None:
+        if run.stop is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        run.stop = signal.Signals(number).name
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,218 @@
+"""What a task is: its data, head, objective, metric and predictor, in one file. How to add one:
+
+1. `tasks/NAME.py` with a `Config` of its settings (what `task.x=…` sets on the command line) and a subclass of `Task`.
+2. A line in `TASKS` below.
+
+That is all: `wordmill finetune NAME`, `evaluate`, `predict`, `compare`, `--preview`, splitting, the plan, the one training loop, resuming,
+early stopping, the report and the model folder (tasks/finetune.py, tasks/tuned.py) work with what the methods below give. In the order
+in which they are called:
+
+    look       find columns and labels in the records and keep them in `self.spec` (plain JSON: it is saved, and is all that is known when
+               the model is used); say what was taken for what; raise `DataError` with `record.where` for what can't be trained on
+    stratum, key   the split keeps shares of strata, and equal keys on one side
+    encode     a record → `Encoded`: ids with targets (`IGNORE` where nothing is learned), counting what was cut
+    build      the model: `Headed` for answers about a text or its tokens; a generative task leaves the base as it is
+    objective  `LossSum` of a batch, as in train/objectives.py: sums, never means
+    respond    what the model says to records, one answer each, in any form (by default: `encode`, then `answers` batch by batch; a task
+               that generates overrides `respond`)
+    outcomes   answers against the records' own: an `Outcomes` (evaluate/bootstrap.py), from which metrics, intervals and comparisons come
+    say        an answer as JSON, for `predict`
+    baselines  what is had without a model
+    pages      HTML for the report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from wordmill.batches.batch import Batch
+from wordmill.batches.examples import Encoded, batches_of
+from wordmill.core.config import Config
+from wordmill.core.errors import UsageError, nearest
+from wordmill.core.progress import SILENT, Reporter
+from wordmill.evaluate.bootstrap import Outcomes
+from wordmill.models.config import ModelConfig
+from wordmill.models.folder import LanguageModel
+from wordmill.tasks.examples import Record, Records
+from wordmill.tokenizer import Tokenizer
+from wordmill.train.objectives import LossSum
+
+TASKS = {"classify": "classify:Classify"}
+"""Name → "module:class" below wordmill.tasks."""
+BATCH_TOKENS = 8192
+"""Tokens that are read at a time when nothing is learned."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a record is encoded with."""
+
+    tokenizer: Tokenizer
+    config: ModelConfig
+    """The model's shape."""
+    max_tokens: int
+    """Tokens of an example at most, special ones included; what is beyond is cut, and counted."""
+    capacity: int = 0
+    """Tokens in a row of several examples; 0: as many as the longest has."""
+
+
+class Task:
+    """The base of all tasks."""
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[Config]]
+    generative: ClassVar[bool] = False
+    """Whether the model stays a language model (saved as one, and able to generate)."""
+    kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder", "encoder-decoder", "recurrent")
+    """Which models can learn it."""
+
+    def __init__(self, settings: Mapping[str, Any] | None = None, spec: dict[str, Any] | None = None) -> None:
+        self.settings = self.Settings.of(settings, where="task")
+        self.spec: dict[str, Any] = spec or {}
+
+    # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def look(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
+        """Find out what is what in the splits given (train, and perhaps validation and test), and keep it in `self.spec`."""
+        raise NotImplementedError
+
+    def check(self, records: Records, reporter: Reporter) -> None:
+        """See that records that came later (to be evaluated on) fit `self.spec`. Raises `DataError`."""
+        raise NotImplementedError
+
+    def inputs(self, records: Records) -> list[Record]:
+        """Records without answers, to predict on. Raises `DataError` for a missing column."""
+        return records.records
+
+    def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
+        """An input from Python or a line of text. Raises `UsageError` for one that the task can't read."""
+        raise NotImplementedError
+
+    def stratum(self, record: Record) -> str:
+        """What a split keeps the shares of."""
+        return ""
+
+    def key(self, record: Record) -> str:
+        """What makes two records the same example."""
+        raise NotImplementedError
+
+    def texts(self, record: Record) -> list[str]:
+        """The record's texts: what a tokenizer is trained on where there is none."""
+        raise NotImplementedError
+
+    def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
+        """The record as the model sees it; without `answer` the targets only say where an answer is wanted."""
+        raise NotImplementedError
+
+    def target_text(self, target: int) -> str | None:
+        """A target as people read it, for `--preview`; None: targets are tokens."""
+        return None
+
+    def counts(self, records: Sequence[Record]) -> dict[str, int]:
+        """How many records have which label; empty where there are no labels."""
+        return {}
+
+    # ── model ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def build(self, base: LanguageModel, seed: int) -> nn.Module:
+        """The model that learns the task."""
+        return base
+
+    def objective(self, model: Any, batch: Batch, state: Any = None) -> LossSum:
+        """The loss of a batch in nats, summed over its targets."""
+        raise NotImplementedError
+
+    def shares(self, records: Sequence[Record]) -> Any:
+        """How often each record is drawn in training, in proportion (n,); None: each once an epoch."""
+        return None
+
+    # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def answers(self, model: Any, batch: Batch) -> list[Any]:
+        """The model's answers to a batch, in the order of its examples."""
+        raise NotImplementedError
+
+    def respond(
+        self, model: nn.Module, tools: Tools, records: Sequence[Record], *, reporter: Reporter = SILENT, encoded: Sequence[Encoded] = ()
+    ) -> list[Any]:
+        """The model's answer to each record. `encoded` saves encoding them again. The model's mode is put back."""
+        examples = encoded or [self.encode(record, tools, answer=False) for record in records]
+        found: list[Any] = [None] * len(examples)
+        device, training = next(model.parameters()).device, model.training
+        model.eval()
+        try:
+            with torch.no_grad(), reporter.task("predicting", total=len(examples)) as task:
+                for numbers, batch in batches_of(examples, BATCH_TOKENS, capacity=tools.capacity):
+                    for number, answer in zip(numbers, self.answers(model, batch.to(device)), strict=True):
+                        found[number] = answer
+                    task.advance(len(numbers))
+        finally:
+            model.train(training)
+        return found
+
+    def outcomes(self, records: Sequence[Record], answers: Sequence[Any]) -> Outcomes:
+        """Answers against what the records say."""
+        raise NotImplementedError
+
+    def say(self, record: Record, answer: Any) -> dict[str, Any]:
+        """An answer, JSON-ready."""
+        raise NotImplementedError
+
+    def baselines(self, train: Sequence[Record], test: Sequence[Record], reporter: Reporter) -> dict[str, Outcomes]:
+        """What is had without a model, by name."""
+        return {}
+
+    def pages(self, records: Sequence[Record], answers: Sequence[Any]) -> str:
+        """HTML for the report: tables and pictures of how good the answers are."""
+        return ""
+
+    def details(self, records: Sequence[Record], answers: Sequence[Any]) -> dict[str, Any]:
+        """Further numbers beside the metrics (a table by class, a confusion matrix), JSON-ready."""
+        return {}
+
+    def plain(self) -> dict[str, Any]:
+        """What is saved in wordmill.json, JSON-ready; `restore` takes it back."""
+        return {"name": self.name, "settings": self.settings.plain(), "spec": self.spec}
+
+
+def task_class(name: str) -> type[Task]:
+    """A task by name. Raises `UsageError` with the nearest for one that there is not."""
+    if name not in TASKS:
+        raise UsageError(f"there is no task {name!r}", fix=nearest(name, TASKS))
+    module, kind = TASKS[name].split(":")
+    return cast(type[Task], getattr(import_module(f"wordmill.tasks.{module}"), kind))
+
+
+def restore(facts: Mapping[str, Any]) -> Task:
+    """The task that `Task.plain` wrote down."""
+    return task_class(facts["name"])(facts["settings"], dict(facts["spec"]))
+
+
+def doc_rows(batch: Batch, places: Tensor) -> tuple[Tensor, Tensor]:
+    """For places (N,) in the flattened batch: the row, and which example of the row (for `Batch.extra`)."""
+    rows = places // batch.targets.shape[1]
+    numbers = torch.zeros_like(rows) if batch.documents is None else batch.documents.flatten()[places].long()
+    return rows, numbers
+
+
+def cut_to(ids: Sequence[int], room: int) -> tuple[list[int], int]:
+    """The first `room` ids, and how many are left out."""
+    return list(ids[:room]), max(0, len(ids) - room)
+
+
+def cut_pair(first: Sequence[int], second: Sequence[int], room: int) -> tuple[list[int], list[int], int]:
+    """Two texts cut to `room` ids together, always the longer one, and how many ids are left out."""
+    a, b = len(first), len(second)
+    over = max(0, a + b - room)
+    for _ in range(over):
+        if a > b:
+            a -= 1
+        else:
+            b -= 1
+    return list(first[:a]), list(second[:b]), over

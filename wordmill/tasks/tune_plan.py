@@ -1,0 +1,146 @@
+"""The plan of a fine-tuning run: what was asked for, and good first choices for everything else, by family and amount of data."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wordmill.core.config import merge
+from wordmill.core.device import choose_dtype
+from wordmill.core.errors import ConfigError, UsageError
+from wordmill.core.progress import human_count, human_time
+from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
+from wordmill.tasks.plan import parse_time
+from wordmill.train.budget import count_parameters
+from wordmill.train.loop import TrainConfig
+
+if TYPE_CHECKING:
+    from wordmill.tasks.finetune import FinetuneConfig
+
+RATE, REFERENCE = 5e-5, 110e6
+"""The learning rate of a model of that many weights; small models take larger ones, as 1/√weights."""
+SCRATCH = {"transformer": 5e-4, "recurrent": 2e-3}
+"""Learning rates of models that have learned nothing yet."""
+LONGEST = 512
+"""Tokens of an example at most, unless asked otherwise."""
+CPU_ROW, GPU_ROW = 1024, 512
+"""Tokens of a row that holds several examples, where attention keeps these apart at no cost."""
+MICRO_TOKENS = {"cpu": 8192, "cuda": 65_536}
+"""Tokens that go through the model at once."""
+
+
+@dataclass
+class TunePlan:
+    """What will be done."""
+
+    model: ModelConfig
+    train: TrainConfig
+    dtype: str
+    max_tokens: int
+    """Tokens of an example at most."""
+    capacity: int
+    """Tokens of a row that holds several examples; 0: as many as the longest of the step has."""
+    patience: int
+    """Evaluations without a gain after which the run ends; 0: never."""
+    task: dict[str, Any]
+    """What the task found in the data (`Task.plain`)."""
+    data: dict[str, Any]
+    """Counts and hashes of the splits."""
+    summary: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """For config.yaml."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("model", "train")}
+        kind = "recurrent" if isinstance(self.model, RecurrentConfig) else "transformer"
+        return {"kind": kind, "model": self.model.plain(), "train": self.train.plain(), **values}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> TunePlan:
+        """The way back."""
+        rest = dict(values)
+        kind = RecurrentConfig if rest.pop("kind") == "recurrent" else TransformerConfig
+        return cls(kind.of(rest.pop("model"), where="plan.model"), TrainConfig.of(rest.pop("train"), where="plan.train"), **rest)
+
+
+def longest(config: FinetuneConfig, model: ModelConfig) -> int:
+    """Tokens of an example at most. Raises `ConfigError` for more than the model has positions."""
+    if config.max_tokens is None:
+        return min(LONGEST, model.max_positions)
+    if config.max_tokens > model.max_positions:
+        raise ConfigError(f"max_tokens ({config.max_tokens}) is more than the model's {model.max_positions} positions", where="max_tokens")
+    return config.max_tokens
+
+
+def row_capacity(model: ModelConfig, device: torch.device) -> int:
+    """Tokens of a row of several examples; 0 where only rows as short as can be are cheap: recurrent models work a step at a time, and
+    masks of relative positions are written out."""
+    if isinstance(model, RecurrentConfig) or model.positions == "relative" or model.attention_softcap or model.encoder_layers:
+        return 0
+    return CPU_ROW if device.type == "cpu" else GPU_ROW
+
+
+def tune_plan(
+    config: FinetuneConfig, model: ModelConfig, *, n: int, n_validation: int, longest_example: int, cut: Mapping[str, int],
+    task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float,
+) -> TunePlan:  # fmt: skip
+    """Choose what was not asked for; `n` training examples, `cut`: examples cut by split."""
+    scratch = config.scratch
+    weights = count_parameters(model.replace(lm_head=False))
+    recurrent = isinstance(model, RecurrentConfig)
+    rows = int(config.train.get("rows") or (8 if n < 300 else 16 if n < 2000 else 32))
+    steps_per_epoch = -(-n // rows)
+    epochs, why = _epochs(config, n)
+    rate = config.lr or (SCRATCH["recurrent" if recurrent else "transformer"] if scratch
+                         else min(1e-3, max(5e-6, RATE * math.sqrt(REFERENCE / weights))))  # fmt: skip
+    capacity = row_capacity(model, device)
+    width = max(capacity, longest_example)
+    values: dict[str, Any] = {
+        "context": width, "rows": rows, "micro_rows": max(1, MICRO_TOKENS.get(device.type, 8192) // width), "seed": config.seed,
+        "optim": {"kind": "adamw", "lr": float(f"{rate:.2g}") if config.lr is None else rate, "beta1": 0.9,
+                  "beta2": 0.98 if scratch else 0.999, "eps": 1e-8, "weight_decay": 0.01},
+        "schedule": {"kind": "linear", "warmup": 0.1}, "clip": 1.0,
+    }  # fmt: skip
+    if config.time is not None:
+        left = parse_time(config.time) - (time.monotonic() - started)
+        reserve = max(2.0, 0.1 * left)
+        if left - reserve < 1.0:
+            raise UsageError(f"{config.time} is too short: reading and encoding alone took {human_time(parse_time(config.time) - left)}",
+                             where="--time", fix="Give more time")  # fmt: skip
+        values["seconds"], values["evaluations"], length = round(left - reserve, 2), 10, f"{human_time(left)} in all"
+    else:
+        steps = config.steps or max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
+        values["steps"] = steps
+        values["evaluations"] = max(1, min(20, round(2 * steps / steps_per_epoch), steps))
+        length = f"{steps:,} steps ({steps / steps_per_epoch:.3g} epochs{why})"
+    train = TrainConfig.of(merge(values, config.train), where="train")
+    dtype = choose_dtype(config.dtype, device)
+    kind = model.cell if isinstance(model, RecurrentConfig) else model.family
+    origin = "from scratch" if scratch else f"from {config.parent}"
+    summary = (f"{config.task}: {kind} of {human_count(weights)} weights {origin}, {n:,} training and {n_validation:,} validation "
+               f"examples, {length}, {train.rows} examples a step, learning rate {train.optim.lr:.3g}, "
+               f"{str(dtype).removeprefix('torch.')} on {device}")  # fmt: skip
+    most = longest(config, model)
+    notes = [
+        f"at most {most} tokens an example; cut: {', '.join(f'{count:,} of {name}' for name, count in cut.items() if count) or 'none'}"
+    ]
+    if n_validation:
+        notes.append(f"the best weights on the validation examples are kept; it ends after {config.patience} evaluations without a gain"
+                     if config.patience else "the best weights on the validation examples are kept")  # fmt: skip
+    if config.freeze != "none":
+        notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
+    return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,
+                    config.patience if n_validation else 0, task, data, summary, notes)  # fmt: skip
+
+
+def _epochs(config: FinetuneConfig, n: int) -> tuple[float, str]:
+    """How often to go over the data, and a word on why."""
+    if config.epochs is not None:
+        return config.epochs, ""
+    base = 15 if n < 500 else 8 if n < 2000 else 5 if n < 8000 else 3
+    return (3.0 * base, ", more than usual since nothing is known yet") if config.scratch else (float(base), "")

@@ -1,0 +1,195 @@
+"""A fine-tuned model, opened: predict, evaluate, compare."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from wordmill.core.device import choose_device, choose_dtype
+from wordmill.core.errors import DataError, ModelError, UsageError
+from wordmill.core.lineage import read_lineage
+from wordmill.core.progress import SILENT, Reporter
+from wordmill.evaluate.bootstrap import Comparison, Outcomes, paired
+from wordmill.generate.loaded import Loaded, load_on
+from wordmill.models.config import ModelConfig
+from wordmill.models.folder import head_kind, read_config
+from wordmill.models.heads import Headed, load_headed
+from wordmill.tasks.examples import Record, read_examples
+from wordmill.tasks.finetune import save
+from wordmill.tasks.judge import Judged, judge
+from wordmill.tasks.task import Task, Tools, restore
+from wordmill.tasks.tune_plan import LONGEST, row_capacity
+from wordmill.tokenizer import Tokenizer
+
+
+class Tuned:
+    """What `wordmill.load(folder)` returns for a fine-tuned model; of one that stays a language model, the verbs of `Loaded` too."""
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Tokenizer, task: Task, tools: Tools, folder: Path, loaded: Loaded | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.task, self.tools, self.folder, self.loaded = model, tokenizer, task, tools, folder, loaded
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self.tools.config
+
+    def predict(self, inputs: Any, *, reporter: Reporter = SILENT) -> Any:
+        """The task's answers: to one input (a text, or a mapping of columns) or to a list of them. Raises `UsageError` for other inputs."""
+        one = isinstance(inputs, str | Mapping)
+        values = [inputs] if one else list(inputs)
+        records = [self.task.as_record(value, f"input {n}") for n, value in enumerate(values, 1)]
+        found = self.predict_records(records, reporter=reporter)
+        return found[0] if one else found
+
+    def predict_records(self, records: Sequence[Record], *, reporter: Reporter = SILENT) -> list[dict[str, Any]]:
+        """The answers to records, JSON-ready; says how many were cut."""
+        if not records:
+            return []
+        encoded = [self.task.encode(record, self.tools, answer=False) for record in records]
+        cut = [one.cut for one in encoded if one.cut]
+        if cut:
+            reporter.warn(
+                f"{len(cut):,} of {len(records):,} inputs are longer than {self.tools.max_tokens} tokens; {sum(cut):,} tokens were cut"
+            )
+        answers = self.task.respond(self.model, self.tools, records, reporter=reporter, encoded=encoded)
+        return [{**self.task.say(record, answer), **({"cut": one.cut} if one.cut else {})}
+                for record, answer, one in zip(records, answers, encoded, strict=True)]  # fmt: skip
+
+    def read(self, paths: Sequence[str | Path], *, reporter: Reporter = SILENT) -> list[Record]:
+        """Examples with their answers. Raises `DataError` for those that don't fit the task."""
+        records = read_examples(paths, reporter=reporter)
+        self.task.check(records, reporter)
+        return records.records
+
+    def evaluate(self, data: str | Path | Sequence[str | Path], *, reporter: Reporter = SILENT) -> Judged:
+        """The task's metrics on files of examples, with intervals and what was cut; baselines, where the training files are still there."""
+        records = self.read([data] if isinstance(data, str | Path) else data, reporter=reporter)
+        return judge(self.task, self.model, self.tools, records, train=self._trained_on(), reporter=reporter)[0]
+
+    def _trained_on(self) -> Sequence[Record]:
+        files = ((read_lineage(self.folder).get("data") or {}).get("train") or {}).get("files") or []
+        return read_examples(files).records if files and all(Path(path).exists() for path in files) else ()
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder."""
+        from wordmill.core.files import write_json
+        from wordmill.core.lineage import FILE
+
+        save(self.model, self.task, Path(folder), self.model.state_dict())
+        self.tokenizer.save(folder)
+        write_json(Path(folder) / FILE, read_lineage(self.folder))
+
+    def __getattr__(self, name: str) -> Any:
+        """What a language model can do, where this is one."""
+        loaded = self.__dict__.get("loaded")
+        if loaded is not None:
+            return getattr(loaded, name)
+        if name in ("generate", "fill", "embed", "score", "logits", "stream"):
+            raise UsageError(f"this model was fine-tuned for {self.task.name} and can't {name}", where=self.folder, fix="It can predict")
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
+
+def model_folder(place: str | Path) -> Path:
+    """A model folder, of itself or of the run folder around it."""
+    place = Path(place)
+    return place / "model" if not (place / "config.json").exists() and (place / "model" / "config.json").exists() else place
+
+
+def is_tuned(place: str | Path) -> bool:
+    """Whether the folder holds a model that was fine-tuned for a task."""
+    folder = model_folder(place)
+    return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) == "sequence")
+
+
+def load_tuned(place: str | Path, *, device: str = "auto", dtype: str | None = None) -> Tuned:
+    """Open a fine-tuned model folder (or its run folder); the rest as in `wordmill.load`. Raises `ModelError` for another folder."""
+    folder = model_folder(place)
+    config = read_config(folder)
+    facts = read_lineage(folder).get("tuned") or _foreign(folder)
+    task, tokenizer = restore(facts), Tokenizer.load(folder)
+    chosen = choose_device(device)
+    kind: torch.dtype | None = None if dtype is None else choose_dtype(dtype, chosen)
+    loaded = load_on(folder, chosen, kind) if task.generative else None
+    model: Any = loaded.model if loaded is not None else load_headed(folder, device=chosen, dtype=kind)
+    if isinstance(model, Headed) and task.spec.get("labels") and list(model.head.labels) != list(task.spec["labels"]):
+        raise ModelError(
+            "the labels in config.json are not those in wordmill.json", where=folder, fix="Restore the two files as they were written"
+        )
+    tools = Tools(tokenizer, config, int(facts.get("max_tokens") or min(LONGEST, config.max_positions)), row_capacity(config, chosen))
+    return Tuned(model, tokenizer, task, tools, folder, loaded)
+
+
+def _foreign(folder: Path) -> dict[str, Any]:
+    """The task of a classifier from elsewhere: its labels are in config.json. Raises `ModelError` for what is none."""
+    if head_kind(folder) != "sequence":
+        raise ModelError(
+            "this model was not fine-tuned for a task", where=folder, fix="Fine-tune it: wordmill finetune TASK DATA --model …"
+        )
+    head = load_headed(folder).head
+    spec = {"columns": {"text": "text", "label": "label"}, "labels": list(head.labels), "multi_label": head.multi_label}
+    return {"name": "classify", "settings": {}, "spec": spec}
+
+
+def load(place: str | Path, *, device: str = "auto", dtype: str | None = None) -> Any:
+    """Open a model folder: a language model (`Loaded`), or a fine-tuned one (`Tuned`). The rest as in `wordmill.generate.load`."""
+    from wordmill.generate.loaded import load as load_language_model
+
+    if is_tuned(place):
+        return load_tuned(place, device=device, dtype=dtype)
+    return load_language_model(place, device=device, dtype=dtype)
+
+
+def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> list[Record]:
+    """What `predict` reads: a file of records, a text file with an input a line, or `-`, lines of text or JSON from standard input."""
+    if source == "-":
+        return _lines(sys.stdin, "standard input", tuned)
+    path = Path(source)
+    if path.suffix.lower() == ".txt" and path.exists() and "tokens" not in tuned.task.spec.get("columns", {}):
+        from wordmill.tasks.examples import read_text
+
+        return _lines(read_text(path, reporter).splitlines(), source, tuned)
+    return tuned.task.inputs(read_examples([path], reporter=reporter))
+
+
+def _lines(lines: Iterable[str], name: str, tuned: Tuned) -> list[Record]:
+    import json
+
+    found = []
+    for number, line in enumerate(lines, 1):
+        text = line.rstrip("\r\n")
+        if not text.strip():
+            continue
+        value: Any = text
+        if text.lstrip().startswith("{"):
+            try:
+                value = json.loads(text)
+            except ValueError:
+                value = text
+        found.append(tuned.task.as_record(value, f"{name}:{number}"))
+    if not found:
+        raise DataError("there is nothing to predict on", where=name)
+    return found
+
+
+def compare(
+    a: str | Path, b: str | Path, data: str | Path | Sequence[str | Path], *, device: str = "auto", reporter: Reporter = SILENT
+) -> Comparison:
+    """Two fine-tuned models on the same examples: the difference of their headline metric with its interval, and McNemar's test where an
+    answer is right or wrong. Raises `UsageError` when they were not fine-tuned for the same task."""
+    found: list[tuple[Tuned, Outcomes]] = []
+    paths = [data] if isinstance(data, str | Path) else list(data)
+    for place in (a, b):
+        tuned = load_tuned(place, device=device)
+        if found and found[0][0].task.name != tuned.task.name:
+            raise UsageError(f"{a} was fine-tuned for {found[0][0].task.name}, {b} for {tuned.task.name}: there is no score that both have")
+        records = tuned.read(paths, reporter=reporter)
+        answers = tuned.task.respond(tuned.model, tuned.tools, records, reporter=reporter)
+        found.append((tuned, tuned.task.outcomes(records, answers)))
+    return paired(found[0][1], found[1][1])
