@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tuning import reviews as reviews  # fixtures for fine-tuning
+from tests.tuning import small_models as small_models
 from wordmill.models.families import families
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import wordmill
-from tests.tasks.conftest import QUICK, SHAPES, write_table
+from tests.tuning import QUICK, SHAPES, write_table
 from wordmill.cli.app import main
 from wordmill.core.progress import Reporter
 from wordmill.tasks.classify import Classify

@@ -43,7 +43,7 @@ from wordmill.tasks.examples import Record, Records
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
-TASKS = {"classify": "classify:Classify"}
+TASKS = {"classify": "classify:Classify", "tag": "tag:Tag"}
 """Name → "module:class" below wordmill.tasks."""
 BATCH_TOKENS = 8192
 """Tokens that are read at a time when nothing is learned."""

@@ -1,0 +1,181 @@
+"""Tagging: schemes, offsets, words and not sub-words, and the whole way from files to spans."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import wordmill
+from wordmill.batches.batch import IGNORE
+from wordmill.batches.examples import pack
+from wordmill.cli.app import main
+from wordmill.core.progress import SILENT, Reporter
+from wordmill.tasks.examples import Record, Records, read_examples
+from wordmill.tasks.spans import Span, bio, scheme_of, spans_of, words_of
+from wordmill.tasks.tag import EntityOutcomes, Tag, padded, word_counts
+from wordmill.tasks.task import Tools
+
+NAMES = "anna boris clara".split()
+TOWNS = ["new town", "old mill", "york"]
+
+
+def write_conll(path: Path, n: int, seed: int) -> Path:
+    """Sentences whose first person and town are tagged."""
+    generator = random.Random(seed)
+    lines = []
+    for _ in range(n):
+        lines += [f"{word} O" for word in generator.choices(["the", "grain", "went", "with", "a"], k=generator.randint(1, 3))]
+        lines.append(f"{generator.choice(NAMES)} B-PER")
+        lines += ["to O"] * generator.randint(1, 2)
+        for place, word in enumerate(generator.choice(TOWNS).split()):
+            lines.append(f"{word} {'I' if place else 'B'}-LOC")
+        lines.append("")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def conll(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("conll")
+    for seed, (name, n) in enumerate({"train": 80, "dev": 20, "test": 20}.items()):
+        write_conll(folder / f"{name}.conll", n, seed)
+    return folder
+
+
+@pytest.mark.parametrize(("family", "crf"), [("bert", False), ("qwen3", False), ("t5", False), ("lstm", True)])
+def test_from_conll_to_spans(family, crf, conll, small_models, tmp_path, capsys):
+    files = [str(conll / "train.conll"), "--validation", str(conll / "dev.conll"), "--test", str(conll / "test.conll")]
+    more = ["--steps", "60", "--lr", "0.005", "train.rows=12", "train.evaluations=4", f"task.crf={str(crf).lower()}", "--quiet", "--json"]
+    assert main(["finetune", "tag", *files, "--model", str(small_models(family)), "-o", str(tmp_path / "run"), *more]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["test"]["metrics"]["f1"] > 0.7
+    assert "most frequent tag" in metrics["test"]["baselines"] and set(metrics["test"]["details"]["by_class"]) == {"LOC", "PER"}
+    assert main(["predict", str(tmp_path / "run" / "model"), str(conll / "test.conll"), "-o", str(tmp_path / "out.jsonl"), "--quiet"]) == 0
+    for line in (tmp_path / "out.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert row["words"] == row["input"]["tokens"] and len(row["tags"]) == len(row["words"])
+        assert all(row["text"][span["start"] : span["end"]] == span["text"] for span in row["spans"])
+    model = wordmill.load(tmp_path / "run")
+    assert model.predict(["the", "grain"])["words"] == ["the", "grain"] == model.predict("the grain")["words"]
+    if crf:
+        card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+        assert "CRF" in card
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme"),
+    [
+        ("B-X I-X O B-Y", "bio"),
+        ("B-X E-X O S-Y", "bioes"),
+        ("B-X L-X O U-Y", "bioes"),
+        ("I-X B-X O I-Y", "iob1"),
+        ("I-X I-X O I-Y", "io"),
+        ("NN VB O", "plain"),
+        ("O O", "bio"),
+    ],
+)
+def test_schemes_are_found_by_looking(tags, scheme):
+    assert scheme_of([tags.split()]) == scheme
+
+
+def test_spans_of_every_scheme():
+    wanted = [Span(0, 2, "X"), Span(2, 3, "X"), Span(4, 5, "Y")]
+    for tags in ("B-X I-X B-X O B-Y", "B-X E-X S-X O S-Y", "B-X L-X U-X O U-Y", "I-X I-X B-X O I-Y", "B-X M-X B-X O W-Y"):
+        assert spans_of(tags.split()) == wanted, tags
+    assert bio(wanted, 5) == "B-X I-X B-X O B-Y".split()
+    assert spans_of("I-X I-Y".split()) == [Span(0, 1, "X"), Span(1, 2, "Y")]
+
+
+def test_entities_are_counted_as_seqeval_counts_them():
+    seqeval = pytest.importorskip("seqeval.metrics")
+    generator = random.Random(4)
+    tags = ["O", "B-A", "I-A", "B-B", "I-B"]
+    truth, said = ([[generator.choice(tags) for _ in range(12)] for _ in range(40)] for _ in range(2))
+    outcomes = EntityOutcomes.of(["A", "B"], [(spans_of(a), spans_of(b)) for a, b in zip(truth, said)], [(0, 12)] * 40)
+    found = outcomes.metrics()
+    assert found["f1"] == pytest.approx(seqeval.f1_score(truth, said))
+    assert found["precision"] == pytest.approx(seqeval.precision_score(truth, said))
+    assert found["macro_f1"] == pytest.approx(seqeval.f1_score(truth, said, average="macro"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The mill, 1914!", ["The", "mill", ",", "1914", "!"]),
+        ("磨坊在York的河边", ["磨", "坊", "在", "York", "的", "河", "边"]),
+        ("cafe\u0301 au lait", ["cafe\u0301", "au", "lait"]),
+        ("hi 👩\u200d🌾👍🏽 ok", ["hi", "👩\u200d🌾", "👍🏽", "ok"]),
+        ("", []),
+    ],
+)
+def test_words_and_their_places(text, words):
+    assert [text[a:b] for a, b in words_of(text)] == words
+
+
+CLUENER = '{\n "text": "磨坊主李明在北京。",\n "label": {"name": {"李明": [[3, 4]]}, "address": {"北京": [[6, 7]]}}\n}\n'
+
+
+def test_spans_in_json_and_cluener(tmp_path, tiny_tokenizer):
+    path = tmp_path / "train.json"
+    path.write_text(CLUENER + '{"text": "王芳来了", "label": {"name": {"王芳": [[0, 1]]}}}\n', encoding="utf-8")
+    records = read_examples([path])
+    assert [record.where for record in records.records] == [f"{path}:1", f"{path}:5"]
+    task = Tag()
+    task.look({"train": records}, SILENT)
+    assert task.spec["labels"] == ["O", "B-address", "I-address", "B-name", "I-name"]
+    assert " ".join(task.sentence(records.records[0]).tags) == "O O O B-name I-name O B-address I-address O"
+    path.write_text('{"text": "Anna went to York", "spans": [{"start": 0, "end": 4, "label": "PER"}, [13, 17, "LOC"]]}\n')
+    task.look({"train": read_examples([path])}, SILENT)
+    assert task.sentence(read_examples([path]).records[0]).tags == ("B-PER", "O", "O", "B-LOC")
+
+
+def test_overlapping_spans_are_counted():
+    record = Record({"text": "new york mill", "spans": [[0, 8, "LOC"], [4, 8, "PER"]]}, "f:1")
+    reporter = Reporter(quiet=True)
+    Tag().look({"train": Records([record], ["text", "spans"], "json", files=["f"])}, reporter)
+    assert "1 spans of train overlap a longer one" in "\n".join(reporter.warnings)
+
+
+def test_batches_keep_sentences_apart(tiny_tokenizer, make_model):
+    records = [Record({"tokens": ["mill"] * n, "tags": ["B-A", *["O"] * (n - 1)] if n else []}, "f") for n in (3, 0, 5, 1)]
+    task = Tag({"crf": True})
+    task.look({"train": Records(records, ["tokens", "tags"], "json", files=["f"])}, SILENT)
+    base = make_model("qwen3", vocab_size=tiny_tokenizer.vocab_size)
+    model = task.build(base, 0).eval()
+    tools = Tools(tiny_tokenizer, base.config, 64)
+    examples = [task.encode(record, tools, answer=True) for record in records]
+    batch, order = pack(examples, 200)
+    assert word_counts(batch) == [len(records[i].values["tokens"]) for i in order]
+    together = dict(zip(order, task.answers(model, batch), strict=True))
+    total = 0.0
+    for n, example in enumerate(examples):
+        alone = pack([example])[0]
+        np.testing.assert_allclose(together[n][1], task.answers(model, alone)[0][1], atol=1e-5)
+        assert together[n][0].tolist() == task.answers(model, alone)[0][0].tolist()
+        total += float(task.objective(model, alone).loss_sum) if alone.n_targets else 0.0
+    assert float(task.objective(model, batch).loss_sum.detach()) == pytest.approx(total, rel=1e-4)
+
+
+def test_rows_become_sentences():
+    whole, real = padded(torch.arange(5)[:, None], [2, 3])
+    assert whole[..., 0].tolist() == [[0, 1, 0], [2, 3, 4]] and real.tolist() == [[True, True, False], [True] * 3]
+
+
+def test_what_is_too_long_is_cut_at_a_word_and_counted(small_models):
+    from wordmill.models.folder import read_config
+    from wordmill.tokenizer import Tokenizer
+
+    folder = small_models("bert")
+    record = Record({"tokens": ["unheardof"] * 6, "tags": ["B-A", *["O"] * 5]}, "f")
+    task = Tag()
+    task.look({"train": Records([record], ["tokens", "tags"], "json", files=["f"])}, SILENT)
+    tools = Tools(Tokenizer.load(folder), read_config(folder), 64)
+    one = len(task.encode(record, tools, answer=True).ids) - 2
+    short = task.encode(record, Tools(tools.tokenizer, tools.config, 2 + one // 2 + 1), answer=True)
+    assert short.cut == one // 2 and int((short.targets != IGNORE).sum()) == 3
+    assert task.say(record, (np.zeros(3, int), np.ones(3)))["tags"] == ["O"] * 6

@@ -1,0 +1,190 @@
+"""Words, tags and spans: the ways in which labelled words are written down, and the one in which they are learned.
+
+A `Sentence` is a text with the places of its words and one tag a word. Entities are read from BIO, BIOES (and BILOU), IOB1 and IO tags or
+from spans of characters, and learned as BIO. Offsets count characters (code points) of the text, the end exclusive.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from wordmill.core.errors import DataError
+from wordmill.tasks.examples import Record
+
+BEGINS, SINGLE, INSIDE, ENDS = "B", ("S", "U", "W"), ("I", "M"), ("E", "L")
+JOINERS = ("\u200d", "\ufe0f", "\ufe0e")
+"""Zero-width joiner and variation selectors: parts of an emoji."""
+
+
+SKINS = ("\U0001f3fb", "\U0001f3ff")
+"""The first and the last modifier of an emoji's skin."""
+
+
+class Span(NamedTuple):
+    """Some words that belong together: the first, one past the last, and what they are."""
+
+    first: int
+    last: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A text with its words."""
+
+    text: str
+    words: tuple[tuple[int, int], ...]
+    """Start and end of each word in the text."""
+    tags: tuple[str, ...]
+    """One a word, as BIO; () where nothing is known."""
+
+
+WIDE = ((0x0E00, 0x0EFF), (0x2E80, 0x9FFF), (0xAC00, 0xD7FF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+
+
+def is_wide(character: str) -> bool:
+    """Whether it is of a script that is written without spaces: Chinese, Japanese, Thai, …"""
+    code = ord(character)
+    return any(first <= code <= last for first, last in WIDE)
+
+
+def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()) -> tuple[tuple[int, int], ...]:
+    """Places of the words: runs of letters and digits; every other sign, and every character of a script without spaces, by itself.
+    Combining marks and the parts of an emoji stay with what they belong to. `characters`: no runs at all. `borders`: also cut there."""
+    found: list[tuple[int, int]] = []
+    cuts, open_run, joined = set(borders), False, False
+    for at, c in enumerate(text):
+        belongs = unicodedata.category(c)[0] == "M" or c in JOINERS or SKINS[0] <= c <= SKINS[1] or joined
+        glued = belongs and bool(found) and found[-1][1] == at
+        joined = c == "\u200d"
+        if c.isspace():
+            open_run = False
+        elif glued and at not in cuts:
+            found[-1] = (found[-1][0], at + 1)
+        else:
+            letter = c.isalnum() and not is_wide(c) and not characters
+            if letter and open_run and at not in cuts:
+                found[-1] = (found[-1][0], at + 1)
+            else:
+                found.append((at, at + 1))
+            open_run = letter
+    return tuple(found)
+
+
+def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
+    """Which scheme the tags are in: bio, bioes, iob1, io, or plain where they are no entities."""
+    tags = Counter(tag for sentence in sentences for tag in sentence)
+    if any(tag != "O" and (len(tag) < 3 or tag[1] != "-" or tag[0] not in "BIESLUMW") for tag in tags):
+        return "plain"
+    marks = {tag[0] for tag in tags if tag != "O"}
+    if marks & {*SINGLE, *ENDS}:
+        return "bioes"
+    if BEGINS not in marks:
+        return "io" if marks else "bio"
+    loose = tight = 0  # entities that begin with I-, and those whose B- stands where nothing of the kind stood before
+    for sentence in sentences:
+        before = "O"
+        for tag in sentence:
+            if tag[0] in INSIDE and before[2:] != tag[2:]:
+                loose += 1
+            elif tag[0] == BEGINS and before[2:] != tag[2:]:
+                tight += 1
+            before = tag
+    return "iob1" if loose and not tight else "bio"
+
+
+def spans_of(tags: Sequence[str]) -> list[Span]:
+    """The entities in tags of any of the schemes; an I- that nothing came before begins one, as conlleval has it."""
+    found: list[Span] = []
+    first, label = 0, ""
+    for at, tag in enumerate([*tags, "O"]):
+        mark, kind = (tag[0], tag[2:]) if tag != "O" else ("O", "")
+        if label and (mark in ("O", BEGINS, *SINGLE) or kind != label):
+            found.append(Span(first, at, label))
+            label = ""
+        if mark != "O" and not label:
+            first, label = at, kind
+        if mark in (*SINGLE, *ENDS) and label:
+            found.append(Span(first, at + 1, label))
+            label = ""
+    return found
+
+
+def bio(spans: Iterable[Span], n: int) -> list[str]:
+    """BIO tags of `n` words."""
+    tags = ["O"] * n
+    for span in spans:
+        tags[span.first : span.last] = [f"B-{span.label}", *[f"I-{span.label}"] * (span.last - span.first - 1)]
+    return tags
+
+
+def joined(words: Sequence[str], between: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """The text of words, and their places in it."""
+    places, at = [], 0
+    for word in words:
+        places.append((at, at + len(word)))
+        at += len(word) + len(between)
+    return between.join(words), tuple(places)
+
+
+def read_spans(value: Any, text: str, where: str) -> list[tuple[int, int, str]]:
+    """(start, end, label) of a record's spans: a list of objects or triples, or CLUENER's {label: {words: [[start, last]]}}.
+
+    Raises `DataError` for spans in no known form, outside the text, or that don't hold the words that they name.
+    """
+    found: list[tuple[int, int, str]] = []
+    if isinstance(value, dict):
+        for label, surfaces in value.items():
+            if not isinstance(surfaces, dict):
+                raise DataError(f"can't read the spans of {label!r}", where=where, fix='Write [{"start": 0, "end": 3, "label": "x"}]')
+            for surface, places in surfaces.items():
+                for start, last in places:
+                    end = last + 1 if text[start : last + 1] == surface else last
+                    if text[start:end] != surface:
+                        raise DataError(f"{surface!r} is not what stands at {start}…{last}: {text[start : last + 1]!r}", where=where)
+                    found.append((start, end, str(label)))
+    for one in value if isinstance(value, list) else []:
+        if isinstance(one, dict) and {"start", "end"} <= set(one):
+            label = next((one[name] for name in ("label", "type", "entity", "tag") if name in one), None)
+            found.append((one["start"], one["end"], str(label)))
+            if label is None:
+                raise DataError("a span without a label", where=where)
+            if isinstance(one.get("text"), str) and text[one["start"] : one["end"]] != one["text"]:
+                held = text[one["start"] : one["end"]]
+                raise DataError(f"the span {one['start']}…{one['end']} is {held!r}, not {one['text']!r}", where=where,
+                                fix="Offsets count characters, and the end is one past the last")  # fmt: skip
+        elif isinstance(one, list | tuple) and len(one) == 3:
+            found.append((one[0], one[1], str(one[2])))
+        else:
+            raise DataError(f"can't read the span {one!r}", where=where, fix='Write it as {"start": 0, "end": 3, "label": "x"}')
+    for start, end, label in found:
+        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
+            raise DataError(f"the span {start}…{end} ({label}) is not inside the text, which has {len(text)} characters", where=where)
+    return sorted(found)
+
+
+def sentence_of_spans(text: str, spans: Sequence[tuple[int, int, str]], *, characters: bool) -> tuple[Sentence, int]:
+    """The text with BIO tags, words cut at the borders of spans; and how many spans overlap a longer one and are left out."""
+    kept: list[tuple[int, int, str]] = []
+    for one in sorted(spans, key=lambda span: (span[0] - span[1], span[0])):
+        if all(one[1] <= other[0] or one[0] >= other[1] for other in kept):
+            kept.append(one)
+    words = words_of(text, characters=characters, borders=[place for start, end, _ in kept for place in (start, end)])
+    tags = ["O"] * len(words)
+    for start, end, label in kept:
+        inside = [n for n, (a, b) in enumerate(words) if a >= start and b <= end]
+        for n in inside:
+            tags[n] = f"{'B' if n == inside[0] else 'I'}-{label}"
+    return Sentence(text, words, tuple(tags)), len(spans) - len(kept)
+
+
+def listed(record: Record, column: str) -> list[str]:
+    """A field that holds a list of texts. Raises `DataError` for another."""
+    value = record.values.get(column)
+    if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
+        raise DataError(f"{column!r} must be a list with an entry a word", where=record.where)
+    return [str(item) for item in value]

@@ -1,0 +1,486 @@
+"""`tag`: a label for each word: named entities, or any other.
+
+Each word's first sub-word answers for the word: words are trained on, counted and scored, never sub-words. Spans come back with offsets
+into the very text that was given.
+
+Shapes: N sentences, W words, L tags.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from wordmill.batches.batch import IGNORE, Batch
+from wordmill.batches.examples import Encoded
+from wordmill.core.config import Config
+from wordmill.core.errors import DataError, UsageError, nearest
+from wordmill.core.progress import Reporter
+from wordmill.evaluate.bootstrap import Index, Outcomes
+from wordmill.models.folder import LanguageModel
+from wordmill.models.heads import HeadConfig, Headed, with_head
+from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.labels import LabelOutcomes, class_table, html_table, prf
+from wordmill.tasks.spans import Sentence, Span, bio, is_wide, joined, listed, read_spans, scheme_of, sentence_of_spans, spans_of, words_of
+from wordmill.tasks.task import Task, Tools
+from wordmill.train.objectives import LossSum
+
+WORDS = ("tokens", "words")
+TAGS = ("tags", "ner_tags", "labels", "ner", "pos_tags", "pos")
+TEXTS = ("text", "sentence", "content")
+SPANS = ("spans", "entities", "label", "labels", "annotations", "ents")
+SHOWN = 15
+"""Sentences that went most wrong, in the report."""
+
+
+class TagConfig(Config):
+    """Settings of `tag`."""
+
+    tokens: str | None = None
+    """The field with the words; None: found by looking."""
+    tags: str | None = None
+    """The field with their tags; None: found by looking."""
+    text: str | None = None
+    """The field with the text, where there are spans; None: found by looking."""
+    spans: str | None = None
+    """The field with the spans; None: found by looking."""
+    scheme: Literal["auto", "bio", "bioes", "iob1", "io", "plain"] = "auto"
+    """How entities are written in the tags; plain: a tag is a label of one word. auto: found by looking."""
+    crf: bool = False
+    """Whether tags are told together, by a conditional random field."""
+    max_labels: int = Field(default=500, ge=2)
+    """More tags than this are taken for a mistake."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the state dropped in training before the output layer."""
+
+
+class Tag(Task):
+    """A tag for each word."""
+
+    name: ClassVar[str] = "tag"
+    Settings: ClassVar[type[Config]] = TagConfig
+    settings: TagConfig
+
+    def __init__(self, settings: Mapping[str, Any] | None = None, spec: dict[str, Any] | None = None) -> None:
+        super().__init__(settings, spec)
+        self._pieces: dict[str, list[int]] = {}
+        self._sentences: dict[int, tuple[Record, Sentence]] = {}
+
+    # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def look(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
+        """Where words and tags stand, and in which scheme; see task.py."""
+        train = splits["train"]
+        self.spec = {"fields": self._fields(train)}
+        fields = self.spec["fields"]
+        reporter.note("fields: " + ", ".join(f"{role} in {name!r}" for role, name in fields.items()))
+        if "tokens" in fields:
+            some = [word for record in train.records[:500] for word in listed(record, fields["tokens"])]
+            characters = sum(len(word) == 1 for word in some) > 0.9 * len(some) and any(map(is_wide, "".join(some)))
+            self.spec["between"] = "" if characters else " "
+            self.spec["scheme"] = self._scheme(train, reporter)
+        else:
+            some = [str(record.values.get(fields["text"]) or "") for record in train.records[:500]]
+            characters = sum(map(is_wide, "".join(some))) > 0.3 * max(1, len("".join(some)))
+            self.spec["scheme"], self.spec["between"] = "bio", "" if characters else " "
+        self.spec["characters"] = characters
+        labels = sorted({tag for record in train.records for tag in self.sentence(record).tags} - {"O"})
+        if self.spec["scheme"] != "plain":
+            kinds = sorted({label[2:] for label in labels})
+            labels = ["O", *(f"{mark}-{kind}" for kind in kinds for mark in "BI")]
+        elif any("O" in self.sentence(record).tags for record in train.records):
+            labels = ["O", *labels]
+        if len(labels) < 2:
+            raise DataError("no word of these examples has a tag other than O: there is nothing to learn", where=train.files[0])
+        if len(labels) > self.settings.max_labels:
+            what = f"{len(labels):,} distinct tags: is this the right field?"
+            raise DataError(what, where=train.files[0], fix="Raise task.max_labels if it is")
+        self.spec["labels"] = labels
+        found = self.counts(train.records)
+        what = "tags" if self.spec["scheme"] == "plain" else "entities"
+        words = sum(len(self.sentence(record).words) for record in train.records)
+        told = ", ".join(f"{label} {count:,}" for label, count in list(found.items())[:12])
+        reporter.note(f"{words:,} words in {len(train):,} sentences; {what}: {told}{' …' if len(found) > 12 else ''}")
+        for records in splits.values():
+            self.check(records, reporter)
+        self._suspicious(splits, reporter)
+
+    def _fields(self, train: Records) -> dict[str, str]:
+        """Which fields hold words and tags, or text and spans. Raises `DataError` when none do."""
+        s, names = self.settings, train.fields
+        for role in ("tokens", "tags", "text", "spans"):
+            asked = getattr(s, role)
+            if asked and asked not in names:
+                raise DataError(f"there is no field {asked!r}; fields: {', '.join(names)}", where=train.files[0],
+                                fix=f"{nearest(asked, names)} Set it by task.{role}=…")  # fmt: skip
+
+        def first(asked: str | None, usual: Sequence[str]) -> str | None:
+            return asked or next((name for name in usual if name in names), None)
+
+        words, tags = first(s.tokens, WORDS), first(s.tags, TAGS)
+        if words and tags:
+            return {"tokens": words, "tags": tags}
+        text, spans = first(s.text, TEXTS), first(s.spans, SPANS)
+        if text and spans:
+            return {"text": text, "spans": spans}
+        raise DataError(f"found neither words with tags, nor a text with spans; fields: {', '.join(names)}", where=train.files[0],
+                        fix="Name them: task.tokens=… task.tags=…, or task.text=… task.spans=…")  # fmt: skip
+
+    def _scheme(self, train: Records, reporter: Reporter) -> str:
+        """The scheme of the tags. Raises `DataError` for entities that nothing marks the beginning of."""
+        column = self.spec["fields"]["tags"]
+        for record in train.records:
+            if len(listed(record, column)) != len(listed(record, self.spec["fields"]["tokens"])):
+                raise DataError(f"{len(listed(record, self.spec['fields']['tokens']))} words and {len(listed(record, column))} tags",
+                                where=record.where, fix="Each word needs one tag")  # fmt: skip
+        found = scheme_of([listed(record, column) for record in train.records])
+        if self.settings.scheme != "auto":
+            return self.settings.scheme
+        if found == "io":
+            first = next((r, n) for r in train.records for n, tag in enumerate(listed(r, column)) if tag != "O")
+            raise DataError("no tag begins with B-, so nobody can tell where one entity ends and the next begins", where=_line(*first),
+                            fix="Mark beginnings with B-, or say task.scheme=io: neighbours of one kind are one entity")  # fmt: skip
+        reporter.note(f"scheme of the tags: {found}" + (", learned as bio" if found in ("bioes", "iob1") else ""))
+        return found
+
+    def sentence(self, record: Record) -> Sentence:
+        """The record's text, words and BIO tags. Raises `DataError` for a record that has no such thing."""
+        known = self._sentences.get(id(record))
+        if known is not None and known[0] is record:
+            return known[1]
+        made = self._sentence(record)
+        self._sentences[id(record)] = (record, made)
+        return made
+
+    def _sentence(self, record: Record) -> Sentence:
+        fields, values = self.spec["fields"], record.values
+        words = values.get(fields.get("tokens", "tokens"))
+        if isinstance(words, list):
+            if not all(isinstance(word, str) and word for word in words):
+                raise DataError("a word is not a text, or empty", where=record.where)
+            text, places = joined(words, self.spec["between"])
+            column = fields.get("tags", "tags")
+            if values.get(column) is None:
+                return Sentence(text, places, ())
+            tags = listed(record, column)
+            if len(tags) != len(words):
+                raise DataError(f"{len(words)} words and {len(tags)} tags", where=record.where, fix="Each word needs one tag")
+            if self.spec["scheme"] == "plain":
+                return Sentence(text, places, tuple(tags))
+            for n, tag in enumerate(tags):
+                if tag != "O" and (len(tag) < 3 or tag[1] != "-"):
+                    raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND", where=_line(record, n))
+            return Sentence(text, places, tuple(bio(spans_of(tags), len(tags))))
+        text = values.get(fields.get("text", "text"))
+        if not isinstance(text, str):
+            raise DataError("this record has neither words nor a text", where=record.where)
+        spans = values.get(fields.get("spans", "spans"))
+        if spans is None:
+            return Sentence(text, words_of(text, characters=self.spec["characters"]), ())
+        found = read_spans(spans, text, record.where)
+        return sentence_of_spans(text, found, characters=self.spec["characters"])[0]
+
+    def check(self, records: Records, reporter: Reporter) -> None:
+        """See task.py."""
+        known = set(self.spec["labels"])
+        for record in records.records:
+            sentence = self.sentence(record)
+            if not sentence.tags and sentence.words:
+                raise DataError("this sentence has no tags", where=record.where, fix="Label it, or take it out")
+            for n, tag in enumerate(sentence.tags):
+                if tag not in known:
+                    raise DataError(f"the tag {tag!r} is not among those trained on ({', '.join(self.spec['labels'][:12])} …)",
+                                    where=_line(record, n), fix="The model could never say it: add training examples of it")  # fmt: skip
+
+    def _suspicious(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
+        seen: dict[str, str] = {}
+        for name, records in splits.items():
+            empty = [r for r in records.records if not self.sentence(r).words]
+            if empty:
+                reporter.warn(f"{len(empty):,} examples of {name} have no word (first: {empty[0].where})")
+            keys = [self.key(record) for record in records.records]
+            shared = [key for key in keys if key in seen]
+            if shared:
+                reporter.warn(f"{len(shared):,} sentences of {name} stand in {seen[shared[0]]} too, for example {shared[0][:60]!r}: "
+                              f"scores on them say little")  # fmt: skip
+            seen |= dict.fromkeys(keys, name)
+            if "spans" in self.spec["fields"]:
+                column = self.spec["fields"]["spans"]
+                all_spans = ((self.sentence(r).text, read_spans(r.values[column], self.sentence(r).text, r.where)) for r in records.records)
+                over = sum(sentence_of_spans(text, spans, characters=True)[1] for text, spans in all_spans)
+                if over:
+                    reporter.warn(f"{over:,} spans of {name} overlap a longer one and are left out: a word has one tag")
+
+    def inputs(self, records: Records) -> list[Record]:
+        """See task.py."""
+        for record in records.records:
+            self.sentence(record)
+        return records.records
+
+    def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
+        """A text, a list of words, or a mapping with one of them."""
+        fields = self.spec["fields"]
+        if isinstance(value, str):
+            return Record({fields.get("text", "text"): value}, where)
+        if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
+            return Record({fields.get("tokens", "tokens"): list(value)}, where)
+        if isinstance(value, Mapping) and {fields.get("text", "text"), fields.get("tokens", "tokens")} & set(value):
+            return Record(dict(value), where)
+        raise UsageError("an input is a text, or a list of words", where=where)
+
+    def key(self, record: Record) -> str:
+        """The text."""
+        return " ".join(self.sentence(record).text.split())
+
+    def texts(self, record: Record) -> list[str]:
+        """The text."""
+        return [self.sentence(record).text]
+
+    def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
+        """The sentence's sub-words, those of each word told apart; what is too long is cut at a word, and counted."""
+        sentence, tokenizer = self.sentence(record), tools.tokenizer
+        room = tools.max_tokens - tokenizer.wrap_size()
+        ids: list[int] = []
+        starts: list[int] = []
+        cut = before = 0
+        for _, end in sentence.words:
+            # The space before a word belongs to its first sub-word in vocabularies of bytes; others drop it.
+            pieces = self._split(sentence.text[before:end], tools)
+            before = end
+            if cut or len(ids) + len(pieces) > room:
+                cut += len(pieces)
+                continue
+            starts.append(len(ids))
+            ids += pieces
+        marks = tokenizer.wrap([-1 - n for n in range(len(ids))]).ids
+        place = {-1 - index: n for n, index in enumerate(marks) if index < 0}
+        whole = np.array([ids[-1 - index] if index < 0 else index for index in marks] or [tokenizer.eos_id or 0], np.int64)
+        targets = np.full(len(whole), IGNORE, np.int64)
+        labels = {label: n for n, label in enumerate(self.spec["labels"])}
+        for n, at in enumerate(starts):
+            targets[place[at]] = labels[sentence.tags[n]] if answer else 0
+        return Encoded(whole, targets, cut=cut)
+
+    def _split(self, text: str, tools: Tools) -> list[int]:
+        """The ids of a word (with the space before it), at least one."""
+        found = self._pieces.get(text)
+        if found is None:
+            tokenizer = tools.tokenizer
+            found = tokenizer.encode(text) or [tokenizer.unk_id if tokenizer.unk_id is not None else tokenizer.eos_id or 0]
+            self._pieces[text] = found
+        return found
+
+    def target_text(self, target: int) -> str | None:
+        """The tag."""
+        return str(self.spec["labels"][target])
+
+    def counts(self, records: Sequence[Record]) -> dict[str, int]:
+        """Entities by kind (words by tag, where tags are plain), the most frequent first."""
+        if self.spec["scheme"] == "plain":
+            return dict(Counter(tag for record in records for tag in self.sentence(record).tags).most_common())
+        return dict(Counter(span.label for record in records for span in spans_of(self.sentence(record).tags)).most_common())
+
+    # ── model ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def build(self, base: LanguageModel, seed: int) -> Headed:
+        """The base with a head for each token."""
+        head = HeadConfig(kind="token", labels=tuple(self.spec["labels"]), crf=self.settings.crf, dropout=self.settings.dropout)
+        return with_head(base, head, seed=seed)
+
+    def objective(self, model: Headed, batch: Batch, state: Any = None) -> LossSum:
+        """−Σ log p(tag) over words; with a CRF −log p(tags of the sentence), which is a sum over its words too."""
+        logits, n = model(batch).float(), batch.n_targets
+        if not n:  # a process without words still takes part in the exchange of gradients
+            crf = 0.0 if model.crf is None else sum(p.sum() for p in model.crf.parameters())
+            return LossSum((logits.sum() + crf) * 0.0, 0)
+        targets = batch.targets.flatten()
+        targets = targets[targets != IGNORE]
+        if model.crf is None:
+            return LossSum(F.cross_entropy(logits, targets, reduction="sum"), n)
+        counts = [count for count in word_counts(batch) if count]
+        scores, real = padded(logits, counts)
+        return LossSum(model.crf(scores, padded(targets[:, None], counts)[0][..., 0], real), n)
+
+    # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def answers(self, model: Headed, batch: Batch) -> list[Any]:
+        """Tags' numbers (W,) and how sure the model is of each (W,), of each sentence; words that were cut are not there."""
+        counts = word_counts(batch)
+        if not sum(counts):
+            return [(np.zeros(0, int), np.zeros(0)) for _ in counts]
+        logits = model(batch).float()
+        p = logits.softmax(-1)
+        if model.crf is None:
+            best = logits.argmax(-1)
+        else:
+            scores, real = padded(logits, [count for count in counts if count])
+            paths = model.crf.decode(scores, real, self._allowed().to(logits.device))
+            best = torch.tensor([tag for path in paths for tag in path], device=logits.device)
+        sure = p.gather(1, best[:, None])[:, 0]
+        parts = zip(best.cpu().split(counts), sure.cpu().split(counts), strict=True)
+        return [(tags.numpy(), how.numpy()) for tags, how in parts]
+
+    def _allowed(self) -> Tensor:
+        """Which tag may follow which (L + 1, L), the last row for the start: an I- only what it goes on from."""
+        labels = self.spec["labels"]
+        found = torch.ones(len(labels) + 1, len(labels), dtype=torch.bool)
+        if self.spec["scheme"] != "plain":
+            for n, label in enumerate(labels):
+                if label.startswith("I-"):
+                    found[:, n] = torch.tensor([*(before[2:] == label[2:] for before in labels), False])
+        return found
+
+    def _tags(self, sentence: Sentence, answer: Any) -> list[str]:
+        """A tag for every word of the sentence; O for those that were cut."""
+        said = [self.spec["labels"][int(n)] for n in answer[0]]
+        rest = "O" if "O" in self.spec["labels"] else self.spec["labels"][0]
+        return [*said, *[rest] * (len(sentence.words) - len(said))]
+
+    def outcomes(self, records: Sequence[Record], answers: Sequence[Any]) -> Outcomes:
+        """Entities that are right in border and kind; words, where tags are plain."""
+        pairs = [(self.sentence(r), self._tags(self.sentence(r), a)) for r, a in zip(records, answers, strict=True)]
+        return self._outcomes([(list(sentence.tags), said) for sentence, said in pairs])
+
+    def _outcomes(self, pairs: Sequence[tuple[list[str], list[str]]]) -> Outcomes:
+        if self.spec["scheme"] == "plain":
+            place = {label: n for n, label in enumerate(self.spec["labels"])}
+            truth, said = (np.array([place[tag] for pair in pairs for tag in pair[side]]) for side in (0, 1))
+            return LabelOutcomes(self.spec["labels"], truth, said)
+        kinds = sorted({label[2:] for label in self.spec["labels"] if label != "O"})
+        return EntityOutcomes.of(kinds, [(spans_of(truth), spans_of(said)) for truth, said in pairs],
+                                 [(sum(a == b for a, b in zip(*pair, strict=True)), len(pair[0])) for pair in pairs])  # fmt: skip
+
+    def say(self, record: Record, answer: Any) -> dict[str, Any]:
+        """Spans with offsets into the text, and the tags of words."""
+        sentence = self.sentence(record)
+        tags = self._tags(sentence, answer)
+        words = [sentence.text[a:b] for a, b in sentence.words]
+        told: dict[str, Any] = {"text": sentence.text, "words": words, "tags": tags}
+        if self.spec["scheme"] == "plain":
+            return told
+        spans = []
+        for span in spans_of(tags):
+            start, end = sentence.words[span.first][0], sentence.words[span.last - 1][1]
+            sure = [float(p) for p in answer[1][span.first : span.last]]
+            spans.append({"start": start, "end": end, "text": sentence.text[start:end], "label": span.label,
+                          "probability": round(min(sure, default=0.0), 6)})  # fmt: skip
+        return {"spans": spans, **told}
+
+    def baselines(self, train: Sequence[Record], test: Sequence[Record], reporter: Reporter) -> dict[str, Outcomes]:
+        """Each word's most frequent tag; unknown words get the most frequent of all."""
+        seen: dict[str, Counter[str]] = {}
+        for record in train:
+            sentence = self.sentence(record)
+            for (a, b), tag in zip(sentence.words, sentence.tags, strict=True):
+                seen.setdefault(sentence.text[a:b], Counter())[tag] += 1
+        usual = {word: tags.most_common(1)[0][0] for word, tags in seen.items()}
+        most = sum(seen.values(), Counter()).most_common(1)[0][0]
+        pairs = []
+        for record in test:
+            sentence = self.sentence(record)
+            pairs.append((list(sentence.tags), [usual.get(sentence.text[a:b], most) for a, b in sentence.words]))
+        return {"most frequent tag": self._outcomes(pairs)}
+
+    def details(self, records: Sequence[Record], answers: Sequence[Any]) -> dict[str, Any]:
+        """By kind."""
+        found = self.outcomes(records, answers)
+        assert isinstance(found, EntityOutcomes | LabelOutcomes)
+        return {"by_class": found.by_class()} if isinstance(found, EntityOutcomes) else found.details()
+
+    def pages(self, records: Sequence[Record], answers: Sequence[Any]) -> str:
+        """A table by kind, and the sentences with the most mistakes."""
+        table = html_table(self.details(records, answers)["by_class"], "kind")
+        if self.spec["scheme"] == "plain":
+            return f"<h2>By tag</h2>{table}"
+        rows = []
+        for record, answer in zip(records, answers, strict=True):
+            sentence = self.sentence(record)
+            truth, said = ({*spans_of(tags)} for tags in (sentence.tags, self._tags(sentence, answer)))
+            if truth != said:
+                rows.append((len(truth ^ said), _told(sentence, truth - said), _told(sentence, said - truth), sentence.text[:300]))
+        rows.sort(key=lambda row: -row[0])
+        lines = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows[:SHOWN]]
+        head = "<tr><th>missed</th><th>said wrongly</th><th>text</th></tr>"
+        worst = f'<h2>Most wrong</h2><div class="card"><table>{head}{"".join(lines)}</table></div>' if lines else ""
+        return f"<h2>By kind</h2>{table}{worst}"
+
+
+def _told(sentence: Sentence, spans: set[Span]) -> str:
+    return "; ".join(f"{sentence.text[sentence.words[s.first][0] : sentence.words[s.last - 1][1]]} ({s.label})" for s in sorted(spans))
+
+
+def _line(record: Record, word: int) -> str:
+    """FILE:LINE of a word, where words have lines of their own."""
+    lines = record.values.get("lines")
+    return f"{record.where.rpartition(':')[0]}:{lines[word]}" if isinstance(lines, list) and word < len(lines) else record.where
+
+
+def word_counts(batch: Batch) -> list[int]:
+    """How many words (targets) each example of the batch has, in its order."""
+    real = batch.positions >= 0
+    documents = torch.zeros_like(batch.positions) if batch.documents is None else batch.documents.long()
+    key = torch.arange(len(real), device=real.device)[:, None] * (int(documents.max()) + 1) + documents
+    _, group = torch.unique_consecutive(key[real], return_inverse=True)
+    found = torch.zeros(int(group[-1]) + 1, dtype=torch.long, device=real.device)
+    return [int(n) for n in found.index_add(0, group, (batch.targets[real] != IGNORE).long())]
+
+
+def padded(rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Rows (M, …) of sentences one after the other → (N, W, …) with zeros behind, and which are real (N, W)."""
+    whole = torch.nn.utils.rnn.pad_sequence(list(rows.split(list(counts))), batch_first=True)
+    sizes = torch.tensor(list(counts), device=rows.device)
+    return whole, torch.arange(whole.shape[1], device=rows.device) < sizes[:, None]
+
+
+@dataclass
+class EntityOutcomes:
+    """Entities that are right in border and kind, as conlleval and seqeval count them."""
+
+    kinds: Sequence[str]
+    right: Any
+    """(N, K) counts by sentence and kind."""
+    said: Any
+    wanted: Any
+    words: Any
+    """(N, 2): words whose tag is right, and words."""
+    headline: str = "f1"
+
+    @classmethod
+    def of(cls, kinds: Sequence[str], pairs: Sequence[tuple[list[Span], list[Span]]], words: Sequence[tuple[int, int]]) -> EntityOutcomes:
+        """From the right and the said spans of each sentence."""
+        place = {kind: n for n, kind in enumerate(kinds)}
+        found = np.zeros((3, len(pairs), len(kinds)), np.int64)
+        for n, (truth, said) in enumerate(pairs):
+            for row, spans in enumerate(({*truth} & {*said}, said, truth)):
+                for span in spans:
+                    found[row, n, place[span.label]] += 1
+        return cls(kinds, *found, np.array(words, np.int64).reshape(-1, 2))
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    def metrics(self, index: Index | None = None) -> dict[str, float]:
+        """Precision, recall and F1 over all entities together; F1 as the mean over kinds; words with the right tag."""
+        right, said, wanted, words = ((x if index is None else x[index]).sum(0) for x in (self.right, self.said, self.wanted, self.words))
+        precision, recall, f1 = prf(right.sum(), said.sum(), wanted.sum())
+        there = wanted > 0
+        macro = float(prf(right, said, wanted)[2][there].mean()) if there.any() else 0.0
+        return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "macro_f1": macro,
+                "word_accuracy": float(words[0] / max(1, words[1]))}  # fmt: skip
+
+    def correct(self) -> Any:
+        """Nothing: an entity is no example."""
+        return None
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """By kind."""
+        return class_table(self.kinds, self.right.sum(0), self.said.sum(0), self.wanted.sum(0))
