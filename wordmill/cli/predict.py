@@ -19,6 +19,7 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write, a JSON object a line (default: standard output).")] = None,
     device: DeviceOption = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="fp32, bf16 or auto: the numbers to compute with.")] = "fp32",
+    json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Answer inputs with a fine-tuned model, one JSON object each.
@@ -33,16 +34,18 @@ def predict(
     records = read_inputs(source, tuned, reporter=show)
     found = tuned.predict_records(records, reporter=show)
     hidden = {"lines"}
-    rows = (
+    rows = [
         {"input": {name: value for name, value in record.values.items() if name not in hidden}, **answer}
         for record, answer in zip(records, found, strict=True)
-    )
+    ]
     text = "".join(f"{json_module.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
-    if out is None:
+    if out is not None:
+        write_text(out, text)
+        show.note(f"{len(found):,} answers: {out}")
+    if json:  # one object instead of one a line
+        emit(True, {"model": str(model), "answers": len(found), **({"out": str(out)} if out else {"predictions": list(rows)})}, "")
+    elif out is None:
         print(text, end="", flush=True)
-        return
-    write_text(out, text)
-    show.note(f"{len(found):,} answers: {out}")
 
 
 def compare(
