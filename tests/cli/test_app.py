@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 
 import pytest
 
@@ -75,3 +78,20 @@ def test_every_reporting_command_takes_json_and_quiet():
         text = help_of(name, command)
         assert "--quiet" in text, name
         assert "--json" in text, name
+
+
+def test_sigterm_unwinds_so_that_nothing_half_made_is_left(tmp_path, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    part = tmp_path / ".corpus.part"
+
+    def work():
+        part.mkdir()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            part.rmdir()
+
+    assert common.run(work) == 143
+    assert not part.exists() and "SIGTERM" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before

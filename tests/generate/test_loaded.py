@@ -78,7 +78,8 @@ def test_calls_that_can_not_be_honoured_are_refused(make_loaded, tiny_tokenizer,
     for call, part in [
         (lambda: loaded.logits([0] * 9), "8 positions"), (lambda: loaded.logits([[0, 1]], [[1]]), "mask"),
         (lambda: loaded.logits([]), "not empty"), (lambda: loaded.logits([10**6]), "ids must lie in"),
-        (lambda: loaded.fill("a"), "can't fill"), (lambda: loaded.embed(["a"]), "encoder"),
+        (lambda: loaded.fill("a [MASK]"), "one way only"), (lambda: loaded.embed("a"), "must be a list"),
+        (lambda: loaded.predict("a"), "can't predict"), (lambda: list(loaded.stream("a", beams=2)), "beam search"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=part):
             call()
@@ -113,6 +114,40 @@ def test_score_counts_the_bytes_of_the_text_and_the_end_token(make_loaded, tiny_
     score = make_loaded().score("磨坊。")
     assert (score.bytes, score.tokens) == (9, len(tiny_tokenizer.encode("磨坊。")) + 1)
     assert score.bits_per_byte == pytest.approx(score.nats / math.log(2) / 9)
+
+
+def test_beams_give_the_likeliest_answer_with_its_score(make_loaded):
+    loaded = make_loaded()
+    many = loaded.generations(["The mill", "grain"], beams=3, max_tokens=8)
+    assert [answer.text for answer in many] == loaded.generate(["The mill", "grain"], beams=3, max_tokens=8)
+    for answer in many:
+        prompt = loaded.encode_prompt(answer.prompt)
+        scores = loaded.logits([*prompt, *answer.ids[:-1]])[0, len(prompt) - 1 :].log_softmax(-1)
+        total = float(scores[torch.arange(len(answer.ids)), torch.tensor(answer.ids)].sum())
+        assert answer.score == answer.plain()["score"] == pytest.approx(total / len(answer.ids), abs=1e-4)
+
+
+def test_an_encoder_decoder_writes_a_target_and_not_the_source(make_loaded):
+    loaded = make_loaded("t5", decoder_start_id=1)
+    (answer,) = loaded.generations(["The mill stands"], max_tokens=6)
+    assert answer.text == "".join(loaded.stream("The mill stands", max_tokens=6)) == loaded.tokenizer.decode(answer.ids)
+    assert answer.prompt_tokens == len(loaded.tokenizer.wrap(loaded.tokenizer.encode("The mill stands")).ids)
+    assert loaded.sampling({}).temperature == 0
+    with pytest.raises(UsageError, match="targets given sources"):
+        loaded.score("The mill stands")
+    with pytest.raises(ModelError, match="decoder_start_token_id"):
+        make_loaded("t5", decoder_start_id=None).generate("The")
+
+
+def test_a_masked_model_scores_by_its_pseudo_likelihood(make_model):
+    from wordmill.tokenizer import TokenizerConfig, train_tokenizer
+
+    tokenizer = train_tokenizer(["the mill stands by the river"] * 4, TokenizerConfig(kind="wordpiece", vocab=40))
+    loaded = Loaded(make_model("bert", vocab_size=tokenizer.vocab_size), tokenizer)
+    score = loaded.score("the river")
+    assert score.pseudo and score.tokens == len(tokenizer.encode("the river"))
+    with pytest.raises(UsageError, match="no window"):
+        loaded.score("the river", context=8)
 
 
 def test_folders_that_are_no_models_are_refused(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from tests.conftest import TEXT
 from wordmill.batches.vocabulary import Vocabulary
 from wordmill.core.errors import ModelError, UsageError
-from wordmill.generate.pseudo import hidden_copies, pseudo_log_likelihood
+from wordmill.generate.pseudo import cut, hidden_copies, masked_context, pseudo_log_likelihood, score_stretches
 from wordmill.tokenizer import TokenizerConfig, train_tokenizer
 
 
@@ -50,6 +50,24 @@ def test_each_token_is_hidden_once_whatever_the_batch(make_model, tokenizer, doc
     expected = [_naive(model, tokenizer, ids, within_word) for ids in documents]
     assert [score.nats for score in found] == pytest.approx(expected, rel=1e-9)
     assert model.training
+
+
+def test_long_documents_are_scored_in_stretches_that_begin_with_words(make_model, tokenizer, documents):
+    model = make_model("gpt2", vocab_size=tokenizer.vocab_size, causal=False, max_positions=80).double()
+    vocabulary, size = Vocabulary.of(tokenizer), 12
+    found = list(score_stretches(model, documents, vocabulary, context=size, batch_tokens=50))
+    assert [score.tokens for score in found] == [len(ids) - 2 for ids in documents]
+    for ids, score in zip(documents, found):
+        parts = list(cut(ids[1:-1], size - 2, vocabulary))
+        assert [id_ for part in parts for id_ in part] == ids[1:-1]
+        assert all(len(part) <= size - 2 and not tokenizer.token_text(part[0]).startswith("##") for part in parts if part)
+        each = list(pseudo_log_likelihood(model, [[ids[0], *part, ids[-1]] for part in parts], vocabulary))
+        assert score.nats == pytest.approx(sum(one.nats for one in each), rel=1e-9)
+    assert len(list(cut(documents[-1][1:-1], size - 2, vocabulary))) > 2
+    assert masked_context(model, None) == 80 and masked_context(model, 16) == 16
+    for wrong in (2, 81):
+        with pytest.raises(UsageError, match="80 positions"):
+            masked_context(model, wrong)
 
 
 def test_special_tokens_are_shown_and_not_scored():

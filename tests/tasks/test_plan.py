@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.progress import SILENT
+from wordmill.models.config import TransformerConfig
 from wordmill.tasks import plan as planning
 from wordmill.tasks.plan import Plan, check_settings, parse_count, parse_time
 from wordmill.tasks.pretrain import PretrainConfig
@@ -95,3 +97,18 @@ def test_a_time_too_short_is_refused(make_store, tiny_tokenizer, monkeypatch):
 def test_wrong_settings_are_found_before_the_text_is_read(values, words):
     with pytest.raises(ConfigError, match=words):
         check_settings(PretrainConfig.of(values))
+
+
+@pytest.mark.parametrize(("compiled_step", "seconds", "used"), [(0.5, 3600.0, True), (0.999, 3600.0, False), (0.5, 100.0, False)])
+def test_compiling_is_tried_on_a_gpu_and_kept_where_it_pays(compiled_step, seconds, used, monkeypatch):
+    """`auto` measures: here with the measuring itself replaced, since the tests have no GPU."""
+    moments = iter((0.0, 20.0))
+    monkeypatch.setattr(planning.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(planning, "_measure", lambda *_, **__: budget.Speed(compiled_step, 100.0, 1e9, 1e3))
+    asked = SimpleNamespace(config=PretrainConfig(), device=torch.device("cuda"))
+    values = {"optim": {}, "rows": 8, "micro_rows": 8, "seconds": seconds}
+    model = TransformerConfig()
+    chosen, why = planning._compiled(asked, model, values, budget.Speed(1.0, 100.0, 1e9, 1e3), tokens=100.0 * seconds)
+    assert chosen == used
+    assert (why is None) == (seconds < planning.TRIAL_PAYS), "too short a run is not worth the trial"
+    assert values["seconds"] == (seconds if why is None else seconds - 20), "the trial is part of the budget"

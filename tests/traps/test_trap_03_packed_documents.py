@@ -106,7 +106,7 @@ def test_one_document_a_row_costs_no_mask(make_model, make_store, monkeypatch):
     assert batch.documents is None
     model = make_model("qwen3")
     if kernels.usable(model.embedding.weight):
-        assert model._view(batch.positions, batch.documents, None, torch.float32).first == {0: None}
+        assert model._view(batch.positions, batch.documents, None, torch.float32).stretches == {0: (None, None)}
     assert model.double()._view(batch.positions, batch.documents, None, torch.float64).biases == {0: None}
     mixed = PackedRows(make_store([3, 61]), 16, 4, seed=0).batch(0)
     assert mixed.documents is not None

@@ -44,6 +44,13 @@ def test_with_one_tokenizer_perplexities_are_compared(found):
     assert [name for name, _ in ranked] == ["b", "a"]
 
 
+def test_pseudo_likelihoods_are_compared_with_nothing_else(found):
+    with pytest.raises(UsageError, match="can't be compared with likelihoods"):
+        compare({"a": found["bpe"], "b": replace(found["bpe"], pseudo=True)})
+    with pytest.raises(UsageError, match="what is hidden at a time"):
+        compare({name: replace(one, pseudo=True) for name, one in found.items()})
+
+
 def test_numbers_on_different_texts_are_not_compared(found):
     with pytest.raises(UsageError, match="same text"):
         compare({"a": found["bpe"], "b": replace(found["bpe"], bytes=7)})

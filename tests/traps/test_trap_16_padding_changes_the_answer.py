@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.conftest import DECODERS, ENCODERS
+from tests.conftest import DECODERS, ENCODER_DECODERS, ENCODERS
+from wordmill.generate.beam import BeamConfig, beam_search
 from wordmill.generate.engine import Batch, run
 from wordmill.generate.sampling import SamplingConfig
 
@@ -54,3 +55,43 @@ def test_the_same_logits_at_any_padding(make_loaded, shape):
         ids = [[9] * left + [0, 5, 6, 7] + [8] * right]
         padded = loaded.logits(ids, [[0] * left + [1] * 4 + [0] * right])
         assert torch.allclose(padded[:, left : left + 4], plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_same_text_after_longer_prompts_have_left_the_batch(make_model, shape):
+    """The two short prompts go on at one place, where the long one, which ran into the last position, has left its tokens."""
+    model = make_model(shape, **({} if shape in ("lstm", "gru") else {"max_positions": 16}))
+    prompts, config = [[0, *range(3, 15)], [0, 5, 6], [0, 8, 9]], SamplingConfig(max_tokens=12, temperature=0)
+    assert _answers(model, prompts, config) == [_answers(model, [prompt], config)[0] for prompt in prompts]
+
+
+SOURCES = [[5, 6, 7, 2], [8, 2], [*range(3, 25), 2], [9, 9, 2]]
+
+
+@pytest.mark.parametrize("shape", ENCODER_DECODERS)
+def test_the_same_target_beside_longer_sources(make_model, shape):
+    model = make_model(shape)
+
+    def targets(sources, config):
+        found = [[] for _ in sources]
+        for step in run(model, [[0]] * len(sources), config, sources=sources, eos=[11]):
+            for row, token, _ in step:
+                found[row].append(token)
+        return found
+
+    for temperature in (0.0, 1.0):
+        config = SamplingConfig(max_tokens=12, temperature=temperature, seed=3)
+        alone = [targets([source], config.replace(seed=3 + row))[0] for row, source in enumerate(SOURCES)]
+        assert targets(SOURCES, config) == alone
+    beams = BeamConfig(beams=3, max_tokens=10)
+    together = beam_search(model, [[0]] * 4, beams, sources=SOURCES, eos=[11])
+    alone = [beam_search(model, [[0]], beams, sources=[source], eos=[11])[0] for source in SOURCES]
+    assert [[beam.ids for beam in answers] for answers in together] == [[beam.ids for beam in answers] for answers in alone]
+
+
+@pytest.mark.parametrize("shape", ["qwen3", "gemma2"])
+def test_the_same_beams_beside_longer_prompts(make_model, shape):
+    model, beams = make_model(shape), BeamConfig(beams=3, max_tokens=10)
+    together = beam_search(model, PROMPTS, beams, eos=[11])
+    alone = [beam_search(model, [prompt], beams, eos=[11])[0] for prompt in PROMPTS]
+    assert [[beam.ids for beam in answers] for answers in together] == [[beam.ids for beam in answers] for answers in alone]

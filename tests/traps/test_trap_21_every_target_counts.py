@@ -76,7 +76,7 @@ def test_the_plan_of_some_epochs_counts_to_the_last_target(make_store, tiny_toke
     from wordmill.tasks.pretrain import PretrainConfig
     from wordmill.train.budget import Speed
 
-    monkeypatch.setattr(planning, "_measure", lambda *arguments: Speed(0.01, 64, 1e6, 1e4))
+    monkeypatch.setattr(planning, "_measure", lambda *_, **__: Speed(0.01, 64, 1e6, 1e4))
     monkeypatch.setattr(planning, "matmul_rate", lambda *arguments: 10.0)
     store = make_store((7, 23, 1, 40, 12, 31, 5, 18))
     config = PretrainConfig.of({"epochs": 2, "sources": ["x"], "model": {"width": 32, "layers": 1}, "train": {"context": 16, "rows": 4}})

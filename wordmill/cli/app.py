@@ -61,7 +61,10 @@ COMMANDS: dict[str, Command | Group] = {
     "evaluate": Command("evaluate:evaluate", "How good a model is: its task's metric, or bits per byte and perplexity on text."),
     "predict": Command("predict:predict", "Answer inputs with a fine-tuned model, one JSON object each."),
     "compare": Command("predict:compare", "Compare two fine-tuned models on the same examples, with a confidence interval."),
-    "generate": Command("generate:generate", "Continue a text."),
+    "generate": Command("generate:generate", "Continue a text, or write the target of a source."),
+    "fill": Command("fill:fill", "Fill the gaps of a text with likely words."),
+    "embed": Command("embed:embed", "Turn texts into vectors."),
+    "info": Command("info:info", "What a model is: its parts, size, memory, tokenizer and origin."),
     "doctor": Command("doctor:doctor", "What this machine can do, measured, and what wordmill will use."),
 }
 

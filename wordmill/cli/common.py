@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from wordmill.core.errors import WordmillError
 from wordmill.core.progress import Reporter
 
+if TYPE_CHECKING:
+    from wordmill.generate import Loaded
+
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+TERMINATED = 143
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes; warnings still show.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder (runs/x/model), or a name on the Hugging Face hub.", show_default=False)
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, or cuda:1 and the like.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, bf16 or fp32: the numbers to compute with.")]
 
@@ -62,20 +71,67 @@ def emit(json: bool, value: Mapping[str, Any], text: str) -> None:
     print(json_module.dumps(value, ensure_ascii=False) if json else text, flush=True)
 
 
+def open_model(model: str, device: str, dtype: str, *, reading: bool = False, fast: bool = False) -> Loaded:
+    """A model folder or a hub's model, opened. What is wrong with the folder is said before a second goes by.
+
+    `reading`: one prompt at a time, bound by the reading of weights. `fast`: float32 products the fastest way that is as exact.
+    """
+    from wordmill.models.hub import resolve_model
+
+    folder = resolve_model(model)
+    from wordmill.core.device import choose_device, choose_dtype, tune_float32
+    from wordmill.generate.loaded import load_on
+    from wordmill.models.folder import read_config
+
+    read_config(folder)
+    chosen = choose_device(device)
+    numbers = choose_dtype(dtype, chosen, reading=reading)
+    if fast and chosen.type == "cpu" and str(numbers) == "torch.float32":
+        tune_float32()
+    return load_on(folder, chosen, numbers)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where a command has no better answer to it (training saves a checkpoint)."""
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Inside, SIGTERM unwinds the stack, so that what a command had begun is cleared away."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(call: Callable[[], object]) -> int:
     """Call, and turn what ends it into an exit code and at most one line on standard error.
 
     0 when it returned; 2 for a `WordmillError` or wrong usage; 130 for Ctrl-C; 141 when the reader of the output went
-    away. Other exceptions are faults of ours and keep their traceback.
+    away; 143 for SIGTERM, which ends a command as Ctrl-C does: half-made folders are removed. Other exceptions are faults of
+    ours and keep their traceback.
     """
     try:
-        result = call()
+        with _ended_in_order():
+            result = call()
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except WordmillError as error:
         return _fail(error.one_line())
     except typer.Exit as error:
         return error.exit_code
+    except Terminated:
+        print("stopped by SIGTERM", file=sys.stderr)
+        return TERMINATED
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         return INTERRUPTED

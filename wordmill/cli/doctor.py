@@ -69,7 +69,7 @@ def choose(device: torch.device, machine: Machine, rates: Rates) -> dict[str, st
         chosen["kernels"] = (
             f"PyTorch's own, which are slower: {found}" if isinstance(found, str) else "our own in C, compiled on this machine"
         )
-    chosen["torch.compile"] = "only when asked for (--compile on)"
+    chosen["torch.compile"] = "only when asked for (--compile on)" if device.type == "cpu" else "where a trial shows that it pays"
     return chosen
 
 

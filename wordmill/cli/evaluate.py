@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
+from wordmill.cli.common import DeviceOption, JsonOption, ModelArgument, QuietOption, emit, open_model, reporter
 from wordmill.core.errors import UsageError
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, for example runs/x/model.", show_default=False)],
+    model: ModelArgument,
     data: Annotated[
         list[Path], typer.Argument(metavar="DATA...", help="Files and folders of text, or a corpus folder.", show_default=False)
     ],
@@ -33,31 +33,31 @@ def evaluate(
 
     A fine-tuned model is judged on examples, with confidence intervals and baselines. Of a language model every token is scored once,
     long texts through a sliding window; what was cut or left out is counted. Bits per byte compare all models, perplexity per token only
-    those with the same tokenizer. A corpus folder is scored on its validation split.
+    those with the same tokenizer. A corpus folder is scored on its validation split. Masked models (BERT and its kin) get
+    pseudo-perplexities, named as such: each token hidden once, the rest of its stretch of text shown.
 
     Example: wordmill evaluate runs/x/model other.txt --json
     """
-    from wordmill.core.device import choose_device, choose_dtype
     from wordmill.evaluate import Texts
     from wordmill.evaluate import evaluate as run
-    from wordmill.generate.loaded import load_on
     from wordmill.models.folder import read_config
+    from wordmill.models.hub import resolve_model
     from wordmill.tasks.tuned import is_tuned, load_tuned
 
     report = reporter(quiet)
-    if is_tuned(model):
+    folder = resolve_model(model)
+    if is_tuned(folder):
         only_text = {"--context": context, "--stride": stride, "--max-tokens": max_tokens, "--split": split, "--field": field}
         wrong = [name for name, value in only_text.items() if value is not None]
         if wrong:
             raise UsageError(f"{', '.join(wrong)} can't be honoured: this model was fine-tuned for a task", where=model)
-        judged = load_tuned(model, device=device, dtype=dtype).evaluate(data, reporter=report)
+        judged = load_tuned(folder, device=device, dtype=dtype).evaluate(data, reporter=report)
         emit(json, {"model": str(model), "data": [str(item) for item in data], "dtype": dtype, **judged.plain()}, judged.text())
         return
-    read_config(model)
+    read_config(folder)
     Texts(data, split=split, field=field)  # errors of names and places come before the model is loaded
-    chosen = choose_device(device)
-    loaded = load_on(model, chosen, choose_dtype(dtype, chosen))
+    loaded = open_model(str(folder), device, dtype)
     found = run(
         loaded, data, split=split, field=field, context=context, stride=stride, batch_tokens=batch, max_tokens=max_tokens, reporter=report
     )
-    emit(json, {"model": str(model), "data": [str(item) for item in data], "dtype": dtype, **found.plain()}, found.text())
+    emit(json, {"model": model, "data": [str(item) for item in data], "dtype": dtype, **found.plain()}, found.text())

@@ -31,13 +31,9 @@ def pretrain(
     tokens: Annotated[str | None, typer.Option("--tokens", help="Tokens to train on, such as 5m.")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Times to go over the corpus.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Family: qwen3 (default), llama, gpt2, bert, modernbert, t5, bart, lstm, gru, …")
-    ] = None,
-    objective: Annotated[
-        str | None, typer.Option("--objective", help="clm, prefix, mlm, denoise or infill (default: what the family's kind learns).")
-    ] = None,
-    parent: Annotated[str | None, typer.Option("--from", help="Model folder to go on from, with its shape and tokenizer.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Family: qwen3 (default), llama, gpt2, bert, t5, bart, lstm, gru, …")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="clm, prefix, mlm, denoise or infill; default: by family.")] = None,
+    parent: Annotated[str | None, typer.Option("--from", help="Model folder or hub name to go on from; its shape stays.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Folder of a trained tokenizer; otherwise one is trained on the text.")
     ] = None,

@@ -47,7 +47,6 @@ def choose_device(name: str = "auto") -> torch.device:
     import torch
 
     tune_memory()
-    torch.set_flush_denormal(True)  # numbers below 1e-38 make a product ten times slower; threads made later inherit this
     if name == "auto":
         local = int(os.environ.get("LOCAL_RANK", 0))
         return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count
 from wordmill.generate.loaded import Loaded
+from wordmill.generate.pseudo import masked_context, score_stretches
 from wordmill.generate.score import Score, score_documents, window_sizes
 from wordmill.models.config import RecurrentConfig
 
@@ -54,6 +55,8 @@ class Evaluation:
     """UTF-8 bytes of text that were left out with them."""
     dropped: int = 0
     """Inputs that were no text (empty, binary, undecodable), each reported."""
+    pseudo: bool = False
+    """Whether these are pseudo-log-likelihoods of a masked model (see generate/pseudo.py): no measure of a language model's."""
 
     @property
     def bits_per_byte(self) -> float:
@@ -73,6 +76,8 @@ class Evaluation:
     def plain(self) -> dict[str, Any]:
         """JSON-ready; what is not finite is None."""
         numbers = {name: getattr(self, name) for name in ("bits_per_byte", "perplexity_per_token", "perplexity_per_word")}
+        if self.pseudo:
+            numbers = {f"pseudo_{name}": value for name, value in numbers.items()}
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in {**numbers, **asdict(self)}.items()
@@ -86,16 +91,18 @@ class Evaluation:
             "carried": "state carried on",
         }
         cut = f"{self.cut_documents:,} documents, {human_bytes(self.cut_bytes)}" if self.cut_documents else "nothing"
+        pseudo, width = ("pseudo-", 29) if self.pseudo else ("", 22)
         lines = [
-            f"bits per byte         {self.bits_per_byte:.4f}",
-            f"perplexity per token  {self.perplexity_per_token:.3f}  (compare only with the same tokenizer)",
-            f"perplexity per word   {self.perplexity_per_word:.2f}",
-            f"scored                {self.tokens:,} tokens, {self.words:,} words, {self.bytes:,} bytes in {self.documents:,} documents; "
+            f"{'pseudo bits per byte' if pseudo else 'bits per byte':{width}}{self.bits_per_byte:.4f}",
+            f"{pseudo + 'perplexity per token':{width}}{self.perplexity_per_token:.3f}  (compare only "
+            + ("with masked models of the same tokenizer)" if pseudo else "with the same tokenizer)"),
+            f"{pseudo + 'perplexity per word':{width}}{self.perplexity_per_word:.2f}",
+            f"{'scored':{width}}{self.tokens:,} tokens, {self.words:,} words, {self.bytes:,} bytes in {self.documents:,} documents; "
             + how[self.window],
-            f"cut                   {cut}" + (f"; {self.dropped:,} inputs were no text and were left out" if self.dropped else ""),
+            f"{'cut':{width}}{cut}" + (f"; {self.dropped:,} inputs were no text and were left out" if self.dropped else ""),
         ]
         if self.unknown:
-            lines.append(f"unknown               {self.unknown:,} tokens: the numbers are too low, do not compare them")
+            lines.append(f"{'unknown':{width}}{self.unknown:,} tokens: the numbers are too low, do not compare them")
         return "\n".join(lines)
 
 
@@ -180,13 +187,25 @@ def evaluate_text(
     recurrent = isinstance(loaded.config, RecurrentConfig)
     if batch_tokens < 1 or (max_tokens is not None and max_tokens < 1):
         raise UsageError("batch_tokens and max_tokens must be at least 1")
+    if loaded.kind == "encoder-decoder":
+        raise UsageError("an encoder–decoder gives likelihoods of targets given sources, none of a text on its own", where=loaded.folder)
+    pseudo = loaded.kind == "encoder"
+    if pseudo and stride is not None:
+        raise UsageError("a masked model scores stretches of text side by side, without a sliding window", fix="Leave out the stride")
     sizes: tuple[int | None, int | None] = (None, None)
-    if not recurrent:
+    if pseudo:
+        sizes = (masked_context(loaded.model, context), None)
+    elif not recurrent:
         sizes = window_sizes(loaded.model, context if context is not None else loaded.trained_context, stride)
     counts = _Counts(loaded, max_tokens)
     asked = (context, stride) if recurrent else sizes
     nats, tokens = 0.0, 0
-    scores = score_documents(loaded.model, counts.documents_of(texts), context=asked[0], stride=asked[1], batch_tokens=batch_tokens)
+    documents = counts.documents_of(texts)
+    if pseudo:
+        assert sizes[0] is not None
+        scores = score_stretches(loaded.model, documents, loaded.vocabulary, context=sizes[0], batch_tokens=batch_tokens)
+    else:
+        scores = score_documents(loaded.model, documents, context=asked[0], stride=asked[1], batch_tokens=batch_tokens)
     with reporter.task("scoring", total=total_bytes, unit="B") as task:
         for score in scores:
             nats, tokens = nats + score.nats, tokens + score.tokens
@@ -203,7 +222,8 @@ def evaluate_text(
         documents=counts.documents,
         context=sizes[0],
         stride=sizes[1],
-        window="carried" if recurrent else "sliding",
+        window="carried" if recurrent else "block" if pseudo else "sliding",
+        pseudo=pseudo,
         tokenizer_hash=loaded.tokenizer.hash,
         unknown=counts.unknown,
         cut_documents=counts.cut_documents,
@@ -218,11 +238,17 @@ def compare(
     """Names and numbers of several evaluations, best first.
 
     Raises `UsageError` when they were not made on the same text, and for a perplexity per token across tokenizers:
-    a tokenizer with longer tokens has fewer and costlier ones, so the numbers say nothing about the models.
+    a tokenizer with longer tokens has fewer and costlier ones, so the numbers say nothing about the models. Pseudo-likelihoods of masked
+    models are compared among themselves and with one tokenizer only.
     """
+    if len({e.pseudo for e in evaluations.values()}) > 1:
+        raise UsageError("pseudo-likelihoods of masked models can't be compared with likelihoods: they see what comes after a token")
     if len({(e.bytes, e.words, e.documents) for e in evaluations.values()}) > 1:
         raise UsageError("these evaluations were not made on the same text", fix="Evaluate every model on the same files")
-    if by == "perplexity_per_token" and len({e.tokenizer_hash for e in evaluations.values()}) > 1:
+    several = len({e.tokenizer_hash for e in evaluations.values()}) > 1
+    if several and any(e.pseudo for e in evaluations.values()):
+        raise UsageError("pseudo-likelihoods of different tokenizers can't be compared: what is hidden at a time is not the same")
+    if by == "perplexity_per_token" and several:
         raise UsageError(
             "perplexities per token of different tokenizers can't be compared: their tokens are not of the same length",
             fix="Compare bits_per_byte, which does not depend on the tokenizer",

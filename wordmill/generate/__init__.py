@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any
 from wordmill.core.lazy import attributes
 
 _PLACES = {
+    "Beam": "beam",
+    "BeamConfig": "beam",
+    "Candidate": "fill",
+    "EmbedSettings": "embed",
+    "Embeddings": "embed",
+    "Filled": "fill",
     "Generation": "loaded",
     "Loaded": "loaded",
     "SamplingConfig": "sampling",
     "Score": "score",
+    "beam_search": "beam",
     "generate": "loaded",
     "load": "loaded",
     "pseudo_log_likelihood": "pseudo",
@@ -24,7 +31,14 @@ _PLACES = {
 }
 
 if TYPE_CHECKING:
+    from wordmill.generate.beam import Beam as Beam
+    from wordmill.generate.beam import BeamConfig as BeamConfig
+    from wordmill.generate.beam import beam_search as beam_search
+    from wordmill.generate.embed import Embeddings as Embeddings
+    from wordmill.generate.embed import EmbedSettings as EmbedSettings
     from wordmill.generate.engine import run as run
+    from wordmill.generate.fill import Candidate as Candidate
+    from wordmill.generate.fill import Filled as Filled
     from wordmill.generate.loaded import Generation as Generation
     from wordmill.generate.loaded import Loaded as Loaded
     from wordmill.generate.loaded import generate as generate
@@ -34,7 +48,10 @@ if TYPE_CHECKING:
     from wordmill.generate.score import Score as Score
     from wordmill.generate.score import score_documents as score_documents
 
-__all__ = ["Generation", "Loaded", "SamplingConfig", "Score", "generate", "load", "pseudo_log_likelihood", "run", "score_documents"]
+__all__ = [
+    "Beam", "BeamConfig", "Candidate", "EmbedSettings", "Embeddings", "Filled", "Generation", "Loaded", "SamplingConfig", "Score",
+    "beam_search", "generate", "load", "pseudo_log_likelihood", "run", "score_documents",
+]  # fmt: skip
 
 
 __getattr__ = attributes(__name__, _PLACES)

@@ -1,5 +1,6 @@
 """The generation engine: token ids in, token ids out, many prompts side by side.
 
+    sources ─ encoder (only where the model has one) ─┐
     prompts ─ prefill (right-padded, position −1 for padding) ─ [ draw ─ one step of the model ] … each row leaves when it is done
 
 Rows of a batch never see each other: they share matrix products and nothing else. A single row on a CPU takes the
@@ -11,7 +12,7 @@ Shapes: B live rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from wordmill.generate.sampling import Sampler, SamplingConfig
 from wordmill.generate.score import without_dropout
 from wordmill.models.cache import KVCache
 from wordmill.models.folder import LanguageModel
+from wordmill.models.masks import Memory
 from wordmill.models.transformer import Transformer
 
 Reason = Literal["eos", "stop", "length", "context"]
@@ -46,15 +48,24 @@ def run(
     *,
     eos: Sequence[int] = (),
     dropped: set[int] | None = None,
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[list[Token]]:
     """Yield, step by step, the new token of every live prompt.
 
-    `prompts` are lists of ids, none empty. A token in `eos` ends its row and is yielded with reason "eos". The caller
+    `prompts` are lists of ids, none empty; of an encoder–decoder they are what the decoder starts from, and `sources` what the encoder
+    reads. A token in `eos` ends its row and is yielded with reason "eos". The caller
     may add rows to `dropped` between steps (a stop text was found): they leave the batch. `config.stop` is for
     whoever turns ids into text. The model's mode (training or not) is put back at the end.
 
-    Raises `UsageError` for a prompt that is empty or fills all of the model's positions.
+    Raises `UsageError` for a prompt or source that is empty, or too long for the model's positions.
     """
+    check_prompts(model, prompts, sources)
+    with without_dropout(model):
+        yield from _steps(model, prompts, config, frozenset(eos), dropped if dropped is not None else set(), sources)
+
+
+def check_prompts(model: LanguageModel, prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None) -> None:
+    """Raises `UsageError` for what can't be read: see `run`."""
     limit = model.config.max_positions
     for row, prompt in enumerate(prompts):
         if not prompt:
@@ -64,14 +75,26 @@ def run(
                 f"prompt {row + 1} has {len(prompt):,} tokens, and the model has {limit:,} positions for prompt and answer together",
                 fix="Shorten it",
             )
-    with without_dropout(model):
-        yield from _steps(model, prompts, config, frozenset(eos), dropped if dropped is not None else set())
+    if not getattr(model.config, "causal", True):
+        raise UsageError("an encoder can't write text: it was not trained to go on", fix="Use it to fill gaps or to embed")
+    reads = isinstance(model, Transformer) and model.encoder is not None
+    if reads != (sources is not None) or (sources is not None and len(sources) != len(prompts)):
+        raise UsageError("an encoder–decoder takes a source for each prompt, and no other model takes any")
+    for row, source in enumerate(sources or ()):
+        if not source or len(source) > limit:
+            what = f"{len(source):,} tokens, and the model has {limit:,} positions" if source else "no tokens"
+            raise UsageError(f"source {row + 1} has {what}", fix="Shorten it" if source else "Give it some text")
 
 
 def _steps(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], config: SamplingConfig, eos: frozenset[int], dropped: set[int]
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    config: SamplingConfig,
+    eos: frozenset[int],
+    dropped: set[int],
+    sources: Sequence[Sequence[int]] | None,
 ) -> Iterator[list[Token]]:
-    batch = Batch(model, prompts, config.max_tokens)
+    batch = Batch(model, prompts, config.max_tokens, sources)
     sampler = Sampler(config, prompts, model.config.vocab_size, batch.device)
     made = 0
     while batch.rows:
@@ -106,15 +129,24 @@ class Batch:
     `rows` are the live prompts' places in the list, `lengths` the tokens read of every prompt.
     """
 
-    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        sources: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self.model, self.device = model, next(model.parameters()).device
         self.rows = list(range(len(prompts)))
         self.lengths = [len(prompt) for prompt in prompts]
         longest = max(self.lengths, default=0)
         self.slots = min(longest + max_tokens, model.config.max_positions)
         self.one: OneRow | None = None
+        self.memory: Memory | None = None
         if prompts:
             with torch.inference_mode():
+                if sources is not None and isinstance(model, Transformer):
+                    self.memory = model.encode(*(x.to(self.device) for x in side_by_side(sources)))
                 self.state = model.new_state(len(prompts), self.slots)
                 self.logits = self._prefill(prompts, longest)
 
@@ -129,11 +161,18 @@ class Batch:
                 part = prompt[start : start + width]
                 ids[row, : len(part)] = torch.tensor(part, dtype=torch.long)
                 positions[row, : len(part)] = torch.arange(start, start + len(part))
-            hidden, self.state = self.model(ids.to(self.device), positions.to(self.device), None, self.state)
+            hidden, self.state = self._read(ids.to(self.device), positions.to(self.device))
             for row, prompt in enumerate(prompts):
                 if start < len(prompt) <= start + width:
                     last[row] = hidden[row, len(prompt) - 1 - start]
         return self.model.logits(torch.stack([x for x in last if x is not None]))
+
+    def _read(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Any]:
+        """Hidden states and state; the first call hands the decoder its source, which the state remembers from then on."""
+        if self.memory is None:
+            return self.model(ids, positions, None, self.state)
+        memory, self.memory = self.memory, None
+        return self.model(ids, positions, None, self.state, memory=memory)
 
     def keep(self, places: Sequence[int]) -> None:
         """Let go of all rows but those at `places` among the live ones."""
@@ -159,3 +198,25 @@ class Batch:
             self.logits = self.model.logits(hidden[:, -1])
         for row in self.rows:
             self.lengths[row] += 1
+
+    def branch(self, places: Sequence[int], ids: Sequence[int]) -> Tensor:
+        """Go on from the rows at `places` among the live ones, each with a token of its own; a row may be named several times (beams).
+        Returns the logits (B, V)."""
+        live = torch.tensor(places, device=self.device)
+        self.state.select(live)
+        read = [self.lengths[self.rows[place]] for place in places]
+        self.rows, self.lengths = list(range(len(places))), read
+        positions = torch.tensor([[length] for length in read], device=self.device)
+        hidden, self.state = self._read(torch.tensor(ids, device=self.device)[:, None], positions)
+        self.lengths = [length + 1 for length in read]
+        return self.model.logits(hidden[:, -1])
+
+
+def side_by_side(lists: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids and positions (B, T) of lists of different lengths, padding (position −1) behind."""
+    width = max(map(len, lists))
+    ids = torch.zeros(len(lists), width, dtype=torch.long)
+    positions = torch.full((len(lists), width), -1, dtype=torch.long)
+    for row, part in enumerate(lists):
+        ids[row, : len(part)], positions[row, : len(part)] = torch.tensor(part, dtype=torch.long), torch.arange(len(part))
+    return ids, positions

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wordmill.batches.vocabulary import Vocabulary
 from wordmill.core.device import choose_device, choose_dtype
 from wordmill.core.errors import ConfigError, ModelError, UsageError, nearest
 from wordmill.core.files import read_json, write_json
 from wordmill.core.lineage import FILE as LINEAGE
 from wordmill.core.lineage import read_lineage
 from wordmill.core.progress import SILENT, Reporter
+from wordmill.generate.beam import Beam, BeamConfig, beam_search
+from wordmill.generate.embed import BATCH_TOKENS, Embeddings, EmbedSettings, Pooling, embed, read_settings
 from wordmill.generate.engine import Reason, run
+from wordmill.generate.fill import Filled, decoder_start, fill
+from wordmill.generate.pseudo import pseudo_log_likelihood
 from wordmill.generate.sampling import SamplingConfig
 from wordmill.generate.score import Score, evaluating, score_documents
 from wordmill.generate.text import TextStream
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.folder import LanguageModel, load_model, save_model
+from wordmill.models.hub import resolve_model
 from wordmill.tokenizer import Tokenizer
 
 ROWS = 32
@@ -45,7 +54,9 @@ class Generation:
     seconds_prompt: float
     """Time until the first token of the batch that this prompt was in."""
     seconds: float
-    """Time from the first token of that batch to this answer's last."""
+    """Time from the first token of that batch to this answer's last; of a beam search, all of its time."""
+    score: float | None = None
+    """Of a beam search: Σ log p of the tokens drawn in nats, divided by their number ** length_penalty."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -62,6 +73,7 @@ class Generation:
             "prompt_tokens": self.prompt_tokens,
             "seconds_prompt": round(self.seconds_prompt, 4),
             "tokens_per_second": round(self.tokens_per_second, 2),
+            **({} if self.score is None else {"score": self.score}),
         }
 
 
@@ -91,6 +103,16 @@ class Loaded:
         return next(self.model.parameters()).device
 
     @property
+    def kind(self) -> str:
+        """What the model is: "decoder", "encoder", "encoder-decoder" or "recurrent"."""
+        return "recurrent" if isinstance(self.config, RecurrentConfig) else self.config.kind
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Facts of the tokenizer, by token id."""
+        return Vocabulary.of(self.tokenizer)
+
+    @property
     def start_id(self) -> int | None:
         """The token before every text: the tokenizer's start token, or its end token where it has no start token and the
         vocabulary's documents are told apart by that one alone."""
@@ -111,6 +133,11 @@ class Loaded:
         """What the model reads for a prompt: the start token once, then the text; what looks like a special token in it stays text."""
         start = self.start_id
         return [*([] if start is None else [start]), *self.tokenizer.encode(text)]
+
+    def decoder_prompt(self) -> list[int]:
+        """What the decoder of an encoder–decoder starts from: its start token, and the first token where the folder forces one."""
+        forced = _generation_settings(self.folder).get("forced_bos_token_id")
+        return [decoder_start(self.model, "generate"), *([] if forced is None else [int(forced)])]
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """The ids of whole documents as in training: start token, text, end token. Raises `ModelError` without such tokens."""
@@ -160,11 +187,62 @@ class Loaded:
     def score(self, text: str, *, context: int | None = None, stride: int | None = None) -> Score:
         """What the text costs the model, as a document: nats of all its tokens and of its end token, and its UTF-8 bytes.
 
-        Long texts are scored through a sliding window (see `score_documents`); nothing is cut.
+        Long texts are scored through a sliding window (see `score_documents`); nothing is cut. A masked model gives a
+        pseudo-log-likelihood, marked as such (`Score.pseudo`), of a text that fits its positions. Raises `UsageError` for an
+        encoder–decoder, which has no likelihood of a text on its own, and for a window that a masked model has no use for.
         """
+        if self.kind == "encoder":
+            if context is not None or stride is not None:
+                raise UsageError("a masked model scores a text at once and has no window", fix="Leave out context and stride")
+            found = next(pseudo_log_likelihood(self.model, self.encode_documents([text]), self.vocabulary))
+            return Score(found.nats, len(text.encode()), found.tokens, pseudo=True)
+        if self.kind == "encoder-decoder":
+            raise UsageError("an encoder–decoder gives likelihoods of targets given sources, none of a text on its own", where=self.folder)
         context = context or self.trained_context
         found = next(score_documents(self.model, self.encode_documents([text]), context=context, stride=stride))
         return Score(found.nats, len(text.encode()), found.tokens)
+
+    def fill(self, text: str, *, top: int = 5) -> Filled:
+        """The likeliest words for each gap of a text (`[MASK]`, or the model's own mask token or sentinels): see `fill.fill`."""
+        return fill(self.model, self.tokenizer, text, top=top)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        truncate: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> npt.NDArray[np.float32]:
+        """Vectors (N, D) of texts; None takes what the folder says, see `embed_settings`. Errors as in `embed.embed`."""
+        return self.embeddings(texts, pooling=pooling, normalize=normalize, truncate=truncate, batch_tokens=batch_tokens).vectors
+
+    def embeddings(
+        self,
+        texts: Sequence[str],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        truncate: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+        reporter: Reporter = SILENT,
+    ) -> Embeddings:
+        """As `embed`, with how they were made and what was cut. Warns through `reporter` of texts that were cut."""
+        if isinstance(texts, str):
+            raise UsageError("texts must be a list", where="embed", fix="Write embed([text])")
+        settings = self.embed_settings
+        settings = replace(settings, pooling=pooling or settings.pooling, normalize=settings.normalize if normalize is None else normalize)
+        found = embed(self.model, self.tokenizer, texts, settings, truncate=truncate, batch_tokens=batch_tokens, reporter=reporter)
+        if found.cut:
+            reporter.warn(f"{found.cut:,} of {len(texts):,} texts were too long and lost {found.cut_tokens:,} tokens at their ends")
+        return found
+
+    @cached_property
+    def embed_settings(self) -> EmbedSettings:
+        """How this folder's vectors are meant to be made: its sentence-transformers files, else the mean over an encoder's tokens and the
+        last token of models that read one way."""
+        return read_settings(self.folder, "decoder" if self.kind in ("decoder", "recurrent") else "encoder")
 
     @overload
     def generate(self, prompt: str, config: SamplingConfig | None = ..., *, reporter: Reporter = ..., **settings: Any) -> str: ...
@@ -175,7 +253,7 @@ class Loaded:
     def generate(
         self, prompt: str | Sequence[str], config: SamplingConfig | None = None, *, reporter: Reporter = SILENT, **settings: Any
     ) -> str | list[str]:
-        """The text that follows a prompt, or each of several.
+        """The text that follows a prompt, or each of several; of an encoder–decoder, the target that it writes for each source.
 
         `settings` are those of `SamplingConfig` (max_tokens=100, temperature=0.8, stop=("\\n",), seed=1, …).
         """
@@ -190,10 +268,14 @@ class Loaded:
 
         Warns through `reporter` of answers that ended because the model has no more positions.
         """
-        sampling = _sampling(config, settings)
+        sampling = self.sampling(settings, config)
         answers: list[Generation] = []
-        for first in range(0, len(prompts), ROWS):
-            part = prompts[first : first + ROWS]
+        rows = max(1, ROWS // sampling.beams)
+        for first in range(0, len(prompts), rows):
+            part = prompts[first : first + rows]
+            if sampling.beams > 1:
+                answers += self._beamed(part, sampling)
+                continue
             work = _Answers(self, part, sampling.replace(seed=sampling.seed + first))
             for _ in work.pieces():
                 pass
@@ -206,12 +288,54 @@ class Loaded:
         return answers
 
     def stream(self, prompt: str, config: SamplingConfig | None = None, *, reporter: Reporter = SILENT, **settings: Any) -> Iterator[str]:
-        """The same text as `generate`, in pieces as they come. A piece never splits a character, nor shows a part of a stop text."""
-        work = _Answers(self, [prompt], _sampling(config, settings))
+        """The same text as `generate`, in pieces as they come. A piece never splits a character, nor shows a part of a stop text.
+
+        Raises `UsageError` for a beam search, whose text is known at its end only.
+        """
+        sampling = self.sampling(settings, config)
+        if sampling.beams > 1:
+            raise UsageError("a beam search has no text before its end", where="stream", fix="Use generate")
+        work = _Answers(self, [prompt], sampling)
         for _, piece in work.pieces():
             yield piece
         if work.results()[0].reason == "context":
             reporter.warn(f"the answer ended at the model's last position ({self.config.max_positions:,}), before max_tokens")
+
+    def sampling(self, settings: dict[str, Any], config: SamplingConfig | None = None) -> SamplingConfig:
+        """Settings over those of `config`, or over the defaults: temperature 0 where nothing is to be drawn (beams), and for
+        encoder–decoders, from which one wants the best answer and not a lively one. Raises `ConfigError` for one that doesn't fit."""
+        stop = settings.get("stop")
+        if isinstance(stop, str):
+            settings = {**settings, "stop": (stop,)}
+        if config is not None:
+            return config.replace(**settings) if settings else config
+        greedy = self.kind == "encoder-decoder" or settings.get("beams", 1) != 1
+        return SamplingConfig.of({**({"temperature": 0.0} if greedy else {}), **settings}, where="generate")
+
+    def _beamed(self, prompts: Sequence[str], config: SamplingConfig) -> list[Generation]:
+        start = time.perf_counter()
+        ids, sources = self.encode_inputs(prompts)
+        how = BeamConfig(beams=config.beams, length_penalty=config.length_penalty, max_tokens=config.max_tokens)
+        found = beam_search(self.model, ids, how, eos=sorted(self.eos), sources=sources)
+        seconds = time.perf_counter() - start
+
+        def answer(prompt: str, read: Sequence[int], beam: Beam) -> Generation:
+            text = self.tokenizer.decode(beam.ids)
+            return Generation(prompt, text, beam.ids, beam.reason, len(read), 0.0, seconds, beam.score)
+
+        return [answer(*parts) for parts in zip(prompts, sources or ids, (beams[0] for beams in found), strict=True)]
+
+    def encode_inputs(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[list[int]] | None]:
+        """What the model goes on from, for each prompt, and, of an encoder–decoder, what its encoder reads: the prompts.
+
+        Raises `ConfigError` for a prompt that is no text.
+        """
+        if any(not isinstance(prompt, str) for prompt in prompts):
+            raise ConfigError("a prompt is a text", where="generate", fix="For token ids use wordmill.generate.engine.run")
+        if self.kind != "encoder-decoder":
+            return [self.encode_prompt(prompt) for prompt in prompts], None
+        start = self.decoder_prompt()
+        return [start for _ in prompts], [self.tokenizer.wrap(self.tokenizer.encode(prompt)).ids for prompt in prompts]
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder: the weights in their present dtype, the tokenizer, and the lineage where there is one."""
@@ -224,7 +348,7 @@ class Loaded:
 
     def __getattr__(self, name: str) -> Any:
         """Verbs of other kinds of models, refused with the reason."""
-        needs = {"fill": "a model trained to fill masks", "embed": "an encoder", "predict": "a model fine-tuned for a task"}
+        needs = {"predict": "a model fine-tuned for a task"}
         if name in needs:
             raise UsageError(
                 f"this model is a language model and can't {name}: that takes {needs[name]}", where=self.__dict__.get("folder")
@@ -234,24 +358,14 @@ class Loaded:
         )
 
 
-def _sampling(config: SamplingConfig | None, settings: dict[str, Any]) -> SamplingConfig:
-    stop = settings.get("stop")
-    if isinstance(stop, str):
-        settings = {**settings, "stop": (stop,)}
-    if config is None:
-        return SamplingConfig.of(settings, where="generate")
-    return config.replace(**settings) if settings else config
-
-
 class _Answers:
     """The answers to a batch of prompts while they grow."""
 
     def __init__(self, loaded: Loaded, prompts: Sequence[str], config: SamplingConfig) -> None:
-        if any(not isinstance(prompt, str) for prompt in prompts):
-            raise ConfigError("a prompt is a text", where="generate", fix="For token ids use wordmill.generate.engine.run")
         self.loaded, self.prompts, self.config = loaded, list(prompts), config
-        self.ids = [loaded.encode_prompt(prompt) for prompt in prompts]
-        self.texts = [TextStream(loaded.tokenizer, ids, config.stop) for ids in self.ids]
+        self.ids, self.sources = loaded.encode_inputs(prompts)
+        # An encoder–decoder writes a text of its own, which nothing stands before.
+        self.texts = [TextStream(loaded.tokenizer, ids if self.sources is None else [], config.stop) for ids in self.ids]
         self.made: list[list[int]] = [[] for _ in prompts]
         self.reasons: list[Reason] = ["length"] * len(self.prompts)
         self.ends = [0.0] * len(self.prompts)
@@ -261,7 +375,7 @@ class _Answers:
         """(row, text) as it becomes certain."""
         dropped: set[int] = set()
         self.started = time.perf_counter()
-        steps = run(self.loaded.model, self.ids, self.config, eos=tuple(self.loaded.eos), dropped=dropped)
+        steps = run(self.loaded.model, self.ids, self.config, eos=tuple(self.loaded.eos), dropped=dropped, sources=self.sources)
         for number, step in enumerate(steps):
             if number == 0:
                 self.first = time.perf_counter()
@@ -281,7 +395,7 @@ class _Answers:
 
     def results(self) -> list[Generation]:
         """The answers, when `pieces` is used up."""
-        rows = zip(self.prompts, self.texts, self.made, self.reasons, self.ids, self.ends, strict=True)
+        rows = zip(self.prompts, self.texts, self.made, self.reasons, self.sources or self.ids, self.ends, strict=True)
         return [
             Generation(prompt, text.text, made, reason, len(ids), self.first - self.started, end - self.first)
             for prompt, text, made, reason, ids, end in rows
@@ -289,29 +403,38 @@ class _Answers:
 
 
 def load(folder: str | Path, *, device: str = "auto", dtype: str | None = None) -> Loaded:
-    """Open a model folder.
+    """Open a model folder, or a model of the Hugging Face hub by its name (`org/name`; see `resolve_model`).
 
     `device` is "auto", "cpu", "cuda" or "cuda:1"; `dtype` "fp32", "bf16", "auto" (bfloat16 where the device computes it much
     faster: twice as fast in generating), or None for that of the weights on disk. Raises `ModelError` when the folder is missing,
     incomplete or of another kind, `UsageError` for a device that isn't there.
     """
     chosen = choose_device(device)
-    return load_on(Path(folder), chosen, None if dtype is None else choose_dtype(dtype, chosen, reading=True))
+    return load_on(resolve_model(folder), chosen, None if dtype is None else choose_dtype(dtype, chosen, reading=True))
 
 
 def load_on(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Loaded:
-    """As `load`, for a device and a dtype that are settled; None keeps the dtype of the weights on disk."""
+    """As `load`, for a folder, a device and a dtype that are settled; None keeps the dtype of the weights on disk."""
     model = load_model(folder, device=device, dtype=dtype)
     return Loaded(model, Tokenizer.load(folder), folder, eos=_end_tokens(folder, model))
 
 
 def _end_tokens(folder: Path, model: LanguageModel) -> list[int] | None:
     """What generation_config.json, else config.json, names as end tokens (chat models name several)."""
-    path = folder / "generation_config.json"
-    named = read_json(path).get("eos_token_id") if path.exists() else model.config.eos_id
+    named = _generation_settings(folder).get("eos_token_id", model.config.eos_id)
     if named is None:
         return None
     return list(named) if isinstance(named, list) else [int(named)]
+
+
+def _generation_settings(folder: Path | None) -> dict[str, Any]:
+    """What generation_config.json says; older folders say it in config.json."""
+    if folder is None:
+        return {}
+    path = folder / "generation_config.json"
+    if path.exists():
+        return read_json(path)
+    return {name: value for name, value in read_json(folder / "config.json").items() if name == "forced_bos_token_id"}
 
 
 def generate(

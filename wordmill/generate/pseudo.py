@@ -57,6 +57,54 @@ def pseudo_log_likelihood(
     return _score(model, documents, vocabulary.mask, special, starts, batch_tokens)
 
 
+STRETCH = 128
+"""Tokens of text that a masked model sees at a time without being asked: each token of a stretch costs a pass over all of it."""
+
+
+def masked_context(model: LanguageModel, context: int | None) -> int:
+    """Tokens of a stretch, special ones included: `STRETCH` by default, at most the model's positions. Raises `UsageError` for another."""
+    limit = model.config.max_positions
+    if context is not None and not 3 <= context <= limit:
+        raise UsageError(f"a context of {context:,} tokens does not fit: the model has {limit:,} positions", fix=f"Take 3 to {limit:,}")
+    return context or min(limit, STRETCH)
+
+
+def score_stretches(
+    model: LanguageModel, documents: Iterable[Sequence[int]], vocabulary: Vocabulary, *, context: int, batch_tokens: int = 8192
+) -> Iterator[DocumentScore]:
+    """`pseudo_log_likelihood` of documents of any length: each is cut into stretches of at most `context` tokens, at the start of a word
+    where there is one, and each stretch is scored on its own between the document's first and last token. Every token is scored once."""
+    counts: list[int] = []
+
+    def stretches() -> Iterator[list[int]]:
+        for ids in documents:
+            parts = list(cut(list(ids[1:-1]), context - 2, vocabulary))
+            counts.append(len(parts))
+            yield from ([ids[0], *part, ids[-1]] for part in parts)
+
+    scores = pseudo_log_likelihood(model, stretches(), vocabulary, batch_tokens=batch_tokens)
+    nats, tokens, done = 0.0, 0, 0
+    for score in scores:
+        nats, tokens, done = nats + score.nats, tokens + score.tokens, done + 1
+        if done == counts[0]:
+            yield DocumentScore(nats, tokens)
+            counts.pop(0)
+            nats, tokens, done = 0.0, 0, 0
+
+
+def cut(ids: list[int], size: int, vocabulary: Vocabulary) -> Iterator[list[int]]:
+    """Ids in pieces of at most `size`, each but the first beginning with a word where one begins in the last half of the piece before."""
+    starts = vocabulary.word_starts(np.asarray(ids, np.int64))
+    first = 0
+    while len(ids) - first > size:
+        last = first + size
+        words = np.flatnonzero(starts[first + size // 2 + 1 : last + 1])
+        end = first + size // 2 + 1 + int(words[-1]) if len(words) else last
+        yield ids[first:end]
+        first = end
+    yield ids[first:]
+
+
 def _score(
     model: LanguageModel,
     documents: Iterable[Sequence[int]],

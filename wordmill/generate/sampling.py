@@ -39,6 +39,12 @@ class SamplingConfig(Config):
     seed: int = 0
     """Same seed, same text, whatever else is in the batch; row i of a list of prompts draws with seed + i."""
 
+    beams: int = 1
+    """Beams of a beam search, which takes the answer that is likeliest as a whole (1: none). It draws nothing: temperature must be 0,
+    and the filters off."""
+    length_penalty: float = 1.0
+    """In a beam search, the power of its length by which an answer's log-probability is divided: above 0 for longer answers."""
+
     @model_validator(mode="after")
     def _in_range(self) -> Self:
         if self.max_tokens < 1:
@@ -55,6 +61,15 @@ class SamplingConfig(Config):
             raise ValueError("repetition_penalty must be above 0")
         if any(not text for text in self.stop):
             raise ValueError("a stop text must not be empty")
+        if self.beams < 1:
+            raise ValueError("beams must be at least 1")
+        if self.beams == 1 and self.length_penalty != 1.0:
+            raise ValueError("length_penalty is for a beam search: set beams above 1")
+        if self.beams > 1:
+            idle = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "stop": ()}
+            for name, value in idle.items():
+                if getattr(self, name) != value:
+                    raise ValueError(f"a beam search draws nothing: {name} must be {value!r}")
         return self
 
 

@@ -43,6 +43,9 @@ class Score:
     """UTF-8 bytes of the text."""
     tokens: int
     """Scored tokens: those of the text, and the end token of each document."""
+    pseudo: bool = False
+    """Whether this is a pseudo-log-likelihood (a masked model's, see pseudo.py): each token given all others, and no end token. It ranks
+    texts, and is no probability: compare it with other masked models of the same tokenizer only."""
 
     @property
     def bits_per_byte(self) -> float:

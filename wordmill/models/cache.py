@@ -30,9 +30,10 @@ class KVCache:
 
     def extend(self, positions: Tensor) -> None:
         """Note that tokens at `positions` (B, T) are about to be written; call once before the layers."""
-        self.used = max(self.used, int(positions.max()) + 1)
-        assert self.used <= self.slots, f"position {self.used - 1} in a cache of {self.slots}"
         self.uniform = positions.shape[0] == 1 or bool((positions == positions[:1]).all())
+        # Rows that stand at one place have nothing beyond it: what lies there is of rows that have left.
+        self.used = max(0 if self.uniform else self.used, int(positions.max()) + 1)
+        assert self.used <= self.slots, f"position {self.used - 1} in a cache of {self.slots}"
         first = int(positions[0, 0])
         run = (
             self.uniform

@@ -35,6 +35,12 @@ def build_model(config: ModelConfig) -> LanguageModel:
     return RecurrentLM(config) if isinstance(config, RecurrentConfig) else Transformer(config)
 
 
+def compile_blocks(model: LanguageModel) -> None:
+    """Compile each block on its own: all of them share one compilation, a sixth of the time that the whole model takes."""
+    for block in [*getattr(model, "blocks", []), *getattr(getattr(model, "encoder", None), "blocks", [])]:
+        block.compile(dynamic=False)
+
+
 def read_config(folder: Path) -> ModelConfig:
     """The settings in a folder's config.json. Raises `ModelError` for what is missing or not supported."""
     path = folder / "config.json"
@@ -44,6 +50,11 @@ def read_config(folder: Path) -> ModelConfig:
         )
     if not path.exists():
         raise ModelError("this folder has no config.json, so it is not a model folder", where=folder)
+    return read_config_file(path)
+
+
+def read_config_file(path: Path) -> ModelConfig:
+    """The settings in a config.json. Raises `ModelError` for what is not supported."""
     values = read_json(path)
     kind = values.get("model_type")
     if kind == RECURRENT:
@@ -173,11 +184,7 @@ def assemble(
     config: ModelConfig, stored: dict[str, Stored], folder: Path, *, device: torch.device | str, dtype: torch.dtype | None
 ) -> LanguageModel:
     """The model of that shape with the tensors of a folder, all of which must belong to it; the rest as in `load_model`."""
-    ignored: tuple[str, ...] = ()
-    if isinstance(config, TransformerConfig) and family(config.family).weights is not None:
-        kind = family(config.family)
-        stored = _todays_names(kind, stored)
-        config, ignored = _what_is_there(config, kind, stored, folder)
+    config, ignored, stored = _whole(config, stored, folder)
     with torch.device("meta"):
         model = build_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -189,6 +196,24 @@ def assemble(
     if isinstance(model, Transformer):
         model.ignored = ignored
     return model.requires_grad_(False).eval()
+
+
+def whole_config(folder: Path) -> ModelConfig:
+    """The settings of a folder's model as `load_model` would make it: config.json, and what the weights tell (nothing of them is read).
+
+    Raises `ModelError` as `load_model` does for what is missing or torn.
+    """
+    return _whole(read_config(folder), open_weights(folder), folder)[0]
+
+
+def _whole(config: ModelConfig, stored: dict[str, Stored], folder: Path) -> tuple[ModelConfig, tuple[str, ...], dict[str, Stored]]:
+    """The settings with what the weights tell, the tensors that the model has no part for, and the others."""
+    if isinstance(config, RecurrentConfig) or family(config.family).weights is None:
+        return config, (), stored
+    kind = family(config.family)
+    stored = _todays_names(kind, stored)
+    config, ignored = _what_is_there(config, kind, stored, folder)
+    return config, ignored, stored
 
 
 def _weight_list(config: ModelConfig) -> list[Weight] | None:

@@ -9,6 +9,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __SSE__
+#include <immintrin.h>
+#endif
 
 typedef int64_t i64;
 
@@ -57,6 +60,17 @@ static inline float erf_with(float x, float e) {
     float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
     float r = 1.0f - p * e;
     return x < 0 ? -r : r;
+}
+
+/* Numbers below 1e-38 make arithmetic many times slower (moments of tokens that are seldom seen decay to there): treat them
+ * as zero, or not, in every thread that works for torch. Does nothing on other kinds of processors. */
+void flush_denormals(i64 on) {
+#ifdef __SSE__
+#pragma omp parallel
+    _mm_setcsr(on ? _mm_getcsr() | 0x8040 : _mm_getcsr() & ~0x8040u);
+#else
+    (void)on;
+#endif
 }
 
 /* ---- transposition: what the bfloat16 product of the weight gradient wants contiguous (float32's doesn't mind) ---- */

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,8 @@ from wordmill.core.measure import matmul_rate
 from wordmill.core.progress import Reporter, human_count, human_time
 from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import family
-from wordmill.models.folder import build_model, check_expressible, read_config
+from wordmill.models.folder import build_model, check_expressible, compile_blocks, read_config
+from wordmill.models.hub import resolve_model
 from wordmill.tokenizer import Tokenizer
 from wordmill.train import budget
 from wordmill.train.loop import TrainConfig
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 VALIDATION_SHARE = 0.003
 """One validation during training takes at most about this share of the training time."""
+TRIAL_PAYS = 180.0
+"""Seconds of training from which on it is worth trying whether compiling pays."""
 SAVING_SECONDS = 2.5
 """Kept back for writing the model folder and the report."""
 REFERENCE = (256, 4)
@@ -132,7 +134,8 @@ def make_plan(
     values["ema"] = guard["ema"]
     values["optim"] = {**values["optim"], "weight_decay": guard["weight_decay"], **config.train.get("optim", {})}
     values = merge(values, config.train)
-    values["compile"] = config.compile == "on"
+    values["compile"], why = _compiled(asked, model, values, speed, tokens)
+    notes += [why] if why else []
     trained = TrainConfig.of(values, where="train")
     cap = None
     if validation is not None:
@@ -199,20 +202,22 @@ def _context(config: PretrainConfig, device: torch.device, seconds: float | None
     if config.family in budget.RECURRENT:
         return 64
     wanted = 1024 if device.type != "cpu" else 256 if (seconds or 0) <= 1200 else 512
-    return min(wanted, read_config(Path(config.parent)).max_positions) if config.parent is not None else wanted
+    return min(wanted, read_config(resolve_model(config.parent)).max_positions) if config.parent is not None else wanted
 
 
 def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     """The model, and the operations a second that a reference model of its family was measured to train at (0: not needed)."""
     config, tokenizer = asked.config, asked.tokenizer
     if config.parent is not None:
-        model = read_config(Path(config.parent))
+        model = read_config(resolve_model(config.parent))
         _check_fits(model, asked)
         return model, 0.0
     common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
                               "pad_id": tokenizer.pad_id}  # fmt: skip
     if config.family not in budget.RECURRENT:
-        common |= _common(family(config.family).parts, asked)
+        common |= _common({**family(config.family).parts, **config.model}, asked)
+    # What is asked for beside the size holds for every size that is tried.
+    common |= {name: value for name, value in config.model.items() if name not in SIZES}
     sized = {"width", "layers", "hidden_size", "embedding_size"} & set(config.model)
     rate = 0.0
     if asked.seconds is not None:
@@ -236,8 +241,12 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     return model, rate
 
 
+SIZES = ("width", "layers", "heads", "kv_heads", "head_size", "ffn_size", "hidden_size", "embedding_size")
+
+
 def _common(parts: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
-    """Settings of a Transformer from scratch that follow from the tokenizer, the context, and from what was found to train fast."""
+    """Settings of a Transformer from scratch that follow from the tokenizer, the context, and from what was found to train fast;
+    `parts`: what is settled already."""
     found: dict[str, Any] = {}
     if parts.get("max_positions") != UNLIMITED:
         found["max_positions"] = max(asked.context, 2048 if parts.get("positions", "rotary") == "rotary" else 1024)
@@ -338,9 +347,32 @@ def _rows(model: ModelConfig, tokens: float, context: int, train: TokenStore) ->
     return max(1, min(rows, train.n_tokens // context)) if train.n_tokens >= context else 1
 
 
-def _measure(asked: _Asked, model: ModelConfig, optim: OptimConfig, rows: int, micro: int, *, seconds: float) -> budget.Speed:
+def _compiled(asked: _Asked, model: ModelConfig, values: dict[str, Any], speed: budget.Speed, tokens: float) -> tuple[bool, str | None]:
+    """Whether the blocks are compiled, and why. `auto` tries it on a GPU, when the run is long enough for the trial itself: compiled steps
+    must win back what compiling them took. A CPU's kernels do as much (docs/log.md), so there `auto` leaves it."""
+    if asked.config.compile != "auto" or asked.device.type != "cuda" or isinstance(model, RecurrentConfig):
+        return asked.config.compile == "on", None
+    length = tokens / speed.tokens_per_second
+    if length < TRIAL_PAYS:
+        return False, None
+    begun = time.monotonic()
+    optim = OptimConfig.of(values["optim"], where="train.optim")
+    faster = _measure(asked, model, optim, values["rows"], values["micro_rows"], seconds=1.0, compiled=True)
+    spent = time.monotonic() - begun
+    saved = length * (1 - faster.seconds / speed.seconds)
+    if "seconds" in values:
+        values["seconds"] = round(values["seconds"] - spent, 2)  # the trial is part of the budget
+    told = f"torch.compile makes a step {speed.seconds / faster.seconds:.2f} × as fast and takes {spent:.0f} s"
+    return saved > spent, f"{told}: {'used' if saved > spent else 'not used'}"
+
+
+def _measure(
+    asked: _Asked, model: ModelConfig, optim: OptimConfig, rows: int, micro: int, *, seconds: float, compiled: bool = False
+) -> budget.Speed:
     trial = build_model(model)
     trial.initialise(0)
+    if compiled:
+        compile_blocks(trial)
     batches = training_rows(asked.config, model, asked.train, asked.tokenizer, asked.context, rows)
     objective = OBJECTIVES[asked.config.objective or "clm"]
     return budget.measure_speed(trial.to(asked.device, asked.dtype), objective, batches, optim, micro, seconds=seconds)

@@ -30,7 +30,8 @@ from wordmill.corpus import Corpus, CorpusConfig, build_corpus
 from wordmill.evaluate.validation import evaluate_rows, evaluate_store
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
 from wordmill.models.config import TransformerConfig
-from wordmill.models.folder import LanguageModel, build_model, load_model, read_config, save_model
+from wordmill.models.folder import build_model, compile_blocks, load_model, read_config, save_model
+from wordmill.models.hub import resolve_model
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.card import model_card
 from wordmill.tasks.facts import run_facts
@@ -76,7 +77,7 @@ class PretrainConfig(Config):
     family: str = "qwen3"
     """lstm, gru, or a Transformer family: qwen3, llama, gpt2, bert, modernbert, t5, bart, …"""
     parent: str | None = None
-    """A model folder to go on from; shape and tokenizer are its own."""
+    """A model folder or a hub name to go on from; shape and tokenizer are its own."""
     time: str | None = None
     """Time for everything, such as 10m, 90s or 2h; size, batch, learning rate and schedule follow from it."""
     size: str | None = None
@@ -100,7 +101,8 @@ class PretrainConfig(Config):
     prompts: tuple[str, ...] = ()
     """Texts to continue at every evaluation; without any, the beginnings of three validation documents."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether each block is compiled by torch.compile: on or off; auto is off, since the CPU has kernels that do as much (docs/log.md)."""
+    """Whether each block is compiled by torch.compile: on or off; auto measures whether it pays on a GPU, and is off
+    on a CPU, which has kernels that do as much (docs/log.md)."""
     dtype: str = "auto"
     """Numbers to compute with: auto, bf16 or fp32."""
     seed: int = Field(default=0, ge=0)
@@ -154,8 +156,7 @@ def pretrain(
             before = run.seconds
             fit(run)
         timings |= {"training": run.seconds - before - watch.seconds, "validation and samples": watch.seconds}
-        with timed(timings, "final evaluation and saving"):
-            metrics = finish(run, config, plan, data, folder, timings, log) if group.first else {}
+        metrics = finish(run, config, plan, data, folder, timings, log) if group.first else {}
         group.wait()
     log.note(f"done in {human_time(time.monotonic() - started)}")
     return Run(folder, metrics)
@@ -193,7 +194,7 @@ def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
     else:
         corpus = build_corpus(config.sources, folder / "corpus", config.corpus, validation=config.validation, reporter=reporter)
     if config.tokenizer_folder is not None or config.parent is not None:
-        tokenizer = Tokenizer.load(config.tokenizer_folder or config.parent or "")
+        tokenizer = Tokenizer.load(config.tokenizer_folder or resolve_model(config.parent or ""))
     elif (folder / "tokenizer" / "tokenizer.json").exists():
         tokenizer = Tokenizer.load(folder / "tokenizer")
     else:
@@ -233,7 +234,7 @@ def assemble(
         model = build_model(plan.model)
         model.initialise(config.seed)
     else:
-        model = load_model(config.parent).requires_grad_(True)
+        model = load_model(resolve_model(config.parent)).requires_grad_(True)
         if isinstance(model, Transformer) and plan.model.dropout != model.config.dropout:
             model.set_dropout(plan.model.dropout)
     model.to(device, dtype)
@@ -246,16 +247,11 @@ def assemble(
     return Training(model, objective, rows, train, folder, device, group, reporter, resumed_config=resumed)
 
 
-def compile_blocks(model: LanguageModel) -> None:
-    """Compile each block on its own: all of them share one compilation, a sixth of the time that the whole model takes."""
-    for block in getattr(model, "blocks", []):
-        block.compile(dynamic=False)
-
-
 def finish(
     run: Training, config: PretrainConfig, plan: Plan, data: Data, folder: Path, timings: dict[str, float], reporter: Reporter
 ) -> dict[str, Any]:
     """Evaluate on all of the validation text, write the model folder with its lineage and card, and the report."""
+    begun = time.monotonic()
     weights = run.weights()
     best = best_weights(folder, run.memory.get("best_step")) if run.memory.get("best_step") != run.step else None
     if best is not None:
@@ -270,6 +266,7 @@ def finish(
     model_folder = folder / "model"
     save_model(run.model, model_folder, weights=weights)
     data.tokenizer.save(model_folder)
+    timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
     lineage = {"task": "pretrain", "objective": config.objective,
                "corpus": {"hash": data.corpus.hash, "sources": data.corpus.info.get("sources")},
                "tokenizer": data.tokenizer.hash, "parent": parent_facts(config.parent),
@@ -366,7 +363,7 @@ PURPOSES = {"mlm": "masked", "denoise": "denoising", "infill": "denoising"}
 def with_objective(config: PretrainConfig) -> PretrainConfig:
     """The settings with the objective that the model's kind usually learns, where none was asked for, and a tokenizer that fits it."""
     if config.parent is not None:
-        model = read_config(Path(config.parent))
+        model = read_config(resolve_model(config.parent))
         kind = model.kind if isinstance(model, TransformerConfig) else "decoder"
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         if config.family not in ("qwen3", family):
@@ -374,13 +371,18 @@ def with_objective(config: PretrainConfig) -> PretrainConfig:
         config = config.replace(family=family)
     else:
         shape = family_shape(config.family, 64, 1)
-        kind = "decoder" if "cell" in shape else TransformerConfig.of(shape, where="--model").kind
+        kind = "decoder" if "cell" in shape else TransformerConfig.of({**shape, **_parts(config.model)}, where="model").kind
     objective = config.objective or FITTING[kind][0]
     values: dict[str, Any] = {"objective": objective}
     purpose = PURPOSES.get(objective, "causal")
     if config.tokenizer.purpose != purpose:
         values["tokenizer"] = config.tokenizer.replace(purpose=purpose)
     return config.replace(**values)
+
+
+def _parts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the model's settings those that decide what kind it is."""
+    return {name: given[name] for name in ("causal", "encoder_layers") if name in given}
 
 
 def _planned(

@@ -19,6 +19,7 @@ import yaml
 from wordmill.core.config import Config, differences, merge
 from wordmill.core.errors import DiskFullError, UsageError, WordmillError
 from wordmill.core.files import hash_file, new_folder, read_json, write_text
+from wordmill.models.hub import resolve_model
 from wordmill.train.distributed import World
 from wordmill.train.loop import Training
 
@@ -108,7 +109,7 @@ def parent_facts(folder: str | Path | None) -> dict[str, Any] | None:
     """What a model went on from: its folder, and what its weights were."""
     if folder is None:
         return None
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin"))
+    files = sorted(path for path in resolve_model(folder).iterdir() if path.suffix in (".safetensors", ".bin"))
     return {"folder": str(folder), "weights": {path.name: hash_file(path) for path in files}}
 
 

@@ -8,6 +8,7 @@ does so too when the normaliser has made it out of `＜ｍａｓｋ＞`. Here th
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 
@@ -17,8 +18,22 @@ def without_special(spec: dict[str, Any]) -> str | None:
     model = spec["model"]
     if not _spelled(model, names):
         return None
+    return json.dumps(_renamed(spec, names), ensure_ascii=False)
+
+
+def with_special(spec: dict[str, Any], shown: Collection[str]) -> str:
+    """The tokenizer.json in which a text can spell the special tokens `shown`, and no others. They take the spaces before them, as the
+    word in whose place they stand would."""
+    names = {token["content"] for token in spec.get("added_tokens", ()) if token["special"]} - set(shown)
+    found = _renamed(spec, names)
+    found["added_tokens"] = [{**token, "lstrip": token["lstrip"] or token["content"] in shown} for token in found["added_tokens"]]
+    return json.dumps(found, ensure_ascii=False)
+
+
+def _renamed(spec: dict[str, Any], names: set[str]) -> dict[str, Any]:
     # U+FDD0 is no character, by definition of Unicode; a text that holds it all the same, and the number, would still not hold the rest.
     hidden = {name: f"\ufdd0{number}\ufdd0{name}\ufdd0" for number, name in enumerate(sorted(names))}
+    model = spec["model"]
     vocab = model["vocab"]
     renamed: dict[str, Any] = {}
     if isinstance(vocab, dict):
@@ -30,7 +45,7 @@ def without_special(spec: dict[str, Any]) -> str | None:
     if "merges" in model:
         renamed["merges"] = [[*pair] for pair in _pairs(model) if not names & {*pair, "".join(pair)}]
     added = [{**token, "content": hidden.get(token["content"], token["content"])} for token in spec["added_tokens"]]
-    return json.dumps({**spec, "model": {**model, **renamed}, "added_tokens": added, "post_processor": None}, ensure_ascii=False)
+    return {**spec, "model": {**model, **renamed}, "added_tokens": added, "post_processor": None}
 
 
 def _spelled(model: dict[str, Any], names: set[str]) -> bool:

@@ -30,7 +30,7 @@ from wordmill.tokenizer.config import Kind
 from wordmill.tokenizer.convert import convert
 from wordmill.tokenizer.fast import Ids
 from wordmill.tokenizer.patterns import ENCODE
-from wordmill.tokenizer.plain import without_special
+from wordmill.tokenizer.plain import with_special, without_special
 from wordmill.tokenizer.wrap import Layout, Wrapped, layout_of, named_ends
 
 LONG_TEXT = 1_000_000
@@ -302,6 +302,11 @@ class Tokenizer:
         ids: list[int] = self._parsing.encode(_valid(text), add_special_tokens=False).ids
         return ids
 
+    def encode_masked(self, text: str) -> list[int]:
+        """Ids of a text with gaps: the mask token and the sentinels, where written, are these tokens; everything else is text."""
+        ids: list[int] = self._gaps.encode(_valid(text), add_special_tokens=False).ids
+        return ids
+
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of ids; special tokens are left out, or written as they are called. Bytes that are not UTF-8 become U+FFFD."""
         text: str = self._backend.decode([int(index) for index in ids], skip_special_tokens=skip_special)
@@ -350,6 +355,14 @@ class Tokenizer:
             return self._backend
         backend = Backend.from_str(text)
         backend.encode_special_tokens = True
+        return backend
+
+    @cached_property
+    def _gaps(self) -> Backend:
+        """The backend that encodes texts with gaps."""
+        gaps = (*self.sentinel_ids, *(() if self.mask_id is None else (self.mask_id,)))
+        backend = Backend.from_str(with_special(self._spec, {str(self._backend.id_to_token(index)) for index in gaps}))
+        backend.encode_special_tokens = False
         return backend
 
     @cached_property

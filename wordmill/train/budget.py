@@ -22,6 +22,7 @@ from wordmill.models import recurrent, transformer
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import families, family
 from wordmill.models.folder import LanguageModel, build_model
+from wordmill.models.kernels import flushed_denormals
 from wordmill.train.objectives import Objective
 from wordmill.train.optim import OptimConfig, Optimizer
 
@@ -171,6 +172,7 @@ class Speed:
         return self.flops / self.seconds
 
 
+@flushed_denormals()
 def measure_speed(model: LanguageModel, objective: Objective, rows: Rows, optim: OptimConfig, micro_rows: int, *, seconds: float) -> Speed:
     """Time whole training steps (forward, backward, optimiser) on the very rows that will be trained on; the model is spoilt by it.
 

@@ -23,6 +23,7 @@ from wordmill.core.config import Config
 from wordmill.core.errors import TrainingError
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.folder import LanguageModel
+from wordmill.models.kernels import flushed_denormals
 from wordmill.train import checkpoint
 from wordmill.train.budget import Rows
 from wordmill.train.distributed import World, asked, exchange
@@ -139,6 +140,7 @@ class Training:
         return {**frozen, **(self.average or self.optimizer.master)}
 
 
+@flushed_denormals()
 def fit(run: Training) -> None:
     """Train until the steps are done or the time is up; the callbacks see every step, every checkpoint and the end.
 

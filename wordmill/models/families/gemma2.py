@@ -10,7 +10,8 @@ from wordmill.models.config import TransformerConfig
 from wordmill.models.families import _llama, _rope
 from wordmill.models.families._base import ACTIVATIONS_TO_HF, Family, Weight, layer_types, one_window, windows
 
-PARTS = {"qk_norm": False, "norm_position": "sandwich", "activation": "gelu_tanh", "attention_softcap": 50.0, "logit_softcap": 30.0}
+PARTS = {"qk_norm": False, "tie_embeddings": True, "norm_position": "sandwich", "activation": "gelu_tanh",
+         "attention_softcap": 50.0, "logit_softcap": 30.0}  # fmt: skip
 KNOWN = "hidden_activation query_pre_attn_scalar sliding_window layer_types final_logit_softcapping attn_logit_softcapping"
 NORMS = {"attention_norm": "input_layernorm", "attention_out_norm": "post_attention_layernorm",
          "ffn_norm": "pre_feedforward_layernorm", "ffn_out_norm": "post_feedforward_layernorm"}  # fmt: skip

@@ -11,7 +11,8 @@ from wordmill.models.config import TransformerConfig
 from wordmill.models.families import _llama, _rope, gemma2
 from wordmill.models.families._base import Family
 
-PARTS = {"qk_norm": True, "norm_position": "sandwich", "activation": "gelu_tanh", "rope_theta": 1e6, "rope_local_theta": 1e4}
+PARTS = {"qk_norm": True, "tie_embeddings": True, "norm_position": "sandwich", "activation": "gelu_tanh", "rope_theta": 1e6,
+         "rope_local_theta": 1e4}  # fmt: skip
 
 
 def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:

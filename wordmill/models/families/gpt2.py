@@ -13,7 +13,7 @@ KNOWN = frozenset({"n_embd", "n_layer", "n_head", "n_positions", "n_ctx", "n_inn
                    "resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_type", "summary_use_proj", "summary_activation",
                    "summary_proj_to_labels", "summary_first_dropout"})  # fmt: skip
 PARTS = {"norm": "layernorm", "norm_eps": 1e-5, "activation": "gelu_tanh", "gated": False, "qk_norm": False, "positions": "learned",
-         "attention_bias": True, "output_bias": True, "ffn_bias": True}  # fmt: skip
+         "tie_embeddings": True, "attention_bias": True, "output_bias": True, "ffn_bias": True}  # fmt: skip
 
 
 def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
