@@ -13,6 +13,9 @@ BAD = "bad poor awful dark cold mean sad".split()
 FILL = "the mill river grain flour stone wheel water day night miller sack bread field".split()
 
 
+TAGGED = "anna boris clara new town old york went with a to".split()
+
+
 def sentence(label: int, generator: random.Random) -> str:
     """Some words, one of which tells the label."""
     words = generator.choices(FILL, k=generator.randint(3, 9))
@@ -68,7 +71,7 @@ def make_folder(place: Path, name: str, texts: list[str] | None = None) -> Path:
 
     purpose = {"bert": "masked", "t5": "denoising"}.get(name, "causal")
     more = {"sentinels": 4} if purpose == "denoising" else {}
-    tokenizer = train_tokenizer(texts or [" ".join(GOOD + BAD + FILL)] * 3,
+    tokenizer = train_tokenizer(texts or [" ".join(GOOD + BAD + FILL + TAGGED)] * 3,
                                 TokenizerConfig(vocab=420, allow_smaller=True, purpose=purpose, **more))  # fmt: skip
     ids = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
     start = {"decoder_start_id": tokenizer.pad_id} if name == "t5" else {}

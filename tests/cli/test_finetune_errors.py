@@ -76,7 +76,7 @@ def test_broken_files(expect_refusal, tmp_path):
     quoted.write_text('text,label\n"open,x\nb,y\n', encoding="utf-8")
     expect_refusal(r"a.csv:\d: broken row", "classify", quoted)
     odd = tmp_path / "b.csv"
-    odd.write_bytes(b"text,label\ncaf\xc3\xa9 good,x\nna\xc3\xafve,y\nbro\xffken,x\n")
+    odd.write_bytes(b"text,label\n" + b"caf\xc3\xa9 na\xc3\xafve,x\n" * 9 + b"bro\xffken,y\n")
     expect_refusal("not valid utf-8", "classify", odd)
 
 
@@ -102,7 +102,7 @@ def test_tag_bad_input(expect_refusal, tmp_path):
     file = tmp_path / "a.conll"
     line = expect_refusal("no tag begins with B-", "tag", conll(file, "the O\nAnna I-PER\n\nYork I-LOC\nis O\n"))
     assert "a.conll:2" in line
-    expect_refusal("a.conll:3: a word without a tag", "tag", conll(file, "the\tO\nAnna\tB-PER\nis\t\n"))
+    expect_refusal("a.conll:3: a word without a tag", "tag", conll(file, "the\tO\nAnna\tB-PER\nis\t\n" + "here\tO\n" * 20))
     expect_refusal("no word of these examples has a tag other than O", "tag", conll(file, "the O\n\nmill O\nis O\n"))
     test = conll(tmp_path / "test.conll", "the O\nmill B-ORG\n\nis O\n")
     train = conll(file, "the O\nAnna B-PER\n\nis O\n")
@@ -115,7 +115,9 @@ def test_tag_bad_input(expect_refusal, tmp_path):
     expect_refusal("the span 0…3 is 'Ann', not 'Anna'", "tag", spans)
     spans.write_text(json.dumps({"tokens": ["a", "b"], "tags": ["O"]}) + "\n")
     expect_refusal("2 words and 1 tags", "tag", spans)
-    expect_refusal("found neither words with tags, nor a text with spans", "tag", table(tmp_path / "b.tsv", *ROWS), "task.text=text")
+    expect_refusal("b.tsv:2: can't read the spans 'bad'", "tag", table(tmp_path / "b.tsv", *ROWS))
+    spans.write_text(json.dumps({"title": "a"}) + "\n")
+    expect_refusal("found neither words with tags, nor a text with spans", "tag", spans)
 
 
 def test_predict_and_compare_refuse_what_they_cant_do(model, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,6 @@ def test_alone_in_a_batch_and_in_a_row(family, small_models):
         alone = torch.stack([torch.tensor(task.answers(model, pack([one])[0])[0]) for one in examples])
         for capacity in (0, 40, 500):
             batch, order = pack(examples, capacity)
-            together = torch.tensor(task.answers(model, batch))
+            together = torch.tensor(np.stack(task.answers(model, batch)))
             torch.testing.assert_close(together, alone[order], atol=1e-5, rtol=1e-5)
     assert alone.std(0).min() > 1e-4, "texts differ in what the model makes of them"

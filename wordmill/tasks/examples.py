@@ -27,6 +27,8 @@ from wordmill.corpus.records import LONGEST_LINE
 from wordmill.corpus.sources import COMPRESSIONS, BrokenFile, Source, opened
 from wordmill.corpus.text import unify_line_ends
 
+CONTAINERS = {"data", "examples", "records", "rows", "items", "train"}
+"""Keys under which a JSON file keeps its list of examples."""
 TAG = re.compile(r"O|([BIESLUMW])-\S+")
 NAME = re.compile(r"[^\W\d][\w .#-]{0,39}")
 
@@ -142,7 +144,7 @@ def _json(path: Path, text: str) -> Records:
         values, whole = values[0], True
     elif len(values) == 1 and isinstance(values[0], dict):
         lists = [inner for inner in values[0].values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
-        if len(lists) == 1 and len(values[0]) <= 2:
+        if len(lists) == 1 and (len(values[0]) == 1 or CONTAINERS & set(values[0])):
             values, whole = lists[0], True
     records = []
     for number, value in enumerate(values):
@@ -172,9 +174,9 @@ def looks_like_conll(text: str) -> bool:
     """Whether the first lines are words with their tags: two or more fields each, the last a tag, with an empty line now and then."""
     lines = text.split("\n", 400)[:400]
     words = [line.split() for line in lines if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
-    if len(words) < 2 or any(len(word) < 2 for word in words[: len(words) if len(lines) < 400 else -1]):
+    tags = [word[-1] for word in words if len(word) > 1]
+    if len(words) < 2 or len(tags) < 0.9 * len(words):  # a word here and there without a tag is an error, to be shown as one
         return False
-    tags = [word[-1] for word in words]
     # Without a B-, I- or the like anywhere it may be any table; O alone can't be the label of a table of texts.
     return all(TAG.fullmatch(tag) for tag in tags) and ("" in [line.strip() for line in lines[:-1]] or len({*tags}) > 1)
 

@@ -137,6 +137,8 @@ def read_spans(value: Any, text: str, where: str) -> list[tuple[int, int, str]]:
     Raises `DataError` for spans in no known form, outside the text, or that don't hold the words that they name.
     """
     found: list[tuple[int, int, str]] = []
+    if not isinstance(value, dict | list):
+        raise DataError(f"can't read the spans {value!r}", where=where, fix='Write [{"start": 0, "end": 3, "label": "x"}]')
     if isinstance(value, dict):
         for label, surfaces in value.items():
             if not isinstance(surfaces, dict):
