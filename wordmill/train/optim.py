@@ -59,13 +59,15 @@ class Group:
 
 
 def assign(model: nn.Module, config: OptimConfig) -> list[Group]:
-    """Each parameter to exactly one group; a tied weight appears once (named_parameters gives it once).
+    """Each parameter that learns to exactly one group; a tied weight appears once (named_parameters gives it once).
 
     Norms, biases and embeddings get no weight decay. Empty groups are left out.
     """
     tied = getattr(getattr(model, "config", None), "tie_embeddings", False)
     kinds: dict[str, list[str]] = {"matrix": [], "embedding": [], "head": [], "vector": []}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if "embedding" in name:
             kinds["head" if tied and name == "embedding.weight" else "embedding"].append(name)
         elif name.startswith("head."):
@@ -98,7 +100,7 @@ class Optimizer:
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
         self.config, self.model = config, model
         self.groups = assign(model, config)
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.steps = 0
         self.master: dict[str, Tensor] = {
             name: p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p.detach()
