@@ -11,10 +11,19 @@ from torch.nn import functional as F
 
 from wordmill.core.errors import ConfigError, ModelError, UsageError
 from wordmill.models import kernels
-from wordmill.models.adapters import add_lora, adapter_tensors, endings, load_adapter, places, read_adapter, save_adapter
+from wordmill.models.adapters import adapter_tensors, add_lora, endings, load_adapter, places, read_adapter, save_adapter
 from wordmill.models.blocks import Linear
 from wordmill.models.folder import load_model, save_model
-from wordmill.models.lora import LoraConfig, LoraLinear, active_adapters, lora_layers, merge_lora, merged_state, remove_adapter, use_adapters
+from wordmill.models.lora import (
+    LoraConfig,
+    LoraLinear,
+    active_adapters,
+    lora_layers,
+    merge_lora,
+    merged_state,
+    remove_adapter,
+    use_adapters,
+)
 from wordmill.train.optim import OptimConfig, Optimizer
 
 IDS = torch.randint(3, 97, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -31,7 +40,7 @@ def stir(model, name="default", seed=5):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in lora_layers(model).values():
-            for pair in layer.adapters[name] if name in layer.adapters else ():
+            for pair in layer.pairs(name):
                 pair.b.copy_(torch.randn(pair.b.shape, generator=generator) * 0.05)
     return model
 
@@ -120,7 +129,7 @@ def test_the_gradient_of_a_frozen_weight_is_never_computed(monkeypatch, adapted)
         linear_cross_entropy(hidden.flatten(0, 1), weight, bias, IDS.flatten()).backward()
         assert (model.embedding.weight.grad is None) == frozen
         assert bool(made) != frozen
-        assert all(pair.b.grad is not None for layer in lora_layers(model).values() for pair in layer.adapters["default"])
+        assert all(pair.b.grad is not None for layer in lora_layers(model).values() for pair in layer.pairs("default"))
 
 
 def test_the_optimiser_keeps_nothing_of_what_is_frozen(adapted):
@@ -227,7 +236,7 @@ def test_the_folder_is_peft_s(folders):
     assert values["peft_type"] == "LORA" and values["task_type"] == "CAUSAL_LM" and values["r"] == 4 and values["lora_alpha"] == 8
     assert values["target_modules"] == ["down_proj", "q_proj"] and values["base_model_name_or_path"] == str(folders / "base")
     read = read_adapter(folders / "two")
-    assert list(read.pairs)[0] == "model.layers.0.mlp.down_proj" and len(read.pairs) == 4
+    assert next(iter(read.pairs)) == "model.layers.0.mlp.down_proj" and len(read.pairs) == 4
 
 
 def test_ends_of_names_that_mean_the_wanted_layers_alone():

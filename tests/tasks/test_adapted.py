@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import wordmill
 from wordmill.cli.app import main
@@ -16,6 +17,7 @@ from wordmill.models.config import TransformerConfig
 from wordmill.models.folder import build_model, save_model
 from wordmill.tasks.pretrain import pretrain
 from wordmill.tokenizer import Tokenizer
+from wordmill.train import checkpoint
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
@@ -38,7 +40,19 @@ SETTINGS = ["train.context=16", "train.rows=4", "train.micro_rows=2", "train.sav
 
 
 def _command(prepared, parent, out, *more):
-    return ["pretrain", str(prepared / "corpus"), "--from", str(parent), "--lora", "4", "lora.dropout=0.1", "-o", str(out), *SETTINGS, *more]
+    return [
+        "pretrain",
+        str(prepared / "corpus"),
+        "--from",
+        str(parent),
+        "--lora",
+        "4",
+        "lora.dropout=0.1",
+        "-o",
+        str(out),
+        *SETTINGS,
+        *more,
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -64,20 +78,23 @@ def test_the_adapter_learns_and_the_model_is_the_base_with_it(prepared, parent, 
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(prepared, parent, tmp_path):
-    from wordmill.train import checkpoint
-
-    how = ("--steps", "10", "train.ema=0.9", "model.dropout=0.1", "--seed", "3", "--dtype", "bf16")
-    assert main(_command(prepared, parent, tmp_path / "whole", *how)) == 0
+def _cut(command):
+    """Run a command and stop it after its first checkpoint, as Ctrl-C would."""
     real = checkpoint.save
 
-    def interrupted(folder, saved, *, keep):
-        place = real(folder, saved, keep=keep)
+    def interrupted(*arguments, **named):
+        real(*arguments, **named)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", interrupted)
-        assert main(_command(prepared, parent, tmp_path / "cut", *how)) == 130
+        assert main(command) == 130
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(prepared, parent, tmp_path):
+    how = ("--steps", "10", "train.ema=0.9", "model.dropout=0.1", "--seed", "3", "--dtype", "bf16")
+    assert main(_command(prepared, parent, tmp_path / "whole", *how)) == 0
+    _cut(_command(prepared, parent, tmp_path / "cut", *how))
     assert not (tmp_path / "cut" / "model").exists()
     assert main(["pretrain", "-o", str(tmp_path / "cut"), "--resume", "--quiet"]) == 0
     for file in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
@@ -85,24 +102,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(prepared, parent, tmp_p
 
 
 def test_resuming_beside_another_base_is_refused(prepared, parent, tmp_path, capsys):
-    import shutil
-
-    from wordmill.train import checkpoint
-
     base, out = tmp_path / "base", tmp_path / "run"
     shutil.copytree(parent, base)
-    real = checkpoint.save
-
-    def interrupted(folder, saved, *, keep):
-        real(folder, saved, keep=keep)
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "save", interrupted)
-        assert main(_command(prepared, base, out, "--steps", "10")) == 130
+    _cut(_command(prepared, base, out, "--steps", "10"))
     tensors = load_file(base / "model.safetensors")
-    from safetensors.torch import save_file
-
     save_file({name: x + 0.01 for name, x in tensors.items()}, base / "model.safetensors", metadata={"format": "pt"})
     assert main(["pretrain", "-o", str(out), "--resume", "--quiet"]) == 2
     assert "not those that this run began with" in capsys.readouterr().err

@@ -69,7 +69,8 @@ def pretrain(
     texts, pairs = split_arguments(sources or [])
     given: dict[str, Any] = {"time": time, "size": size, "tokens": tokens, "epochs": epochs, "steps": steps, "family": model,
                              "objective": objective, "parent": parent, "lora": None if lora is None else {"rank": lora},
-                             "tokenizer_folder": tokenizer, "validation": validation, "prompts": prompt, "compile": compile, "seed": seed, "dtype": None if dtype == "auto" else dtype}  # fmt: skip
+                             "tokenizer_folder": tokenizer, "validation": validation, "prompts": prompt, "compile": compile, "seed": seed,
+                             "dtype": None if dtype == "auto" else dtype}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None and value != []}
     corpus = {**({"field": field} if field else {}), **({"skip_bad": True} if skip_bad else {})}
     settings = merge(read_yaml(recipe) if recipe else {}, merge(merge(given, {"corpus": corpus} if corpus else {}), parse_overrides(pairs)))

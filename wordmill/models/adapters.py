@@ -53,9 +53,7 @@ def places(model: LanguageModel) -> dict[str, Place]:
     """
     if not isinstance(model, Transformer):
         raise UsageError("a recurrent model has no linear layers that LoRA could adapt", where="lora", fix="Train all of its weights")
-    linear = {
-        name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name.rpartition(".")[2] != "head"
-    }
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name.rpartition(".")[2] != "head"}
     mapping = weight_list(model.config)
     if mapping is None:
         parts = model.matrix_parts()
@@ -141,7 +139,7 @@ def adapter_tensors(model: LanguageModel, name: str = "default", weights: Mappin
     bare = "" if model.config.lm_head else family(model.config.family).prefix  # type: ignore[union-attr]
     found = {}
     for path, layer in lora_layers(model).items():
-        for i, pair in enumerate(layer.adapters[name] if name in layer.adapters else ()):  # type: ignore[arg-type]
+        for i, pair in enumerate(layer.pairs(name)):
             other = by_place[path, pair.start].removeprefix(bare)
             for part, letter in (("a", "A"), ("b", "B")):
                 own = getattr(pair, part)
@@ -164,7 +162,7 @@ def save_adapter(
     """Write an adapter as PEFT does. `config` is what it was made with, `base` the model folder or hub name that it belongs to.
 
     `weights`: as for `adapter_tensors`. `whole`: layers that were trained whole beside it (a task's head), by Hugging Face's names.
-    `task`: PEFT's word for what the model does; None: that of a language model. Raises `DiskFullError`; `UsageError` for a model that has no
+    `task`: PEFT's word for what the model does; None: that of a language model. Raises `DiskFullError`; `UsageError` for a model without an
     adapter of that name.
     """
     if name not in adapter_names(model):
@@ -203,8 +201,8 @@ def endings(wanted: Collection[str], others: Collection[str]) -> list[str]:
 # Settings of adapter_config.json. Those below are read or change nothing in what is computed; any other must be unset.
 HARMLESS = frozenset(
     """
-    peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules exclude_modules lora_alpha
-    lora_dropout fan_in_fan_out use_rslora modules_to_save init_lora_weights layers_to_transform layers_pattern megatron_core
+    peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules exclude_modules
+    lora_alpha lora_dropout fan_in_fan_out use_rslora modules_to_save init_lora_weights layers_to_transform layers_pattern megatron_core
     qalora_group_size eva_config loftq_config corda_config lora_ga_config runtime_config ensure_weight_tying
     """.split()
 )
@@ -319,7 +317,7 @@ def load_adapter(model: LanguageModel, folder: str | Path, name: str = "default"
 
 
 def attach(model: LanguageModel, read: Adapter, name: str = "default", weight: float = 1.0) -> None:
-    """As `load_adapter`, for an adapter that was read; its whole layers are the caller's business. Nothing is changed when it doesn't fit."""
+    """As `load_adapter`, for an adapter that was read; its whole layers are the caller's business. One that doesn't fit changes nothing."""
     known = places(model)
     _check_name(model, name)
     ready: list[Callable[[], None]] = []

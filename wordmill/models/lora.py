@@ -109,14 +109,13 @@ class LoraLinear(Linear):
         self.dropout = 0.0
         self.train(base.training)
 
+    def pairs(self, name: str) -> list[Pair]:
+        """The pairs of an adapter; none of one that is not here."""
+        return [pair for pair in self.adapters[name] if isinstance(pair, Pair)] if name in self.adapters else []  # type: ignore[union-attr]
+
     def _found(self) -> list[tuple[float, Pair]]:
         """The pairs that count, with all factors on them."""
-        return [
-            (weight * pair.scale, pair)
-            for name, weight in self.active.items()
-            if weight and name in self.adapters
-            for pair in self.adapters[name]  # type: ignore[union-attr]
-        ]
+        return [(weight * pair.scale, pair) for name, weight in self.active.items() if weight for pair in self.pairs(name)]
 
     def forward(self, x: Tensor) -> Tensor:
         found = self._found()
@@ -180,8 +179,8 @@ def remove_adapter(model: nn.Module, name: str) -> None:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Write what the adapters that count add into the weights and take all adapters away. In float32 no logit changes by more than rounding;
-    in bfloat16 the weights themselves are rounded."""
+    """Write what the adapters that count add into the weights and take all adapters away. In float32 logits change by rounding
+    alone; in bfloat16 the weights themselves are rounded."""
     for path, layer in lora_layers(model).items():
         with torch.device("meta"):
             plain = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)

@@ -1,6 +1,6 @@
 """What a run with `lora` does differently: what must hold before it, what its checkpoints say of the base, what it leaves.
 
-    runs/NAME/   model/ (the base with the adapter merged into it)   adapter/ (the adapter alone, in PEFT's format)
+runs/NAME/   model/ (the base with the adapter merged into it)   adapter/ (the adapter alone, in PEFT's format)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check_lora(config: PretrainConfig) -> None:
-    """Raises `ConfigError` for layers that the base doesn't have, `UsageError` for a base that can't be adapted: before the text is read."""
+    """Raises `ConfigError` for layers that the base doesn't have, `UsageError` for one that can't be adapted: before the text is read."""
     if config.lora is None or config.parent is None:
         return
     with torch.device("meta"):

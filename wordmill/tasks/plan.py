@@ -291,7 +291,9 @@ def _steps_and_speed(asked: _Asked, model: ModelConfig, rate: float) -> tuple[di
     guess = _tokens(config, asked.train)
     if guess is None:
         guess = asked.left * rate / budget.flops_per_token(model, context) if rate else (asked.seconds or 600.0) * 2_000
-    optim = OptimConfig.of(merge(_optim_defaults(model, config.parent, config.lora is not None), config.train.get("optim", {})), where="train.optim")
+    optim = OptimConfig.of(
+        merge(_optim_defaults(model, config.parent, config.lora is not None), config.train.get("optim", {})), where="train.optim"
+    )
     rows = int(config.train.get("rows") or _rows(model, guess, context, asked.train))
     micro = int(config.train.get("micro_rows") or max(1, min(rows, asked.tokens_a_step // context)))
     seconds = min(5.0, 0.02 * asked.seconds) if asked.seconds else 1.0
