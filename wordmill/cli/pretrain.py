@@ -34,6 +34,9 @@ def pretrain(
     model: Annotated[str | None, typer.Option("--model", help="Family: qwen3 (default), llama, gpt2, bert, t5, bart, lstm, gru, …")] = None,
     objective: Annotated[str | None, typer.Option("--objective", help="clm, prefix, mlm, denoise or infill; default: by family.")] = None,
     parent: Annotated[str | None, typer.Option("--from", help="Model folder or hub name to go on from; its shape stays.")] = None,
+    lora: Annotated[
+        int | None, typer.Option("--lora", help="With --from: train an adapter of this rank (such as 16) instead of all weights.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Folder of a trained tokenizer; otherwise one is trained on the text.")
     ] = None,
@@ -65,8 +68,9 @@ def pretrain(
 
     texts, pairs = split_arguments(sources or [])
     given: dict[str, Any] = {"time": time, "size": size, "tokens": tokens, "epochs": epochs, "steps": steps, "family": model,
-                             "objective": objective, "parent": parent, "tokenizer_folder": tokenizer, "validation": validation,
-                             "prompts": prompt, "compile": compile, "seed": seed, "dtype": None if dtype == "auto" else dtype}  # fmt: skip
+                             "objective": objective, "parent": parent, "lora": None if lora is None else {"rank": lora},
+                             "tokenizer_folder": tokenizer, "validation": validation, "prompts": prompt, "compile": compile, "seed": seed,
+                             "dtype": None if dtype == "auto" else dtype}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None and value != []}
     corpus = {**({"field": field} if field else {}), **({"skip_bad": True} if skip_bad else {})}
     settings = merge(read_yaml(recipe) if recipe else {}, merge(merge(given, {"corpus": corpus} if corpus else {}), parse_overrides(pairs)))

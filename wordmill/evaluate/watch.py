@@ -31,7 +31,7 @@ BEST = "best-{:08}.safetensors"
 @contextmanager
 def weights_in(run: Training, weights: dict[str, Tensor]) -> Iterator[None]:
     """Put other weights (the average, the best) into the model for a while."""
-    own = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
+    own = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters() if name in weights}
     _fill(run, weights)
     try:
         yield
@@ -42,7 +42,8 @@ def weights_in(run: Training, weights: dict[str, Tensor]) -> Iterator[None]:
 def _fill(run: Training, weights: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in run.model.named_parameters():
-            parameter.copy_(weights[name])
+            if name in weights:  # frozen weights stay as they are
+                parameter.copy_(weights[name])
 
 
 class Watch:

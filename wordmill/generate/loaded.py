@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,8 @@ from wordmill.generate.pseudo import pseudo_log_likelihood
 from wordmill.generate.sampling import SamplingConfig
 from wordmill.generate.score import Score, evaluating, score_documents
 from wordmill.generate.text import TextStream
+from wordmill.models import lora
+from wordmill.models.adapters import adapter_base, is_adapter, load_adapter
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.folder import LanguageModel, load_model, save_model
 from wordmill.models.hub import resolve_model
@@ -106,6 +108,24 @@ class Loaded:
     def kind(self) -> str:
         """What the model is: "decoder", "encoder", "encoder-decoder" or "recurrent"."""
         return "recurrent" if isinstance(self.config, RecurrentConfig) else self.config.kind
+
+    @property
+    def adapters(self) -> dict[str, float]:
+        """The LoRA adapters beside the model by name, and how much each counts (0: switched off)."""
+        return lora.active_adapters(self.model)
+
+    def load_adapter(self, folder: str | Path, name: str = "default", weight: float = 1.0) -> None:
+        """Put a further adapter beside the model, from a folder or the hub; those that are there go on counting. Errors as in
+        `adapters.load_adapter`."""
+        load_adapter(self.model, folder, name, weight)
+
+    def use_adapters(self, weights: Mapping[str, float]) -> None:
+        """Let these adapters count, each times its weight, and no others; `{}` is the base. Raises `UsageError` for an unknown name."""
+        lora.use_adapters(self.model, weights)
+
+    def merge_adapters(self) -> None:
+        """Write the adapters that count into the weights, and forget all of them: the same answers, at the base's speed."""
+        lora.merge_lora(self.model)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -338,7 +358,8 @@ class Loaded:
         return [start for _ in prompts], [self.tokenizer.wrap(self.tokenizer.encode(prompt)).ids for prompt in prompts]
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder: the weights in their present dtype, the tokenizer, and the lineage where there is one."""
+        """Write a model folder: the weights in their present dtype (adapters that count merged into them), the tokenizer, and the lineage
+        where there is one."""
         folder = Path(folder)
         weight = next(self.model.parameters())
         save_model(self.model, folder, dtype=weight.dtype)
@@ -403,7 +424,8 @@ class _Answers:
 
 
 def load(folder: str | Path, *, device: str = "auto", dtype: str | None = None) -> Loaded:
-    """Open a model folder, or a model of the Hugging Face hub by its name (`org/name`; see `resolve_model`).
+    """Open a model folder, or a model of the Hugging Face hub by its name (`org/name`; see `resolve_model`). An adapter's folder opens
+    with the base that it names, as `Loaded.folder`, and the adapter beside it.
 
     `device` is "auto", "cpu", "cuda" or "cuda:1"; `dtype` "fp32", "bf16", "auto" (bfloat16 where the device computes it much
     faster: twice as fast in generating), or None for that of the weights on disk. Raises `ModelError` when the folder is missing,
@@ -415,8 +437,12 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str | None = None) 
 
 def load_on(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Loaded:
     """As `load`, for a folder, a device and a dtype that are settled; None keeps the dtype of the weights on disk."""
-    model = load_model(folder, device=device, dtype=dtype)
-    return Loaded(model, Tokenizer.load(folder), folder, eos=_end_tokens(folder, model))
+    base = adapter_base(folder) if is_adapter(folder) else folder
+    model = load_model(base, device=device, dtype=dtype)
+    if base is not folder:
+        load_adapter(model, folder)
+    words = folder if (folder / "tokenizer_config.json").exists() else base
+    return Loaded(model, Tokenizer.load(words), base, eos=_end_tokens(base, model))
 
 
 def _end_tokens(folder: Path, model: LanguageModel) -> list[int] | None:

@@ -22,12 +22,15 @@ from wordmill.core.errors import ModelError
 from wordmill.core.files import read_json, write_atomic, write_json
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import Family, Weight, family
+from wordmill.models.lora import merged_state
 from wordmill.models.recurrent import RecurrentLM
 from wordmill.models.tensors import WEIGHTS, Stored, open_weights
 from wordmill.models.transformer import Transformer
 
 LanguageModel = Transformer | RecurrentLM
 RECURRENT = "wordmill-recurrent"
+ADAPTER = "adapter_config.json"
+"""What makes a folder one of an adapter (adapters.py)."""
 
 
 def build_model(config: ModelConfig) -> LanguageModel:
@@ -49,7 +52,12 @@ def read_config(folder: Path) -> ModelConfig:
             "no such model folder", where=folder, fix="Give the folder that a training command wrote, for example runs/NAME/model"
         )
     if not path.exists():
-        raise ModelError("this folder has no config.json, so it is not a model folder", where=folder)
+        adapter = (folder / ADAPTER).exists()
+        raise ModelError(
+            "this folder holds an adapter, not a whole model" if adapter else "this folder has no config.json, so it is not a model folder",
+            where=folder,
+            fix="Open it with wordmill.load, which finds its base; Loaded.save then writes both as one model" if adapter else None,
+        )
     return read_config_file(path)
 
 
@@ -129,12 +137,12 @@ def _normal(config: TransformerConfig, name: str) -> Any:
 def save_model(model: LanguageModel, folder: Path, *, dtype: torch.dtype = torch.float32, weights: dict[str, Tensor] | None = None) -> None:
     """Write config.json, model.safetensors and generation_config.json.
 
-    `weights` replaces the model's own (the float32 masters of a bfloat16 model, an average). Raises `DiskFullError`, and
-    `ModelError` for a model that the family can't express.
+    `weights` replaces the model's own (the float32 masters of a bfloat16 model, an average). The adapters of a model that count
+    are merged into what is written. Raises `DiskFullError`, and `ModelError` for a model that the family can't express.
     """
     check_expressible(model.config)
     folder.mkdir(parents=True, exist_ok=True)
-    config, ours = model.config, dict(weights if weights is not None else model.state_dict())
+    config, ours = model.config, dict(weights if weights is not None else merged_state(model))
     theirs = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in to_family(config, ours)}
     write_atomic(folder / WEIGHTS, lambda part: write_tensors(theirs, part))
     write_json(folder / "config.json", config_json(config, dtype))
@@ -188,7 +196,7 @@ def assemble(
     with torch.device("meta"):
         model = build_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    mapping = _weight_list(config) or [Weight(name, (name,)) for name in shapes]
+    mapping = weight_list(config) or [Weight(name, (name,)) for name in shapes]
     assert sorted(weight.ours for weight in mapping) == sorted(shapes), "every parameter has a name in the family"
     _check_names(mapping, stored, shapes, folder)
     ours = {weight.ours: _read(weight, stored, shapes[weight.ours], dtype).to(device) for weight in mapping}
@@ -216,7 +224,7 @@ def _whole(config: ModelConfig, stored: dict[str, Stored], folder: Path) -> tupl
     return config, ignored, stored
 
 
-def _weight_list(config: ModelConfig) -> list[Weight] | None:
+def weight_list(config: ModelConfig) -> list[Weight] | None:
     """The mapping of every tensor, the output layer's included; None where names are our own."""
     if isinstance(config, RecurrentConfig):
         return None
@@ -229,7 +237,7 @@ def _weight_list(config: ModelConfig) -> list[Weight] | None:
 
 def to_family(config: ModelConfig, ours: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The tensors under the names and in the layout of the family; `ours` is used up."""
-    mapping = _weight_list(config)
+    mapping = weight_list(config)
     if mapping is None:
         yield from ours.items()
         return
@@ -278,7 +286,7 @@ def _what_is_there(
             config = config.replace(tie_embeddings=False)  # config.json says tied, the file holds two matrices: the file is the model
         elif alias != kind.head:
             raise ModelError(f"{alias} should be the same as {name}, and differs", where=folder)
-    weights = _weight_list(config) or []
+    weights = weight_list(config) or []
     heads = [weight for weight in weights if weight.ours.startswith("head") and not weight.optional]
     if heads and not any(name in stored for weight in heads for name in weight.theirs):
         config = config.replace(lm_head=False)

@@ -13,10 +13,10 @@ SETTINGS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "chat_template.jinja",
     "additional_chat_templates/*.jinja", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json",
-    "config_sentence_transformers.json", "wordmill.json",
+    "config_sentence_transformers.json", "wordmill.json", "adapter_config.json",
 )  # fmt: skip
 """Files of settings and of tokenizers that we read."""
-WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 OLD_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 """Downloaded only where there are no `WEIGHTS`."""
 

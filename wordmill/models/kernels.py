@@ -81,8 +81,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.bias = bias is not None
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)  # a frozen weight has no use for x afterwards
         return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
     @staticmethod
@@ -90,8 +89,10 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
         d_x = grad @ weight if ctx.needs_input_grad[0] else None
+        if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
+            return d_x, None, None
         across = transpose(grad)
-        return d_x, across @ x, across.sum(1) if ctx.bias else None
+        return d_x, across @ x if ctx.needs_input_grad[1] else None, across.sum(1) if ctx.needs_input_grad[2] else None
 
 
 def transpose(x: Tensor) -> Tensor:

@@ -165,7 +165,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         train = any(ctx.needs_input_grad[:3])
         d_hidden = torch.empty_like(hidden) if train else None
         d_weight: Tensor | None = None
-        d_bias = torch.zeros_like(bias, dtype=wide) if train and bias is not None else None
+        learns = ctx.needs_input_grad[1]  # a frozen output layer needs no gradient, which is as large as itself
+        d_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
         for start in range(0, hidden.shape[0], rows):
             h, y = hidden[start : start + rows], targets[start : start + rows]
             logits = F.linear(h, weight, bias)
@@ -173,7 +174,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 total += kernels.cross_entropy_(logits, y, softcap, back=train).sum()
                 if d_hidden is not None:
                     torch.mm(logits, weight, out=d_hidden[start : start + rows])
-                    d_weight = _sum(d_weight, kernels.transpose(logits) @ h, wide)
+                    if learns:
+                        d_weight = _sum(d_weight, kernels.transpose(logits) @ h, wide)
                     if d_bias is not None:
                         d_bias += logits.sum(0, dtype=wide)
                 continue
@@ -197,7 +199,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_logits.mul_(slope)
             narrow = d_logits.to(hidden.dtype)
             torch.mm(narrow, weight, out=d_hidden[start : start + rows])
-            d_weight = _sum(d_weight, narrow.t() @ h, wide)
+            if learns:
+                d_weight = _sum(d_weight, narrow.t() @ h, wide)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
@@ -205,10 +208,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
         d_hidden, d_weight, d_bias = ctx.saved_tensors
+        d_weight = None if d_weight is None else (d_weight * grad).to(ctx.dtypes[0])
         d_bias = None if d_bias is None else (d_bias * grad).to(ctx.dtypes[1])
-        return d_hidden * grad, (d_weight * grad).to(ctx.dtypes[0]), d_bias, None, None
+        return d_hidden * grad, d_weight, d_bias, None, None
 
 
 def _sum(total: Tensor | None, part: Tensor, wide: torch.dtype) -> Tensor:

@@ -453,7 +453,8 @@ def finish(
                 pages = f"<h2>On the {name} examples</h2>{_scores(judged)}" + ready.task.pages(records, answers)
                 for line in judged.text().splitlines():
                     reporter.note(f"{name}: {line}")
-    save(run.model, ready.task, folder / "model", weights)
+    frozen = {name: parameter.detach() for name, parameter in run.model.named_parameters() if name not in weights}
+    save(run.model, ready.task, folder / "model", {**frozen, **weights})
     ready.tokenizer.save(folder / "model")
     write_lineage(folder / "model", task=config.task, tuned={**ready.task.plain(), "max_tokens": plan.max_tokens},
                   parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,

@@ -18,6 +18,7 @@ from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.measure import matmul_rate
 from wordmill.core.progress import Reporter, human_count, human_time
+from wordmill.models.adapters import add_lora
 from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import family
 from wordmill.models.folder import build_model, check_expressible, compile_blocks, read_config
@@ -143,7 +144,8 @@ def make_plan(
         cap = None if affordable >= validation.n_tokens else max(8192, int(affordable))
     length = human_time(seconds) + " in all" if seconds is not None else f"{trained.steps} steps"
     kind = model.family if isinstance(model, TransformerConfig) else model.cell
-    summary = (f"{kind} of {human_count(budget.count_parameters(model))} weights{' from ' + config.parent if config.parent else ''}, "
+    what = f"a LoRA of rank {config.lora.rank} beside " if config.lora is not None else ""
+    summary = (f"{what}{kind} of {human_count(budget.count_parameters(model))} weights{' from ' + config.parent if config.parent else ''}, "
                f"objective {config.objective}, context {trained.context}, {trained.rows * trained.context:,} tokens a step, "
                f"{length}, about {human_count(tokens)} tokens ({epochs:.2g} epochs), "
                f"{config.dtype if config.dtype != 'auto' else str(dtype).removeprefix('torch.')} on {device}")  # fmt: skip
@@ -272,9 +274,12 @@ def _check_fits(model: ModelConfig, asked: _Asked) -> None:
         )
 
 
-def _optim_defaults(model: ModelConfig, parent: str | None) -> dict[str, Any]:
+def _optim_defaults(model: ModelConfig, parent: str | None, adapter: bool = False) -> dict[str, Any]:
     """Muon and its rates for Transformers; AdamW for recurrent models, whose matrices are used at every step of a sequence, and,
-    with a low rate, for a model that has learned something already."""
+    with a low rate, for a model that has learned something already. An adapter takes about ten times that rate (Schulman et al. 2025,
+    thinkingmachines.ai/blog/lora)."""
+    if adapter:
+        return {"kind": "adamw", "lr": 2e-3, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
     if parent is not None:
         return {"kind": "adamw", "lr": 2e-4, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
     return {"kind": "adamw", "lr": 3e-3, "beta1": 0.9, "beta2": 0.99} if isinstance(model, RecurrentConfig) else {}
@@ -286,7 +291,9 @@ def _steps_and_speed(asked: _Asked, model: ModelConfig, rate: float) -> tuple[di
     guess = _tokens(config, asked.train)
     if guess is None:
         guess = asked.left * rate / budget.flops_per_token(model, context) if rate else (asked.seconds or 600.0) * 2_000
-    optim = OptimConfig.of(merge(_optim_defaults(model, config.parent), config.train.get("optim", {})), where="train.optim")
+    optim = OptimConfig.of(
+        merge(_optim_defaults(model, config.parent, config.lora is not None), config.train.get("optim", {})), where="train.optim"
+    )
     rows = int(config.train.get("rows") or _rows(model, guess, context, asked.train))
     micro = int(config.train.get("micro_rows") or max(1, min(rows, asked.tokens_a_step // context)))
     seconds = min(5.0, 0.02 * asked.seconds) if asked.seconds else 1.0
@@ -371,6 +378,8 @@ def _measure(
 ) -> budget.Speed:
     trial = build_model(model)
     trial.initialise(0)
+    if asked.config.lora is not None:
+        add_lora(trial, asked.config.lora, 0)
     if compiled:
         compile_blocks(trial)
     batches = training_rows(asked.config, model, asked.train, asked.tokenizer, asked.context, rows)

@@ -13,10 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wordmill.batches.pack import PackedRows
 from wordmill.batches.store import TokenStore, encode_corpus
@@ -29,10 +29,13 @@ from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, h
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
 from wordmill.evaluate.validation import evaluate_rows, evaluate_store
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
+from wordmill.models.adapters import add_lora
 from wordmill.models.config import TransformerConfig
 from wordmill.models.folder import build_model, compile_blocks, load_model, read_config, save_model
 from wordmill.models.hub import resolve_model
+from wordmill.models.lora import LoraConfig
 from wordmill.models.transformer import Transformer
+from wordmill.tasks.adapted import base_facts, check_base, check_lora, save_adapted
 from wordmill.tasks.card import model_card
 from wordmill.tasks.facts import run_facts
 from wordmill.tasks.plan import FITTING, Plan, check_settings, make_plan, parse_time, training_rows
@@ -78,6 +81,8 @@ class PretrainConfig(Config):
     """lstm, gru, or a Transformer family: qwen3, llama, gpt2, bert, modernbert, t5, bart, …"""
     parent: str | None = None
     """A model folder or a hub name to go on from; shape and tokenizer are its own."""
+    lora: LoraConfig | None = None
+    """Learn an adapter beside the weights of `parent`, which stay as they are; None: all weights learn."""
     time: str | None = None
     """Time for everything, such as 10m, 90s or 2h; size, batch, learning rate and schedule follow from it."""
     size: str | None = None
@@ -107,6 +112,12 @@ class PretrainConfig(Config):
     """Numbers to compute with: auto, bf16 or fp32."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.lora is not None and self.parent is None:
+            raise ValueError("an adapter (lora) is trained beside a model that has learned something: name it with --from (parent)")
+        return self
 
 
 def pretrain(
@@ -148,6 +159,7 @@ def pretrain(
             watch = _callbacks(run, config, plan, data, task, tensorboard)
             saved = checkpoint.load_newest(folder / "checkpoints")
             if saved is not None:
+                check_base(config, saved.facts)
                 restore(run, saved)
                 log.note(f"resumed at step {run.step}")
             elif resume:
@@ -237,12 +249,14 @@ def assemble(
         model = load_model(resolve_model(config.parent)).requires_grad_(True)
         if isinstance(model, Transformer) and plan.model.dropout != model.config.dropout:
             model.set_dropout(plan.model.dropout)
+        if config.lora is not None:
+            add_lora(model, config.lora, config.seed)
     model.to(device, dtype)
     train = plan.train
     if train.compile:
         compile_blocks(model)
     rows = training_rows(config, plan.model, data.train, data.tokenizer, train.context, train.rows, limit=train.row_limit)
-    resumed = {"model": plan.model.plain(), "train": train.plain()}
+    resumed = {"model": plan.model.plain(), "train": train.plain(), **base_facts(config)}
     objective = OBJECTIVES[config.objective or "clm"]
     return Training(model, objective, rows, train, folder, device, group, reporter, resumed_config=resumed)
 
@@ -264,7 +278,11 @@ def finish(
     with weights_in(run, weights):
         metrics |= _final_numbers(run, config, plan, data, reporter)
     model_folder = folder / "model"
-    save_model(run.model, model_folder, weights=weights)
+    if config.lora is None:
+        save_model(run.model, model_folder, weights=weights)
+    else:
+        save_adapted(config, weights, model_folder, folder / "adapter", metrics)
+        data.tokenizer.save(folder / "adapter")
     data.tokenizer.save(model_folder)
     timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
     lineage = {"task": "pretrain", "objective": config.objective,
@@ -353,6 +371,7 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
         parse_time(config.time)
     config = with_objective(config)
     check_settings(config)
+    check_lora(config)
     return config, new_run(config, out, group)
 
 

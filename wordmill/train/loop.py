@@ -135,9 +135,8 @@ class Training:
         return min(1.0, self.step / c.steps if c.steps is not None else self.seconds / max(c.seconds or 0.0, 1e-9))
 
     def weights(self) -> dict[str, Tensor]:
-        """What is evaluated and saved: the average where there is one, else the float32 masters; and the weights that don't learn."""
-        frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in self.optimizer.master}
-        return {**frozen, **(self.average or self.optimizer.master)}
+        """What is evaluated and saved of the weights that learn: the average where there is one, else the float32 masters."""
+        return self.average or self.optimizer.master
 
 
 @flushed_denormals()
