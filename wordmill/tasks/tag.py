@@ -180,14 +180,14 @@ class Tag(Task):
                 if tag != "O" and (len(tag) < 3 or tag[1] != "-"):
                     raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND", where=_line(record, n))
             return Sentence(text, places, tuple(bio(spans_of(tags), len(tags))))
-        text = values.get(fields.get("text", "text"))
-        if not isinstance(text, str):
+        whole = values.get(fields.get("text", "text"))
+        if not isinstance(whole, str):
             raise DataError("this record has neither words nor a text", where=record.where)
         spans = values.get(fields.get("spans", "spans"))
         if spans is None:
-            return Sentence(text, words_of(text, characters=self.spec["characters"]), ())
-        found = read_spans(spans, text, record.where)
-        return sentence_of_spans(text, found, characters=self.spec["characters"])[0]
+            return Sentence(whole, words_of(whole, characters=self.spec["characters"]), ())
+        found = read_spans(spans, whole, record.where)
+        return sentence_of_spans(whole, found, characters=self.spec["characters"])[0]
 
     def check(self, records: Records, reporter: Reporter) -> None:
         """See task.py."""
@@ -463,7 +463,7 @@ class EntityOutcomes:
             for row, spans in enumerate(({*truth} & {*said}, said, truth)):
                 for span in spans:
                     found[row, n, place[span.label]] += 1
-        return cls(kinds, *found, np.array(words, np.int64).reshape(-1, 2))
+        return cls(kinds, found[0], found[1], found[2], np.array(words, np.int64).reshape(-1, 2))
 
     def __len__(self) -> int:
         return len(self.right)
