@@ -59,6 +59,7 @@ COMMANDS: dict[str, Command | Group] = {
     "pretrain": Command("pretrain:pretrain", "Train a language model on text, in the time you have."),
     "evaluate": Command("evaluate:evaluate", "Bits per byte and perplexity of a model on text."),
     "generate": Command("generate:generate", "Continue a text, or write the target of a source."),
+    "chat": Command("chat:chat", "Talk with a model."),
     "fill": Command("fill:fill", "Fill the gaps of a text with likely words."),
     "embed": Command("embed:embed", "Turn texts into vectors."),
     "info": Command("info:info", "What a model is: its parts, size, memory, tokenizer and origin."),

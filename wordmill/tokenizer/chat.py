@@ -120,6 +120,13 @@ class Chat:
         turns = self.encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], only_last=True)
         return frozenset(turns.ids[answer.stop - 1] for answer in turns.answers)
 
+    @cached_property
+    def lead(self) -> str:
+        """What the template puts between asking for an answer and its words: a space in some, an empty thought in others."""
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        whole, asked = self._write(messages, None, prompt=False).text, self._write(messages[:1], None, prompt=True).text
+        return self._hidden.sub("", whole[len(asked) :]).partition("b")[0]
+
     # ── what the template writes ───────────────────────────────────────────────────────────────────────────────
 
     def _write(self, messages: Messages, tools: Tools, *, prompt: bool) -> _Written:
