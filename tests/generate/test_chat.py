@@ -43,8 +43,8 @@ def test_going_on_is_the_same_as_reading_all_anew(make_model, shape):
         assert found == expected
         fresh.append(memory.fresh)
     # The last token drawn was never read, so three are new at first.
-    assert fresh == ([3, 6, 6, 6] if shape in ("lstm", "gru") else [3, 3, 4, 1]) or shape in ("lstm", "gru")
-    assert fresh[0] == 3
+    # A recurrent state can't go back, so what reads otherwise than it did is read from its start.
+    assert fresh == ([3, 10, 6, 6] if shape in ("lstm", "gru") else [3, 3, 4, 1])
 
 
 @pytest.mark.parametrize("shape", ["qwen3", "lstm"])
@@ -62,9 +62,9 @@ def test_answers_are_kept_and_streamed(make_dialogue):
     dialogue = make_dialogue(system="Be short.")
     pieces = list(dialogue.say("the river"))
     assert len(pieces) > 1 or dialogue.reason == "eos"
-    assert dialogue.messages == [
-        {"role": "system", "content": "Be short."}, {"role": "user", "content": "the river"}, {"role": "assistant", "content": "".join(pieces)}
-    ]  # fmt: skip
+    said = [turn["content"] for turn in dialogue.messages]
+    assert said == ["Be short.", "the river", "".join(pieces)]
+    assert [turn["role"] for turn in dialogue.messages] == ["system", "user", "assistant"]
     again = make_dialogue(system="Be short.")
     assert whole(again, "the river") == "".join(pieces)
     dialogue.reset()

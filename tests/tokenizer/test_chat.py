@@ -66,11 +66,11 @@ def test_answers_are_the_words_and_the_end_token(families, name):
     tokenizer = families[name]
     chat = Chat(tokenizer)
     turns = chat.encode(conversation(name))
-    end = {"qwen": "<|im_end|>", "llama": "<|eot_id|>", "gemma": "<end_of_turn>", "mistral": "</s>", "phi": "<|end|>", "marked": "<|im_end|>"}
+    end = {"llama": "<|eot_id|>", "gemma": "<end_of_turn>", "mistral": "</s>", "phi": "<|end|>"}.get(name, "<|im_end|>")
     before = " " if name == "mistral" else ""
-    assert words(tokenizer, turns) == [f"{before}There are {n} sacks. 磨坊{end[name]}" for n in range(2)]
+    assert words(tokenizer, turns) == [f"{before}There are {n} sacks. 磨坊{end}" for n in range(2)]
     assert [a.bytes for a in turns.answers] == [len(f"{before}There are {n} sacks. 磨坊".encode()) for n in range(2)]
-    assert chat.end_ids == {tokenizer.token_id(end[name])}
+    assert chat.end_ids == {tokenizer.token_id(end)}
 
 
 def test_a_template_that_rewrites_earlier_turns_is_said_and_served_one_answer_at_a_time(families):
@@ -93,7 +93,8 @@ def test_answers_without_weight_are_read_and_not_learned(families):
 
 @pytest.mark.parametrize("kind", ["bpe", "byte", "char", "unigram"])
 def test_the_default_template(kind):
-    tokenizer = train_tokenizer(["How many sacks are there? system user assistant\n"] * 9, TokenizerConfig(kind=kind, vocab=340, allow_smaller=True))
+    text = "How many sacks are there? system user assistant\n"
+    tokenizer = train_tokenizer([text] * 9, TokenizerConfig(kind=kind, vocab=340, allow_smaller=True))
     chat = Chat(tokenizer)
     assert not chat.trained and chat.template.source == CHATML
     messages = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "there are sacks"}]
@@ -106,7 +107,8 @@ def test_the_default_template(kind):
 def test_the_default_template_writes_tools_and_thoughts(families):
     chat = Chat(families["qwen"], CHATML)
     call = {"type": "function", "function": {"name": "count", "arguments": {}}}
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm.", "tool_calls": [call, call]}]
+    said = {"content": "Yes.", "reasoning_content": "Hm.", "tool_calls": [call, call]}
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", **said}]
     said = words(families["qwen"], chat.encode(messages, TOOLS))
     one = '<tool_call>{"name": "count", "arguments": {}}</tool_call>'
     assert said == [f"<think>\nHm.\n</think>\nYes.\n{one}\n{one}<|im_end|>"]
@@ -133,7 +135,8 @@ def test_what_a_template_refuses_or_gets_wrong_is_said(families):
         Chat(qwen, "{% for %}").encode(conversation())
     with pytest.raises(ModelError, match="no special token at an answer's end"):
         Chat(qwen, "{% for m in messages %}{{ m.content }}\n{% endfor %}").encode(conversation())
-    odd = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>think{% endif %}"
+    odd = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    odd += "{% if add_generation_prompt %}<|im_start|>think{% endif %}"
     with pytest.raises(ModelError, match="asks for an answer in one way and writes it in another"):
         Chat(qwen, odd).encode(conversation())
 

@@ -50,8 +50,8 @@ class Limits:
     max_tokens: int
     """Tokens of an example at most; what is beyond is cut, and counted."""
     answers: Literal["all", "each"] = "all"
-    """all: a conversation is one example, with all its answers. each: an example for every answer, with what stands before it; for templates
-    that write earlier turns in another way than the last."""
+    """all: a conversation is one example, with all its answers. each: an example for every answer, with what stands before it; for
+    templates that write earlier turns in another way than the last."""
     skip_bad: bool = False
     """Count conversations that can't be learned from, and go on, where otherwise the first is an error."""
 
@@ -107,7 +107,7 @@ def encode_conversations(
                         reporter.warn(f"{one.where}: {error.what}; left out")
             bar.advance()
     if found.cut:
-        reporter.warn(f"{found.cut:,} of {len(found.examples):,} conversations are longer than {limits.max_tokens:,} tokens and lost their end: "
+        reporter.warn(f"{found.cut:,} of {len(found.examples):,} examples are longer than {limits.max_tokens:,} tokens and lost their end: "
                       f"{found.tokens_cut:,} tokens, {found.answers_cut:,} answers in part, {found.answers_lost:,} wholly")  # fmt: skip
     if found.dropped:
         reporter.warn("left out: " + ", ".join(f"{why} {n:,}" for why, n in sorted(found.dropped.items())))
@@ -172,8 +172,8 @@ def _bytes(ids: Ids, chat: Chat) -> int:
 
 
 class ConversationRows:
-    """Batches of packed conversations for the training loop: `rows` rows a step, of `context` tokens each, positions from 0 in each example,
-    `documents` keeping them apart. No state: any step's batch can be made without those before it."""
+    """Batches of packed conversations for the training loop: `rows` rows a step, of `context` tokens each, positions from 0 in each
+    example, `documents` keeping them apart. No state: any step's batch can be made without those before it."""
 
     def __init__(self, examples: Sequence[Example], context: int, rows: int, seed: int, *, shuffle: bool = True) -> None:
         """Raises `DataError` for an example longer than `context`."""

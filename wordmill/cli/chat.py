@@ -5,12 +5,23 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, ModelArgument, QuietOption, SeedOption, Terminated, emit, open_model, reporter
+from wordmill.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    QuietOption,
+    SeedOption,
+    Terminated,
+    emit,
+    open_model,
+    reporter,
+)
 from wordmill.core.errors import UsageError, WordmillError, nearest
 from wordmill.core.progress import Reporter
 
@@ -94,7 +105,7 @@ def command(dialogue: Dialogue, line: str, report: Reporter) -> bool:
         report.note(f"the system says: {rest}" if rest else "the system says nothing")
         return True
     if word not in COMMANDS:
-        raise UsageError(f"there is no command {word!r}", fix=f"{nearest(word, COMMANDS)} To say a line that begins with /, type // instead")
+        raise UsageError(f"there is no command {word!r}", fix=f"{nearest(word, COMMANDS)} To say what begins with /, type // instead")
     if bool(rest) != (word == "/save"):
         raise UsageError("/save wants the name of a file" if word == "/save" else f"{word} takes nothing behind it")
     if word == "/save":
@@ -146,10 +157,8 @@ def _stoppable() -> Iterator[list[int]]:
 
 def _typed(report: Reporter) -> Iterator[str]:
     """Lines typed at a terminal, until Ctrl-D; Ctrl-C throws a line away."""
-    try:
+    with suppress(ImportError):  # there is none on some systems
         import readline  # noqa: F401 (input() then knows the arrow keys)
-    except ImportError:  # there is none on some systems
-        pass
     while True:
         try:
             line = input(ASK).strip()

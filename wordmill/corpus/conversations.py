@@ -32,8 +32,8 @@ Message = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
 _SPEAKERS = {
-    **{role: role for role in ROLES}, "developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "bing": "assistant", "bard": "assistant", "model": "assistant", "function_call": "assistant", "function": "tool",
+    **{role: role for role in ROLES}, "developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant",
+    "bot": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant", "function_call": "assistant", "function": "tool",
     "observation": "tool", "ipython": "tool", "function_response": "tool",
 }  # fmt: skip
 _LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns")
@@ -134,25 +134,25 @@ def look(row: Row) -> Format:
     """The format of a file, from its first record. Raises `DataError`, with the fields that there are, for one that isn't known."""
     values = row.values
     lower = {name.lower(): name for name in reversed(values)}
-    taken = {part: lower[part] for part in ("system", "tools", "history") if part in lower}
+    taken: dict[str, str] = {part: lower[part] for part in ("system", "tools", "history") if part in lower}
     taken |= {} if "system" in taken or "system_prompt" not in lower else {"system": lower["system_prompt"]}
     if {"chosen", "rejected"} <= lower.keys() or {"chosen_messages", "rejected_messages"} <= lower.keys():
         raise DataError("this record holds preferences, a chosen and a rejected answer; chat learns from one answer", where=row.where)
     turns = next((lower[name] for name in _LISTS if name in lower and _turns(values[lower[name]]) is not None), None)
     if turns is not None:
-        first = next(iter(_turns(values[turns]) or []), {})
+        first: dict[str, Any] = next(iter(_turns(values[turns]) or []), {})
         style = "ShareGPT (from, value)" if isinstance(first, dict) and "from" in first else "messages (role, content)"
         taken = {name: column for name, column in taken.items() if name != "history"}
         return _format("messages", {"messages": turns, **taken}, values, f"{style} in the field {turns!r}")
     if {"instruction", "output"} <= lower.keys():
-        parts = {part: lower[part] for part in ("instruction", "input", "output") if part in lower}
+        parts: dict[str, str] = {part: lower[part] for part in ("instruction", "input", "output") if part in lower}
         return _format("alpaca", {**parts, **taken}, values, "Alpaca (instruction, input, output)")
     prompt = next((lower[name] for name in _PROMPTS if name in lower), None)
     answer = next((lower[name] for name in _ANSWERS if name in lower and lower[name] != prompt), None)
     if prompt is not None and answer is not None:
         return _format("pairs", {"prompt": prompt, "response": answer, **taken}, values, f"pairs: {prompt!r} asks, {answer!r} answers")
     fields = ", ".join(list(values)[:20]) or "none"
-    known = "Known are messages (role, content), ShareGPT (conversations: from, value), Alpaca (instruction, output), and prompt with response"
+    known = "Known are messages (role, content), ShareGPT (from, value), Alpaca (instruction, output), and prompt with response"
     raise DataError(f"no conversation is to be found in this record; fields here: {fields}", where=row.where, fix=known)
 
 
@@ -246,7 +246,8 @@ def _message(turn: Mapping[str, Any], number: int) -> Message:
         raise Unfit("unknown_role", f"turn {number} is of {named!r}; known roles: {', '.join(sorted(_SPEAKERS))}")
     content = next((turn[name] for name in ("content", "value", "text") if name in turn), None)
     known = ("role", "from", "content", "value", "text", "weight", "loss_weight", "function_call", "tool_calls")
-    found: Message = {"role": role, "content": "", **{name: value for name, value in turn.items() if name not in known and value is not None}}
+    rest = {name: value for name, value in turn.items() if name not in known and value is not None}
+    found: Message = {"role": role, "content": "", **rest}
     calls = [_call(call, number) for call in _parsed(turn.get("tool_calls")) or []]
     if turn.get("function_call"):
         calls.append(_call(turn["function_call"], number))

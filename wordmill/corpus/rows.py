@@ -98,8 +98,8 @@ def _json(source: Source, reading: Reading) -> Iterator[Row]:
 
 
 def json_values(text: str) -> Iterator[tuple[Any, int, bool]]:
-    """The values in a JSON text, each with the line on which it starts, and whether it stands in a list: those of a list, or of the one list that an object holds, or one
-    value after the other. Raises ValueError, with `lineno`, where it is broken."""
+    """The values in a JSON text, each with the line on which it starts, and whether it stands in a list: those of a list, or of the one
+    list that an object holds, or one value after the other. Raises ValueError, with `lineno`, where it is broken."""
     scan = json.JSONDecoder().raw_decode
     at, line = _skip(text, 0, 1)
     while at < len(text):

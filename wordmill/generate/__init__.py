@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from wordmill.generate.score import score_documents as score_documents
 
 __all__ = [
-    "Beam", "BeamConfig", "Candidate", "Dialogue", "EmbedSettings", "Embeddings", "Filled", "Generation", "Loaded", "SamplingConfig", "Score",
-    "beam_search", "generate", "load", "pseudo_log_likelihood", "run", "score_documents",
+    "Beam", "BeamConfig", "Candidate", "Dialogue", "EmbedSettings", "Embeddings", "Filled", "Generation", "Loaded", "SamplingConfig",
+    "Score", "beam_search", "generate", "load", "pseudo_log_likelihood", "run", "score_documents",
 ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """A conversation with a model: what was said so far, and what the model remembers of it.
 
-    a message ─ the whole conversation as ids (tokenizer/chat.py) ─ what the model has read of them already stays ─ the rest is read ─ answer
+    a message ─ the whole conversation as ids (tokenizer/chat.py) ─ what the model has read of them stays ─ the rest is read ─ answer
 
 The ids are made anew for each answer by the one function that training uses, and compared with those read so far: as a rule the model reads
 the new message alone, and where the template changed its mind about an earlier turn, it reads on from there.
@@ -209,6 +209,7 @@ class Dialogue:
             last = ids
         if len(last) <= room:
             self._forgotten = starts[-1]
-            self.reporter.warn(f"the conversation is longer than the context of {self.context:,} tokens: all turns before this are forgotten")
+            self.reporter.warn(f"the conversation is longer than the context of {self.context:,} tokens: all turns before are forgotten")
             return last
-        raise UsageError(f"this message has {len(last):,} tokens, and {room:,} fit with room for an answer", fix="Shorten it, or take a longer --context")
+        what = f"this message has {len(last):,} tokens, and {room:,} fit with room for an answer"
+        raise UsageError(what, fix="Shorten it, or take a longer --context")

@@ -178,7 +178,7 @@ class Batch:
     def extend(self, first: int, ids: Sequence[int]) -> None:
         """One row alone: read `ids` from position `first` on, in place of what was read there. A recurrent model can't go back: `first` is
         then the number of tokens that its `state` has read."""
-        assert len(self.rows) == 1 and 0 <= first and ids
+        assert len(self.rows) == 1 and first >= 0 and ids
         if self.one is not None and isinstance(self.state, KVCache):
             self.one.give_back(self.state)
         self.one = None

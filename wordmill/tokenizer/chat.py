@@ -27,7 +27,7 @@ Tools = Sequence[Mapping[str, Any]] | None
 
 MARK = "\ufdd1"
 """A noncharacter that breaks up what looks like a special token; it is gone before anything is encoded."""
-_OURS = {code: "\ufffd" for code in range(0xFDD0, 0xFDD4)}
+_OURS = dict.fromkeys(range(0xFDD0, 0xFDD4), "\ufffd")
 _SPACE = re.compile(r"\s*")
 _KNOWN_ROLES = frozenset(("system", "user", "assistant", "tool"))
 
@@ -229,7 +229,7 @@ class Chat:
         encoding = self.backend.encode(text, add_special_tokens=False)
         ids, offsets, places = encoding.ids, encoding.offsets, {}
         specials = [match.start() for match in self._hidden.finditer(text)]
-        number = {at: index for at, index in _tokens_at(specials, offsets)}
+        number = dict(_tokens_at(specials, offsets))
         for cut in cuts:
             # Text between special tokens is encoded on its own, so only the stretch since the last one needs a look.
             before = max((at for at in specials if at < cut), default=0)
