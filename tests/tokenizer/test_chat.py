@@ -154,3 +154,19 @@ def test_the_template_and_its_end_token_are_stored_with_the_model(tmp_path):
     assert json.loads((tmp_path / "generation_config.json").read_text()) == {"eos_token_id": [0, 3], "bos_token_id": 0}
     again = Chat(Tokenizer.load(tmp_path))
     assert again.trained and again.encode(conversation()) == Chat(tokenizer).encode(conversation())
+
+
+@pytest.mark.parametrize(("files", "kind"), [("llama", "LlamaTokenizer"), ("gemma", "GemmaTokenizer"), ("qwen2", "Qwen2Tokenizer")])
+def test_ids_are_those_of_transformers_with_their_vocabularies_too(own, tmp_path, files, kind):
+    """SentencePiece puts a space before a text, and another after some special tokens; the marks of turns may be plain text."""
+    ends = {"llama": {"bos_token": "<s>", "eos_token": "</s>"}, "gemma": {"bos_token": "<bos>", "eos_token": "<eos>"},
+            "qwen2": {"eos_token": "<|endoftext|>"}}[files]  # fmt: skip
+    template = SPECIAL["mistral"][0].replace("{{- bos_token }}", "{{- bos_token or '' }}")
+    tokenizer = Tokenizer.load(own.folder(files, kind, chat_template=template, **ends))
+    other, chat = theirs(tokenizer, tmp_path), Chat(tokenizer)
+    messages = conversation("mistral", answers=3)
+    assert chat.encode(messages).ids == other.apply_chat_template(messages, return_dict=False)
+    asked = chat.encode(messages[:-1], prompt=True).ids
+    assert asked == other.apply_chat_template(messages[:-1], return_dict=False, add_generation_prompt=True)
+    for answer in chat.encode(messages).answers:
+        assert chat.encode(messages).ids[: answer.start] == chat.encode(messages[: answer.turn], prompt=True).ids

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from wordmill.core.errors import DataError
 from wordmill.core.progress import SILENT, Reporter
@@ -23,7 +23,7 @@ from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.encoding import UNDECODABLE
 from wordmill.corpus.ledger import Ledger
 from wordmill.corpus.read import Reading
-from wordmill.corpus.rows import Row, read_rows
+from wordmill.corpus.rows import read_rows
 from wordmill.corpus.sources import find_sources
 
 Message = dict[str, Any]
@@ -79,6 +79,18 @@ class Conversations:
     """Turns after the assistant's last, of which nothing is learned: left out."""
 
 
+class Record(Protocol):
+    """What is needed of a record, wherever it was read."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Its fields by name."""
+
+    @property
+    def where(self) -> str:
+        """FILE:LINE, for messages."""
+
+
 class Unfit(Exception):
     """A conversation that nothing can be learned from; `reason` is for counting."""
 
@@ -130,7 +142,7 @@ def _account(found: Conversations, paths: Sequence[str | Path], reporter: Report
 # ── which format ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def look(row: Row) -> Format:
+def look(row: Record) -> Format:
     """The format of a file, from its first record. Raises `DataError`, with the fields that there are, for one that isn't known."""
     values = row.values
     lower = {name.lower(): name for name in reversed(values)}
@@ -182,7 +194,7 @@ def _parsed(value: Any) -> Any:
 # ── one record ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def conversation(row: Row, form: Format) -> tuple[Conversation, int]:
+def conversation(row: Record, form: Format) -> tuple[Conversation, int]:
     """The conversation in a record, and how many turns after the assistant's last one were left out. Raises `Unfit`."""
     values = row.values
     part = {name: values.get(column) for name, column in form.fields.items()}
