@@ -62,6 +62,7 @@ COMMANDS: dict[str, Command | Group] = {
     "predict": Command("predict:predict", "Answer inputs with a fine-tuned model, one JSON object each."),
     "compare": Command("predict:compare", "Compare two fine-tuned models on the same examples, with a confidence interval."),
     "generate": Command("generate:generate", "Continue a text, or write the target of a source."),
+    "chat": Command("chat:chat", "Talk with a model."),
     "fill": Command("fill:fill", "Fill the gaps of a text with likely words."),
     "embed": Command("embed:embed", "Turn texts into vectors."),
     "info": Command("info:info", "What a model is: its parts, size, memory, tokenizer and origin."),

@@ -15,6 +15,7 @@ _PLACES = {
     "Beam": "beam",
     "BeamConfig": "beam",
     "Candidate": "fill",
+    "Dialogue": "chat",
     "EmbedSettings": "embed",
     "Embeddings": "embed",
     "Filled": "fill",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from wordmill.generate.beam import Beam as Beam
     from wordmill.generate.beam import BeamConfig as BeamConfig
     from wordmill.generate.beam import beam_search as beam_search
+    from wordmill.generate.chat import Dialogue as Dialogue
     from wordmill.generate.embed import Embeddings as Embeddings
     from wordmill.generate.embed import EmbedSettings as EmbedSettings
     from wordmill.generate.engine import run as run
@@ -49,8 +51,8 @@ if TYPE_CHECKING:
     from wordmill.generate.score import score_documents as score_documents
 
 __all__ = [
-    "Beam", "BeamConfig", "Candidate", "EmbedSettings", "Embeddings", "Filled", "Generation", "Loaded", "SamplingConfig", "Score",
-    "beam_search", "generate", "load", "pseudo_log_likelihood", "run", "score_documents",
+    "Beam", "BeamConfig", "Candidate", "Dialogue", "EmbedSettings", "Embeddings", "Filled", "Generation", "Loaded", "SamplingConfig",
+    "Score", "beam_search", "generate", "load", "pseudo_log_likelihood", "run", "score_documents",
 ]  # fmt: skip
 
 

@@ -90,6 +90,12 @@ class OneRow:
         cap = self.config.logit_softcap
         return logits.div_(cap).tanh_().mul_(cap) if cap else logits
 
+    def give_back(self, cache: KVCache) -> None:
+        """Write the keys and values of all that was read into the cache, for the batched path to go on from."""
+        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+            keys[0, : self.place] = layer.keys[:, : self.place].transpose(0, 1).to(keys.dtype)
+            values[0, : self.place] = layer.values[:, : self.place].transpose(0, 1).to(values.dtype)
+
     def _step(self, x: Tensor) -> Tensor:
         place, config = self.place, self.config
         turn = None if self.rotary is None else (self.rotary[0][place], self.rotary[1][place])

@@ -150,7 +150,8 @@ class Batch:
                 self.state = model.new_state(len(prompts), self.slots)
                 self.logits = self._prefill(prompts, longest)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], longest: int) -> Tensor:
+    def _prefill(self, prompts: Sequence[Sequence[int]], longest: int, first: int = 0) -> Tensor:
+        """Read prompts, whose first tokens stand at position `first`; the logits (B, V) after each."""
         piece = max(1, PREFILL_TOKENS // len(prompts))
         last: list[Tensor | None] = [None] * len(prompts)
         for start in range(0, longest, piece):
@@ -160,7 +161,7 @@ class Batch:
             for row, prompt in enumerate(prompts):
                 part = prompt[start : start + width]
                 ids[row, : len(part)] = torch.tensor(part, dtype=torch.long)
-                positions[row, : len(part)] = torch.arange(start, start + len(part))
+                positions[row, : len(part)] = torch.arange(first + start, first + start + len(part))
             hidden, self.state = self._read(ids.to(self.device), positions.to(self.device))
             for row, prompt in enumerate(prompts):
                 if start < len(prompt) <= start + width:
@@ -173,6 +174,16 @@ class Batch:
             return self.model(ids, positions, None, self.state)
         memory, self.memory = self.memory, None
         return self.model(ids, positions, None, self.state, memory=memory)
+
+    def extend(self, first: int, ids: Sequence[int]) -> None:
+        """One row alone: read `ids` from position `first` on, in place of what was read there. A recurrent model can't go back: `first` is
+        then the number of tokens that its `state` has read."""
+        assert len(self.rows) == 1 and first >= 0 and ids
+        if self.one is not None and isinstance(self.state, KVCache):
+            self.one.give_back(self.state)
+        self.one = None
+        self.logits = self._prefill([ids], len(ids), first)
+        self.lengths[self.rows[0]] = first + len(ids)
 
     def keep(self, places: Sequence[int]) -> None:
         """Let go of all rows but those at `places` among the live ones."""

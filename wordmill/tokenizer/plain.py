@@ -30,9 +30,19 @@ def with_special(spec: dict[str, Any], shown: Collection[str]) -> str:
     return json.dumps(found, ensure_ascii=False)
 
 
-def _renamed(spec: dict[str, Any], names: set[str]) -> dict[str, Any]:
+def renamed_special(spec: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """The tokenizer.json with every special token under another name, which begins and ends with U+FDD0; and the new names by the old."""
+    names = {token["content"] for token in spec.get("added_tokens", ()) if token["special"]}
+    return json.dumps(_renamed(spec, names), ensure_ascii=False), _hidden(names)
+
+
+def _hidden(names: set[str]) -> dict[str, str]:
     # U+FDD0 is no character, by definition of Unicode; a text that holds it all the same, and the number, would still not hold the rest.
-    hidden = {name: f"\ufdd0{number}\ufdd0{name}\ufdd0" for number, name in enumerate(sorted(names))}
+    return {name: f"\ufdd0{number}\ufdd0{name}\ufdd0" for number, name in enumerate(sorted(names))}
+
+
+def _renamed(spec: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    hidden = _hidden(names)
     model = spec["model"]
     vocab = model["vocab"]
     renamed: dict[str, Any] = {}

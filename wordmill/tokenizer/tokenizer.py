@@ -30,7 +30,7 @@ from wordmill.tokenizer.config import Kind
 from wordmill.tokenizer.convert import convert
 from wordmill.tokenizer.fast import Ids
 from wordmill.tokenizer.patterns import ENCODE
-from wordmill.tokenizer.plain import with_special, without_special
+from wordmill.tokenizer.plain import renamed_special, with_special, without_special
 from wordmill.tokenizer.wrap import Layout, Wrapped, layout_of, named_ends
 
 LONG_TEXT = 1_000_000
@@ -375,6 +375,15 @@ class Tokenizer:
         backend = Backend.from_str(self._json)
         backend.encode_special_tokens = False
         return backend
+
+    @cached_property
+    def written_special(self) -> tuple[Backend, dict[str, str]]:
+        """A backend that reads special tokens under other names, which no text of a person holds, and these names by the usual ones:
+        for chat templates, which write special tokens and people's words into one string (chat.py)."""
+        text, names = renamed_special(self._spec)
+        backend = Backend.from_str(text)
+        backend.encode_special_tokens = False
+        return backend, names
 
     @cached_property
     def _added(self) -> set[str]:
