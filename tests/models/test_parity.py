@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.models.reference import CASES, auto_class, pair, run_ours, run_theirs, tokens
 from wordmill.models.config import TransformerConfig
 from wordmill.models.families import families
-from wordmill.models.folder import _weight_list, load_model, save_model
+from wordmill.models.folder import load_model, save_model, weight_list
 from wordmill.models.transformer import Transformer
 
 
@@ -97,7 +97,7 @@ def test_gradients(case: str) -> None:
     run_theirs(theirs, ids, source=source).logits.square().mean().backward()
     run_ours(ours, ids, source=source)[0].square().mean().backward()
     expected = {name: p.grad for name, p in theirs.named_parameters(remove_duplicate=False) if p.grad is not None}
-    mapping = _weight_list(ours.config)
+    mapping = weight_list(ours.config)
     assert mapping is not None
     seen: set[int] = set()
     for weight in mapping:
