@@ -26,7 +26,7 @@ RECIPES = sorted((ROOT / "recipes").glob("**/*.yaml"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 600, 80
 
 EXTRAS = """
-transformers fastwarc resiliparse trafilatura mwparserfromhell ftfy py3langid rensa opencc seqeval sacrebleu rouge_score
+transformers peft accelerate fastwarc resiliparse trafilatura mwparserfromhell ftfy py3langid rensa opencc seqeval sacrebleu rouge_score
 sklearn fastapi uvicorn llguidance lm_eval captum torchao gguf onnx tensorboard wandb ray optuna codecarbon soundfile
 jiwer jieba sentencepiece google pytest hypothesis datasets tqdm pandas matplotlib scipy
 """.split()

@@ -37,6 +37,8 @@ def model_card(name: str, model: ModelConfig, metrics: dict[str, Any], corpus: C
     lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", ""]
     what = f"{model.cell.upper()} language model" if isinstance(model, RecurrentConfig) else f"{model.family} {kind}"
     origin = "trained from scratch" if config.parent is None else f"trained on from `{config.parent}`"
+    if config.lora is not None:
+        origin = f"`{config.parent}` with a LoRA adapter of rank {config.lora.rank} merged into it, trained"
     lines += [f"A {what} with {human_count(metrics['parameters'])} weights, {origin} by wordmill on "
               f"{human_bytes(corpus.bytes('train'))} of text (objective {config.objective}, {metrics['epochs']:.3g} epochs, "
               f"{human_count(metrics['tokens'])} tokens).", "", "## Results", "", *_results(metrics), "",

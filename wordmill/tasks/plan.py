@@ -295,7 +295,8 @@ def _steps_and_speed(asked: _Asked, model: ModelConfig, rate: float) -> tuple[di
         merge(_optim_defaults(model, config.parent, config.lora is not None), config.train.get("optim", {})), where="train.optim"
     )
     rows = int(config.train.get("rows") or _rows(model, guess, context, asked.train))
-    micro = int(config.train.get("micro_rows") or max(1, min(rows, asked.tokens_a_step // context)))
+    at_once = asked.tokens_a_step // (1 if config.lora is None else 4)  # an adapter is trained for want of memory
+    micro = int(config.train.get("micro_rows") or max(1, min(rows, at_once // context)))
     seconds = min(5.0, 0.02 * asked.seconds) if asked.seconds else 1.0
     speed = _measure(asked, model, optim, rows, micro, seconds=seconds)
     values: dict[str, Any] = {

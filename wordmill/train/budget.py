@@ -199,6 +199,8 @@ def measure_speed(model: LanguageModel, objective: Objective, rows: Rows, optim:
         tokens, flops = tokens + batch.n_tokens, flops + step_flops(model.config, batch, batch.input_ids.shape[1])
     steady = sorted(times[1:])
     n = len(times)
+    learning = sum(p.numel() for p in optimizer.parameters.values()) / sum(p.numel() for p in model.parameters())
+    flops *= (2 + learning) / 3  # a frozen weight takes part in two of its three products: forward, and the gradient of what it reads
     return Speed(steady[len(steady) // 2], tokens / n, flops / n, _reading(model, objective, rows, micro_rows, wait))
 
 
