@@ -154,7 +154,7 @@ class Dialogue:
         write_text(Path(path), json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
 
     def say(self, text: str) -> Iterator[str]:
-        """The model's answer to a message, in pieces as they come. Stop taking them, and the answer so far is what it said.
+        """The model's answer to a message, in pieces as they come, one a token. Stop taking them, and what was said so far is the answer.
 
         Raises `UsageError` for a message that leaves no room for an answer; the conversation is then as it was.
         """
@@ -178,8 +178,7 @@ class Dialogue:
                 self.reason = "stop" if stream.stopped is not None else reason
                 if self.reason is not None and stream.stopped is None:
                     piece += stream.end()
-                if piece:
-                    yield piece
+                yield piece  # also "" while a character is incomplete, so that the caller may stop at any token
                 if self.reason is not None:
                     break
         except BaseException as error:
