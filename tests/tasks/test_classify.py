@@ -40,6 +40,10 @@ def test_from_a_table_to_predictions(family, reviews, small_models, tmp_path, ca
     assert main(["evaluate", str(folder), str(reviews / "test.tsv"), "--json", "--quiet"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["metrics"] == pytest.approx(metrics["test"]["metrics"])
+    capsys.readouterr()
+    assert main(["predict", str(folder), str(reviews / "test.tsv"), "--json", "--quiet"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["answers"] == rows and (whole["inputs"], whole["cut"]) == (40, 0)
     model = wordmill.load(tmp_path / "run")
     said = model.predict([row["input"]["review"] for row in rows[:5]])
     assert [one["label"] for one in said] == [row["label"] for row in rows[:5]]

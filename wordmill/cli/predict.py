@@ -24,7 +24,9 @@ def predict(
 ) -> None:
     """Answer inputs with a fine-tuned model, one JSON object each.
 
-    Each object holds the input's columns and the task's answer. Example: wordmill predict runs/c/model new.csv -o out.jsonl
+    Each object holds the input's columns and the task's answer; --json makes one object of all.
+
+    Example: wordmill predict runs/c/model new.csv -o out.jsonl
     """
     from wordmill.core.files import write_text
     from wordmill.tasks.tuned import load_tuned, read_inputs
@@ -33,18 +35,20 @@ def predict(
     tuned = load_tuned(model, device=device, dtype=dtype)
     records = read_inputs(source, tuned, reporter=show)
     found = tuned.predict_records(records, reporter=show)
-    hidden = {"lines"}
     rows = [
-        {"input": {name: value for name, value in record.values.items() if name not in hidden}, **answer}
+        {"input": {name: value for name, value in record.values.items() if name != "lines"}, **answer}
         for record, answer in zip(records, found, strict=True)
     ]
     text = "".join(f"{json_module.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
+    facts = {"model": str(model), "input": source, "inputs": len(rows), "cut": sum("cut" in row for row in rows)}
     if out is not None:
         write_text(out, text)
-        show.note(f"{len(found):,} answers: {out}")
-    if json:  # one object instead of one a line
-        emit(True, {"model": str(model), "answers": len(found), **({"out": str(out)} if out else {"predictions": list(rows)})}, "")
-    elif out is None:
+        show.note(f"{len(rows):,} answers: {out}")
+        if json:
+            emit(True, {**facts, "out": str(out)}, "")
+    elif json:
+        emit(True, {**facts, "answers": rows}, "")
+    else:
         print(text, end="", flush=True)
 
 
@@ -59,6 +63,7 @@ def compare(
     """Compare two fine-tuned models on the same examples, with a confidence interval.
 
     The examples are resampled in pairs; where an answer is right or wrong, McNemar's test stands beside.
+
     Example: wordmill compare runs/a runs/b --data test.csv
     """
     from wordmill.tasks.tuned import compare as work
