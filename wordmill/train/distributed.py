@@ -85,6 +85,7 @@ def world(device: torch.device) -> Iterator[World]:
         ) from error
     try:
         yield World(distributed.get_rank(), distributed.get_world_size())
+        distributed.barrier()  # nobody leaves while another is still talking to it
     finally:
         distributed.destroy_process_group()
 
