@@ -155,3 +155,19 @@ def test_folders_that_are_no_models_are_refused(tmp_path):
         wordmill.load(tmp_path / "nothing")
     with pytest.raises(ModelError, match="no config.json"):
         wordmill.load(tmp_path)
+
+
+def test_a_folder_with_another_tokenizer_than_it_was_trained_with_is_refused(make_model, tiny_tokenizer, tmp_path):
+    """A smaller vocabulary fits the model's ids, and every number would be quietly wrong."""
+    from wordmill.core.lineage import write_lineage
+    from wordmill.models.folder import save_model
+    from wordmill.tokenizer import TokenizerConfig, train_tokenizer
+
+    save_model(make_model("qwen3", vocab_size=tiny_tokenizer.vocab_size), tmp_path)
+    write_lineage(tmp_path, tokenizer=tiny_tokenizer.hash)
+    tiny_tokenizer.save(tmp_path)
+    assert wordmill.load(tmp_path).tokenizer.hash == tiny_tokenizer.hash
+    train_tokenizer(["the mill grinds words all night"] * 9, TokenizerConfig(vocab=280)).save(tmp_path)
+    write_lineage(tmp_path, tokenizer=tiny_tokenizer.hash)
+    with pytest.raises(ModelError, match="not the tokenizer"):
+        wordmill.load(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wordmill.core.errors import ConfigError, UsageError
-from wordmill.core.progress import SILENT
+from wordmill.core.progress import SILENT, human_count
 from wordmill.models.config import TransformerConfig
 from wordmill.tasks import plan as planning
 from wordmill.tasks.plan import Plan, check_settings, parse_count, parse_time
@@ -112,3 +112,31 @@ def test_compiling_is_tried_on_a_gpu_and_kept_where_it_pays(compiled_step, secon
     assert chosen == used
     assert (why is None) == (seconds < planning.TRIAL_PAYS), "too short a run is not worth the trial"
     assert values["seconds"] == (seconds if why is None else seconds - 20), "the trial is part of the budget"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"model": {"layers": "abc"}}, r"model\.layers.*'abc'"), ({"model": {"width": 0}}, r"model\.width"),
+     ({"parent": "some/folder", "tokenizer_folder": "tok"}, "tokenizer of some/folder is settled")],
+)  # fmt: skip
+def test_what_would_end_in_a_traceback_or_a_wrong_model_is_refused_at_once(values, words):
+    with pytest.raises((ConfigError, UsageError), match=words):
+        check_settings(PretrainConfig.of({"sources": ["x"], **values}))
+
+
+def test_rates_below_zero_and_epochs_that_are_no_number_are_refused():
+    for values in ({"train": {"optim": {"lr": -1}}}, {"epochs": float("nan")}):
+        with pytest.raises(ConfigError):
+            check_settings(PretrainConfig.of({"sources": ["x"], **values}))
+
+
+def test_steps_are_counted_in_tokens_by_the_rows_that_a_step_has(make_store, tiny_tokenizer, monkeypatch):
+    """Whether a corpus is seen often enough for regularisation follows from what will be read, not from a guess."""
+    monkeypatch.setattr(planning, "_measure", lambda *_, **__: budget.Speed(0.01, 64, 1e6, 1e4))
+    monkeypatch.setattr(planning, "matmul_rate", lambda *_: 10.0)
+    store = make_store((400,), vocab=tiny_tokenizer.vocab_size)
+    config = PretrainConfig.of({"steps": 5, "sources": ["x"], "model": {"width": 64, "layers": 1}, "train": {"context": 16}})
+    made = planning.make_plan(config, store, None, tiny_tokenizer, torch.device("cpu"), 1, 0.0, SILENT)
+    assert made.train.rows != 16, "a step has other rows than the guess"
+    tokens = 5 * made.train.rows * 16
+    assert f"about {human_count(tokens)} tokens ({tokens / store.n_tokens:.2g} epochs)" in made.summary

@@ -442,7 +442,12 @@ def load_on(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Lo
     if base is not folder:
         load_adapter(model, folder)
     words = folder if (folder / "tokenizer_config.json").exists() else base
-    return Loaded(model, Tokenizer.load(words), base, eos=_end_tokens(base, model))
+    tokenizer = Tokenizer.load(words)
+    trained = read_lineage(base).get("tokenizer")
+    if isinstance(trained, str) and trained != tokenizer.hash:
+        raise ModelError("this is not the tokenizer that the model was trained with: its ids mean other words", where=words,
+                         fix="Put back the tokenizer files that came with the model (wordmill.json holds their hash)")  # fmt: skip
+    return Loaded(model, tokenizer, base, eos=_end_tokens(base, model))
 
 
 def _end_tokens(folder: Path, model: LanguageModel) -> list[int] | None:

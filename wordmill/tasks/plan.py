@@ -185,6 +185,12 @@ FITTING = {"decoder": ("clm", "prefix"), "encoder": ("mlm",), "encoder-decoder":
 
 def check_settings(config: PretrainConfig) -> None:
     """What can be known to be wrong before the text is read: names of settings, values of the training. Raises `WordmillError`."""
+    for name in SIZES:
+        if name in config.model and (not isinstance(config.model[name], int) or config.model[name] < 1):
+            raise ConfigError(f"a whole number from 1 on is needed, not {config.model[name]!r}", where=f"model.{name}")
+    if config.parent is not None and config.tokenizer_folder is not None:
+        raise UsageError(f"the tokenizer of {config.parent} is settled: its weights mean nothing with another", where="--tokenizer",
+                         fix="Leave --tokenizer away with --from")  # fmt: skip
     if config.parent is None:
         budget.family_shape(config.family, 64, 1)
         check_names(RecurrentConfig if config.family in budget.RECURRENT else TransformerConfig, config.model, "model")
@@ -330,6 +336,8 @@ def _length(asked: _Asked, model: ModelConfig, values: dict[str, Any], speed: bu
     assert tokens is not None
     rows = training_rows(config, model, train, asked.tokenizer, asked.context, values["rows"])
     values["steps"] = config.steps or rows.steps(tokens)
+    if config.steps is not None:
+        tokens = float(config.steps * values["rows"] * asked.context)  # until the rows of a step were settled, only a guess
     if config.epochs is not None and "steps" not in config.train and isinstance(rows, PackedRows):
         values["row_limit"] = rows.rows_for(tokens)
     return tokens

@@ -89,7 +89,7 @@ class PretrainConfig(Config):
     """Number of weights, such as 15m."""
     tokens: str | None = None
     """Targets to train on, such as 5m."""
-    epochs: float | None = None
+    epochs: float | None = Field(default=None, allow_inf_nan=False)
     """How many times to go over the corpus."""
     steps: int | None = None
     """Optimiser steps."""

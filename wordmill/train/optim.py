@@ -23,13 +23,13 @@ class OptimConfig(Config):
 
     kind: Literal["muon", "adamw", "adam", "sgd"] = "muon"
     """`muon`: Muon for matrices inside the model and AdamW for the rest; the others: one rule for all weights."""
-    matrix_lr: float = 0.03
+    matrix_lr: float = Field(default=0.03, ge=0)
     """Muon's learning rate: the size of an update's entries relative to an orthogonal matrix."""
-    lr: float = 6e-3
+    lr: float = Field(default=6e-3, ge=0)
     """Learning rate of AdamW, Adam or SGD (with `muon`: for norms, biases and whatever is not listed below)."""
-    embedding_lr: float = 0.28
+    embedding_lr: float = Field(default=0.28, ge=0)
     """AdamW's learning rate for untied embeddings under `muon`."""
-    head_lr: float = 6e-3
+    head_lr: float = Field(default=6e-3, ge=0)
     """AdamW's learning rate for the output layer (tied or not) under `muon`."""
     beta1: float = 0.8
     """Decay of AdamW's first moment."""
