@@ -10,13 +10,13 @@ import json as json_module
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from wordmill.core.errors import WordmillError
+from wordmill.core.handlers import handling
 from wordmill.core.progress import Reporter
 
 if TYPE_CHECKING:
@@ -95,22 +95,9 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, where a command has no better answer to it (training saves a checkpoint)."""
 
 
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Inside, SIGTERM unwinds the stack, so that what a command had begun is cleared away."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise Terminated
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: whoever runs us handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _unwind(_number: int, _frame: object) -> None:
+    """Answers SIGTERM so that what a command had begun is cleared away."""
+    raise Terminated
 
 
 def run(call: Callable[[], object]) -> int:
@@ -121,7 +108,7 @@ def run(call: Callable[[], object]) -> int:
     ours and keep their traceback.
     """
     try:
-        with _ended_in_order():
+        with handling(_unwind, signal.SIGTERM):
             result = call()
         sys.stdout.flush()
         return result if isinstance(result, int) else 0

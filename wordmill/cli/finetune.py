@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, QuietOption, emit, reporter
-from wordmill.cli.pretrain import STOPPED
+from wordmill.cli.training import split_words, to_the_end
 from wordmill.core.errors import UsageError
 
 SECTIONS = {"task": "options", "model": "shape"}
@@ -61,7 +59,7 @@ def finetune(
     """
     from wordmill.core.config import merge, parse_overrides, read_yaml
 
-    names, pairs = _arguments(words or [])
+    names, pairs = split_words(words or [], PLAIN, "task")
     given: dict[str, Any] = {"task": names[0] if names else None, "data": names[1:], "parent": model, "validation": validation,
                              "test": test, "epochs": epochs, "steps": steps, "time": time, "lr": lr, "max_tokens": max_tokens,
                              "freeze": freeze, "size": size, "tokenizer_folder": tokenizer, "seed": seed,
@@ -72,7 +70,6 @@ def finetune(
     from wordmill.tasks.finetune import finetune as work
     from wordmill.tasks.finetune import finetune_seeds
     from wordmill.tasks.finetune import preview as look
-    from wordmill.train.loop import Stopped
 
     show = reporter(quiet)
     if preview:
@@ -81,23 +78,9 @@ def finetune(
         text = found.pop("text")
         emit(json, found, text)
         return 0
-    try:
-        common: dict[str, Any] = {"out": out, "resume": resume, "device": device, "tensorboard": tensorboard, "reporter": show, **settings}
-        run = finetune_seeds(seeds, **common) if seeds > 1 else work(**common)
-    except Stopped as stopped:
-        name, folder = str(stopped.args[0]), str(stopped.args[1])
-        show.warn(f"stopped by {name}; a checkpoint is saved. Go on with: wordmill finetune -o {shlex.quote(folder)} --resume")
-        return STOPPED.get(name, 130)
-    except KeyboardInterrupt:
-        if out is None or not (out / "config.yaml").exists():
-            raise
-        show.warn(f"stopped. Go on with: wordmill finetune -o {shlex.quote(str(out))} --resume")
-        return 130
-    if int(os.environ.get("RANK", "0")):
-        return 0  # under torchrun, the first process speaks for all
-    emit(json, {"run": str(run.folder), "model": str(run.model_folder), "report": str(run.report), **run.metrics},
-         f"model: {run.model_folder}\nreport: {run.report}\nnext: wordmill predict {run.model_folder} FILE")  # fmt: skip
-    return 0
+    common: dict[str, Any] = {"out": out, "resume": resume, "device": device, "tensorboard": tensorboard, "reporter": show, **settings}
+    return to_the_end("finetune", lambda: finetune_seeds(seeds, **common) if seeds > 1 else work(**common), out, json=json, show=show,
+                      following=lambda run: f"wordmill predict {run.model_folder} FILE")  # fmt: skip
 
 
 def _no_model() -> str:
@@ -105,22 +88,3 @@ def _no_model() -> str:
 
 
 PLAIN = ("task", "epochs", "steps", "time", "lr", "max_tokens", "freeze", "patience", "seed", "validation_share", "size", "dtype")
-
-
-def _arguments(words: list[str]) -> tuple[list[str], list[str]]:
-    """Task and files, and settings of the form name=value (a file that exists is a file whatever its name).
-
-    Raises `UsageError` for a word such as `label=stars` that names no section.
-    """
-    names, pairs = [], []
-    for word in words:
-        name = word.partition("=")[0]
-        if "=" not in word or "/" in name or Path(word).exists():
-            names.append(word)
-        elif "." in name or name in PLAIN:
-            pairs.append(word)
-        else:
-            raise UsageError(
-                f"can't read the setting {word!r}", fix=f"Settings name their section, for example task.{word} or train.{word}"
-            )
-    return names, pairs

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, QuietOption, emit, reporter
-from wordmill.core.errors import UsageError
+from wordmill.cli.training import split_words, to_the_end
+
+if TYPE_CHECKING:
+    from wordmill.tasks.run import Run
 
 NEXT = {"mlm": "fill", "denoise": "fill"}
 """What one does with a model that learned this, where it isn't generating."""
-STOPPED = {"SIGINT": 130, "SIGTERM": 143}
+PLAIN = ("time", "size", "tokens", "epochs", "steps", "family", "seed")
+"""Settings that belong to no section."""
 
 
 def pretrain(
@@ -59,7 +61,7 @@ def pretrain(
     """
     from wordmill.core.config import merge, parse_overrides, read_yaml
 
-    texts, pairs = split_arguments(sources or [])
+    texts, pairs = split_words(sources or [], PLAIN, "model")
     given: dict[str, Any] = {"time": time, "size": size, "tokens": tokens, "epochs": epochs, "steps": steps, "family": model,
                              "objective": objective, "parent": parent, "lora": None if lora is None else {"rank": lora},
                              "tokenizer_folder": tokenizer, "validation": validation, "prompts": prompt, "compile": compile, "seed": seed,
@@ -70,46 +72,16 @@ def pretrain(
     recipe_sources = settings.pop("sources", ())
     from wordmill.tasks.pretrain import pretrain as work
     from wordmill.tasks.range_test import find_learning_rate as find
-    from wordmill.train.loop import Stopped
 
     show = reporter(quiet)
     if find_learning_rate:
         found = find(texts or recipe_sources, out=out, device=device, reporter=show, **settings)
         emit(json, found.plain(), found.text())
         return 0
-    try:
-        run = work(texts or recipe_sources, out=out, resume=resume, device=device, tensorboard=tensorboard, reporter=show, **settings)
-    except Stopped as stopped:
-        name, folder = str(stopped.args[0]), str(stopped.args[1])
-        show.warn(f"stopped by {name}; a checkpoint is saved. Go on with: wordmill pretrain -o {shlex.quote(folder)} --resume")
-        return STOPPED.get(name, 130)
-    except KeyboardInterrupt:
-        if out is None or not (out / "config.yaml").exists():
-            raise
-        show.warn(f"stopped. Go on with: wordmill pretrain -o {shlex.quote(str(out))} --resume")
-        return 130
-    if int(os.environ.get("RANK", "0")):
-        return 0  # under torchrun, the first process speaks for all
-    emit(json, {"run": str(run.folder), "model": str(run.model_folder), "report": str(run.report), **run.metrics},
-         f"model: {run.model_folder}\nreport: {run.report}\nnext: wordmill {NEXT.get(run.metrics['objective'], 'generate')} "
-         f'{run.model_folder} "…"')  # fmt: skip
-    return 0
+    settings |= {"out": out, "resume": resume, "device": device, "tensorboard": tensorboard, "reporter": show}
+    return to_the_end("pretrain", lambda: work(texts or recipe_sources, **settings), out, json=json, show=show, following=_following)
 
 
-def split_arguments(words: list[str]) -> tuple[list[str], list[str]]:
-    """Sources, and settings of the form name=value (a file that exists is a source whatever its name).
-
-    Raises `UsageError` for a word such as `layers=6` that names no section.
-    """
-    texts, pairs = [], []
-    for word in words:
-        name = word.partition("=")[0]
-        if "=" not in word or "/" in name or Path(word).exists():
-            texts.append(word)
-        elif "." in name or name in ("time", "size", "tokens", "epochs", "steps", "family", "seed"):
-            pairs.append(word)
-        else:
-            raise UsageError(
-                f"can't read the setting {word!r}", fix=f"Settings name their section, for example model.{word} or train.{word}"
-            )
-    return texts, pairs
+def _following(run: Run) -> str:
+    """The command to give next."""
+    return f'wordmill {NEXT.get(run.metrics["objective"], "generate")} {run.model_folder} "…"'

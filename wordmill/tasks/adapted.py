@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from wordmill.core.errors import CheckpointError
-from wordmill.core.files import hash_file
 from wordmill.models.adapters import add_lora, chosen, places, save_adapter
 from wordmill.models.folder import build_model, load_model, read_config, save_model
 from wordmill.models.hub import resolve_model
 from wordmill.models.lora import merge_lora
+from wordmill.tasks.run import weight_hashes
 
 if TYPE_CHECKING:
     from wordmill.tasks.pretrain import PretrainConfig
@@ -35,8 +35,7 @@ def base_facts(config: PretrainConfig) -> dict[str, Any]:
     """The hashes of the base's weights: a checkpoint holds the adapter alone, which means nothing beside others."""
     if config.lora is None or config.parent is None:
         return {}
-    files = sorted(path for path in resolve_model(config.parent).iterdir() if path.suffix in (".safetensors", ".bin"))
-    return {"base": {path.name: hash_file(path) for path in files}}
+    return {"base": weight_hashes(config.parent)}
 
 
 def check_base(config: PretrainConfig, saved: Mapping[str, Any]) -> None:

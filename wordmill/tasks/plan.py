@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, Tran
 from wordmill.models.families import family
 from wordmill.models.folder import build_model, check_expressible, compile_blocks, read_config
 from wordmill.models.hub import resolve_model
+from wordmill.tasks.run import SavedPlan
 from wordmill.tokenizer import Tokenizer
 from wordmill.train import budget
 from wordmill.train.loop import TrainConfig
@@ -43,12 +44,9 @@ REFERENCE = (256, 4)
 
 
 @dataclass
-class Plan:
+class Plan(SavedPlan):
     """What will be done."""
 
-    model: ModelConfig
-    train: TrainConfig
-    dtype: str
     peak_flops: float
     """Measured operations a second of a plain matrix product: what utilisation is a share of."""
     flops_per_token: float
@@ -59,19 +57,6 @@ class Plan:
     """Whether the best weights by validation are kept (a corpus seen several times)."""
     summary: str = ""
     notes: list[str] = field(default_factory=list)
-
-    def plain(self) -> dict[str, Any]:
-        """For config.yaml."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("model", "train")}
-        kind = "recurrent" if isinstance(self.model, RecurrentConfig) else "transformer"
-        return {"kind": kind, "model": self.model.plain(), "train": self.train.plain(), **values}
-
-    @classmethod
-    def from_plain(cls, values: dict[str, Any]) -> Plan:
-        """The way back."""
-        rest = dict(values)
-        kind = RecurrentConfig if rest.pop("kind") == "recurrent" else TransformerConfig
-        return cls(kind.of(rest.pop("model"), where="plan.model"), TrainConfig.of(rest.pop("train"), where="plan.train"), **rest)
 
 
 @dataclass

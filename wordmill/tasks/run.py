@@ -10,22 +10,46 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 
 from wordmill.core.config import Config, differences, merge
 from wordmill.core.errors import DiskFullError, UsageError, WordmillError
 from wordmill.core.files import hash_file, new_folder, read_json, write_text
+from wordmill.core.handlers import handling
+from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.hub import resolve_model
 from wordmill.train.distributed import World
-from wordmill.train.loop import Training
+from wordmill.train.loop import TrainConfig, Training
 
 CONFIG, FACTS = "config.yaml", "run.json"
 T = TypeVar("T")
 C = TypeVar("C", bound=Config)
+
+
+@dataclass
+class SavedPlan:
+    """What a plan for any kind of run holds, and its way into config.yaml and back."""
+
+    model: ModelConfig
+    train: TrainConfig
+    dtype: str
+
+    def plain(self) -> dict[str, Any]:
+        """For config.yaml."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("model", "train")}
+        kind = "recurrent" if isinstance(self.model, RecurrentConfig) else "transformer"
+        return {"kind": kind, "model": self.model.plain(), "train": self.train.plain(), **values}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """The way back."""
+        rest = dict(values)
+        kind = RecurrentConfig if rest.pop("kind") == "recurrent" else TransformerConfig
+        return cls(kind.of(rest.pop("model"), where="plan.model"), TrainConfig.of(rest.pop("train"), where="plan.train"), **rest)
 
 
 @dataclass
@@ -109,8 +133,12 @@ def parent_facts(folder: str | Path | None) -> dict[str, Any] | None:
     """What a model went on from: its folder, and what its weights were."""
     if folder is None:
         return None
-    files = sorted(path for path in resolve_model(folder).iterdir() if path.suffix in (".safetensors", ".bin"))
-    return {"folder": str(folder), "weights": {path.name: hash_file(path) for path in files}}
+    return {"folder": str(folder), "weights": weight_hashes(folder)}
+
+
+def weight_hashes(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of a model folder's files of weights, by their names."""
+    return {path.name: hash_file(path) for path in sorted(resolve_model(folder).iterdir()) if path.suffix in (".safetensors", ".bin")}
 
 
 def first_does(group: World, work: Callable[[], T]) -> T:
@@ -141,13 +169,5 @@ def signals(run: Training) -> Iterator[None]:
             signal.raise_signal(number)
         run.stop = signal.Signals(number).name
 
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: whoever runs us handles signals
+    with handling(stop, signal.SIGINT, signal.SIGTERM):
         yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +14,9 @@ from wordmill.core.config import merge
 from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.progress import human_count, human_time
-from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
+from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.tasks.plan import parse_time
+from wordmill.tasks.run import SavedPlan
 from wordmill.train.budget import count_parameters
 from wordmill.train.loop import TrainConfig
 
@@ -35,12 +36,9 @@ MICRO_TOKENS = {"cpu": 8192, "cuda": 65_536}
 
 
 @dataclass
-class TunePlan:
+class TunePlan(SavedPlan):
     """What will be done."""
 
-    model: ModelConfig
-    train: TrainConfig
-    dtype: str
     max_tokens: int
     """Tokens of an example at most."""
     capacity: int
@@ -53,19 +51,6 @@ class TunePlan:
     """Counts and hashes of the splits."""
     summary: str = ""
     notes: list[str] = field(default_factory=list)
-
-    def plain(self) -> dict[str, Any]:
-        """For config.yaml."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("model", "train")}
-        kind = "recurrent" if isinstance(self.model, RecurrentConfig) else "transformer"
-        return {"kind": kind, "model": self.model.plain(), "train": self.train.plain(), **values}
-
-    @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> TunePlan:
-        """The way back."""
-        rest = dict(values)
-        kind = RecurrentConfig if rest.pop("kind") == "recurrent" else TransformerConfig
-        return cls(kind.of(rest.pop("model"), where="plan.model"), TrainConfig.of(rest.pop("train"), where="plan.train"), **rest)
 
 
 def longest(config: FinetuneConfig, model: ModelConfig) -> int:

@@ -1,0 +1,62 @@
+"""What `pretrain` and `finetune` share: their words, and how a training that is stopped tells how to go on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wordmill.cli.common import emit
+from wordmill.core.errors import UsageError
+from wordmill.core.progress import Reporter
+
+if TYPE_CHECKING:
+    from wordmill.tasks.run import Run
+
+STOPPED = {"SIGINT": 130, "SIGTERM": 143}
+
+
+def split_words(words: Sequence[str], plain: Collection[str], section: str) -> tuple[list[str], list[str]]:
+    """Names (of files, a task), and settings of the form name=value (a file that exists is a file whatever its name). `plain` are the
+    settings without a section, `section` one to suggest. Raises `UsageError` for a word such as `layers=6` that names no section."""
+    names, pairs = [], []
+    for word in words:
+        name = word.partition("=")[0]
+        if "=" not in word or "/" in name or Path(word).exists():
+            names.append(word)
+        elif "." in name or name in plain:
+            pairs.append(word)
+        else:
+            raise UsageError(
+                f"can't read the setting {word!r}", fix=f"Settings name their section, for example {section}.{word} or train.{word}"
+            )
+    return names, pairs
+
+
+def to_the_end(
+    command: str, work: Callable[[], Run], out: Path | None, *, json: bool, show: Reporter, following: Callable[[Run], str]
+) -> int:
+    """Run a training and print what it left, with `following`, the command to give next.
+
+    Returns the exit code: that of the signal, when one stopped it; then the command that resumes is told.
+    """
+    from wordmill.train.loop import Stopped
+
+    try:
+        run = work()
+    except Stopped as stopped:
+        name, folder = str(stopped.args[0]), str(stopped.args[1])
+        show.warn(f"stopped by {name}; a checkpoint is saved. Go on with: wordmill {command} -o {shlex.quote(folder)} --resume")
+        return STOPPED.get(name, 130)
+    except KeyboardInterrupt:
+        if out is None or not (out / "config.yaml").exists():
+            raise
+        show.warn(f"stopped. Go on with: wordmill {command} -o {shlex.quote(str(out))} --resume")
+        return 130
+    if int(os.environ.get("RANK", "0")):
+        return 0  # under torchrun, the first process speaks for all
+    emit(json, {"run": str(run.folder), "model": str(run.model_folder), "report": str(run.report), **run.metrics},
+         f"model: {run.model_folder}\nreport: {run.report}\nnext: {following(run)}")  # fmt: skip
+    return 0
