@@ -141,6 +141,10 @@ def test_resume(expect_refusal, prepared, tmp_path, capsys):
     (out / "model" / "config.json").unlink()  # as if it had been killed while it wrote the model
     line = expect_refusal("changed", "--resume", "model.layers=3", "train.save_steps=9", left=True)
     assert "model.layers: 2 → 3" in line and "train.save_steps: 2 → 9" in line and "width" not in line
+    plan = (out / "config.yaml").read_text()
+    _write(out / "config.yaml", plan.replace("clip: 0.0", "clip: 0.25"))
+    assert "clip: 0.0 → 0.25" in expect_refusal("plan", "--resume", left=True)
+    _write(out / "config.yaml", plan)
     newest = out / "checkpoints" / "step-00000006" / "state.safetensors"
     data = newest.read_bytes()
     newest.write_bytes(data[:-7] + b"scratch")
@@ -190,7 +194,7 @@ def test_no_space_left(expect_refusal, prepared, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_save_and_say_how_to_go_on(prepared, tmp_path, number, code):
+def test_signals_save_and_say_how_to_go_on(prepared, tmp_path, capsys, number, code):
     out = tmp_path / "a run"
     arguments = [*_prepared(prepared), "--steps", "100000", "train.evaluations=1", "--quiet"]
     process = subprocess.Popen(
@@ -198,6 +202,8 @@ def test_signals_save_and_say_how_to_go_on(prepared, tmp_path, number, code):
     )
     while process.poll() is None and not (out / "metrics.jsonl").exists():
         time.sleep(0.01)
+    assert main(["pretrain", "--resume", "-o", str(out)]) == 2
+    assert "another wordmill is at work" in capsys.readouterr().err, "a run that goes on is not resumed beside itself"
     process.send_signal(number)
     errors = process.communicate(timeout=100)[1]
     assert process.returncode == code, errors

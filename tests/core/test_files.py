@@ -6,7 +6,7 @@ import hashlib
 import pytest
 
 from wordmill.core.errors import DataError, DiskFullError, UsageError, disk_errors
-from wordmill.core.files import hash_file, hash_values, new_folder, read_json, write_atomic, write_json, write_text
+from wordmill.core.files import hash_file, hash_values, new_folder, occupied, read_json, write_atomic, write_json, write_text
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
@@ -66,3 +66,11 @@ def test_a_new_folder_overwrites_nothing(tmp_path):
         new_folder(tmp_path / "file")
     with pytest.raises(UsageError, match="can't make"):
         new_folder(tmp_path / "file" / "below")
+
+
+def test_a_folder_is_worked_in_by_one_alone(tmp_path):
+    with occupied(tmp_path), pytest.raises(UsageError, match="another wordmill is at work"), occupied(tmp_path):
+        pass
+    with occupied(tmp_path):
+        assert list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir()), "and leaves nothing behind"

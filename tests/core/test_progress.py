@@ -35,6 +35,17 @@ def test_plain_lines_away_from_a_terminal(monkeypatch):
     assert left is not None
 
 
+def test_what_an_earlier_sitting_did_says_nothing_about_the_pace(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with Reporter(quiet=True).task("training", total=1.0) as task:
+        task.begin(0.5)
+        assert task.seconds_left() is None
+        clock[0] += 10
+        task.set(0.6)
+        assert task.seconds_left() == pytest.approx(40)  # a tenth in ten seconds, four tenths to go
+
+
 def test_quiet_shows_warnings_only():
     stream = io.StringIO()
     reporter = Reporter(quiet=True, stream=stream)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.corpus.conftest import SPLITS, all_texts, sentences
 from wordmill.core.errors import ConfigError, DataError, DiskFullError, UsageError
+from wordmill.core.files import write_json
 from wordmill.core.progress import Reporter
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
 from wordmill.corpus import build as build_module
@@ -138,6 +139,18 @@ def test_one_document_is_cut_for_the_split(build: Callable[..., Corpus]) -> None
 def test_two_documents_are_enough(build: Callable[..., Corpus]) -> None:
     corpus = build({"x.jsonl": lines(["first", "second"])})
     assert (corpus.count("train"), corpus.count("validation")) == (1, 1)
+
+
+def test_output_that_another_process_fills_meanwhile_stays(build: Callable[..., Corpus], tmp_path: Path, monkeypatch: Any) -> None:
+    def late(*arguments: Any) -> None:
+        (tmp_path / "corpus" / "theirs").touch()
+        write_json(*arguments)
+
+    monkeypatch.setattr(build_module, "write_json", late)
+    with pytest.raises(UsageError, match="another process has filled"):
+        build({"x.jsonl": filler()})
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+    assert (tmp_path / "corpus" / "theirs").exists()
 
 
 def test_output_that_exists_stays(build: Callable[..., Corpus], tmp_path: Path) -> None:

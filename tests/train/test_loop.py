@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+from wordmill.core.progress import Task
 from wordmill.train import loop
+from wordmill.train.log import Log
 from wordmill.train.loop import Stopped, TrainConfig
 
 
@@ -106,3 +110,13 @@ def test_restored_runs_go_on_to_the_bit(make_training, tmp_path, shape):
 def test_settings_that_contradict_are_refused(values):
     with pytest.raises(Exception, match="(steps or seconds|at least 1|ema)"):
         TrainConfig.of(values)
+
+
+def test_the_log_tells_the_rates_themselves(make_training, tmp_path):
+    schedule = {"kind": "linear", "warmup": 0.0}
+    run = make_training(steps=4, folder=tmp_path, schedule=schedule, optim={"kind": "muon", "lr": 0.02, "matrix_lr": 0.1})
+    run.callbacks.append(Log(tmp_path, Task("training", 1.0, ""), flops_per_token=0.0, peak=0.0, bytes_per_token=None))
+    loop.fit(run)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lr"] for row in rows] == pytest.approx([0.015, 0.01, 0.005, 0])
+    assert [row["matrix_lr"] for row in rows] == pytest.approx([0.075, 0.05, 0.025, 0])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,30 @@ def hash_file(path: Path) -> str:
 def hash_values(*values: Any) -> str:
     """SHA-256 (64 hex digits) of JSON-ready values; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder that is being worked in; the system lifts the lock when the process ends, however it does.
+
+    Raises `UsageError` at once when another process (or another call) works in it.
+    """
+    from filelock import FileLock, Timeout
+
+    path = folder / ".lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        fix = "Wait for it, stop it, or name another folder with -o"
+        raise UsageError("another wordmill is at work in this folder", where=folder, fix=fix) from None
+    except OSError as error:
+        raise UsageError(f"can't work in this folder: {error.strerror}", where=folder, fix="Name another folder with -o") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def new_folder(path: Path, *, hint: str = "Name another folder with -o") -> Path:

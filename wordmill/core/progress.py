@@ -44,7 +44,7 @@ class Task:
 
     def __init__(self, name: str, total: float | None, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
-        self.done = 0.0
+        self.done = self.begun = 0.0
         self.fields: dict[str, str] = {}
         self.started = time.monotonic()
 
@@ -60,12 +60,17 @@ class Task:
         self.fields.update(fields)
         self._show()
 
+    def begin(self, done: float) -> None:
+        """Say what was done in an earlier sitting: it counts for how far the work is, not for its pace."""
+        self.done = self.begun = done
+
     def seconds_left(self) -> float | None:
         """Time left at the pace so far; None before there is a pace or without a total."""
         passed = time.monotonic() - self.started
-        if not self.total or not self.done or passed <= 0:
+        here = self.done - self.begun
+        if not self.total or here <= 0 or passed <= 0:
             return None
-        return max(0.0, (self.total - self.done) * passed / self.done)
+        return max(0.0, (self.total - self.done) * passed / here)
 
     def line(self) -> str:
         """The state in one plain line."""

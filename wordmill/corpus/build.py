@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wordmill.core.errors import DataError, disk_errors
+from wordmill.core.errors import DataError, UsageError, disk_errors
 from wordmill.core.files import hash_file, hash_values, new_folder, write_json
 from wordmill.core.lineage import now, versions
 from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count
@@ -265,10 +266,15 @@ def _folder_if_done(out: Path) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        os.replace(temporary, out)
+        try:
+            os.replace(temporary, out)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise UsageError("another process has filled this folder meanwhile", where=out, fix="Name another folder with -o") from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not existed:
+        if not existed and not any(out.iterdir()):
             out.rmdir()
         raise
 

@@ -12,6 +12,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -24,7 +25,7 @@ from wordmill.batches.examples import Encoded, ExampleRows
 from wordmill.core.config import Config
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
 from wordmill.core.errors import DataError, UsageError
-from wordmill.core.files import hash_values, new_folder, read_json, write_json, write_text
+from wordmill.core.files import hash_values, new_folder, occupied, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_count, human_time
 from wordmill.evaluate.watch import best_weights, weights_in
@@ -167,13 +168,15 @@ def finetune(
     given = {**settings, **_files(data=data, validation=settings.get("validation"), test=settings.get("test"))}
     given |= {name: str(value) for name, value in (("task", task), ("parent", model)) if value is not None}
     place = choose_device(device)
-    with world(place) as group:
+    with world(place) as group, ExitStack() as held:
         log = reporter if group.first else Reporter(quiet=True)
         config, folder = _open(given, Path(out) if out else None, resume, group)
         done = finished(folder) if resume else None
         if done is not None:
             log.note("this run is finished")
             return done
+        if group.first:
+            held.enter_context(occupied(folder))
         timings: dict[str, float] = {}
         with left_as_it_was(folder, new=group.first and not resume):
             with timed(timings, "reading and encoding"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,7 +24,7 @@ from wordmill.batches.store import TokenStore, encode_corpus
 from wordmill.core.config import Config
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
 from wordmill.core.errors import DataError, UsageError
-from wordmill.core.files import read_json, write_json, write_text
+from wordmill.core.files import occupied, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
@@ -141,13 +142,15 @@ def pretrain(
     names = [str(s) for s in ([sources] if isinstance(sources, str | Path) else sources)]
     given = {**settings, **({"sources": names} if names else {})}
     place = choose_device(device)
-    with world(place) as group:
+    with world(place) as group, ExitStack() as held:
         log = reporter if group.first else Reporter(quiet=True)
         config, folder = _open(given, Path(out) if out else None, resume, group)
         done = finished(folder) if resume else None
         if done is not None:
             log.note("this run is finished")
             return done
+        if group.first:
+            held.enter_context(occupied(folder))
         timings: dict[str, float] = {}
         with left_as_it_was(folder, new=group.first and not resume):
             with timed(timings, "reading and tokenizing"):

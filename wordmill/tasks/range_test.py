@@ -78,8 +78,7 @@ def find_learning_rate(
         factors, losses = _sweep(run, reporter)
     best = suggest(factors, losses)
     optim = plan.train.optim
-    names = ("matrix_lr", "embedding_lr", "head_lr", "lr") if optim.kind == "muon" else ("lr",)
-    rates = {name: getattr(optim, name) * best for name in names}
+    rates = {name: rate * best for name, rate in optim.rates().items()}
     plot = None
     if out is not None:
         picture = line_plot(

@@ -16,7 +16,8 @@ from wordmill.train.loop import Event, Training
 class Log:
     """A callback that writes one row a step and moves the progress bar.
 
-    Rows: step, time (s), tokens (read), loss (nats/target), lr (factor on the peak rates), tokens_per_second, mfu (share of the
+    Rows: step, time (s), tokens (read), loss (nats/target), lr (and, with Muon, matrix_lr, embedding_lr, head_lr: the learning
+    rates of the step), tokens_per_second, mfu (share of the
     measured matrix-product rate), grad_norm. Other callbacks add rows with `write`. `bytes_per_token` None: the loss is not one that
     bits per byte follow from, and none are shown.
     """
@@ -39,6 +40,7 @@ class Log:
     def rewind(self, run: Training) -> None:
         """Drop rows and samples beyond the step that a resumed run starts from, and an unfinished last line."""
         self.before = (run.tokens, run.seconds)
+        self.task.begin(run.progress)
         for path in (self.path, self.path.with_name("samples.jsonl")) if self.path else ():
             if path.exists():
                 lines = path.read_bytes().split(b"\n")
@@ -65,7 +67,8 @@ class Log:
         speed = tokens / seconds if seconds > 0 else 0.0
         mfu = speed * self.flops / self.peak if self.peak else None
         row = {"step": run.step, "time": round(run.seconds, 3), "tokens": run.tokens, "loss": run.last["loss"],
-               "lr": run.last["lr_factor"], "tokens_per_second": round(speed, 1), "mfu": None if mfu is None else round(mfu, 4),
+               **{name: peak * run.last["lr_factor"] for name, peak in run.config.optim.rates().items()},
+               "tokens_per_second": round(speed, 1), "mfu": None if mfu is None else round(mfu, 4),
                "grad_norm": run.last["grad_norm"]}  # fmt: skip
         self.write(row)
         shown = {"step": str(run.step), "loss": f"{run.last['loss']:.3f}"}

@@ -7,6 +7,7 @@ Evaluation, samples, logs and checkpoints come in as callbacks. Shapes: B rows o
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ from pydantic import model_validator
 from torch import Tensor
 
 from wordmill.batches.batch import Batch
-from wordmill.core.config import Config
-from wordmill.core.errors import TrainingError
+from wordmill.core.config import Config, differences
+from wordmill.core.errors import CheckpointError, TrainingError
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.folder import LanguageModel
 from wordmill.models.kernels import flushed_denormals
@@ -113,7 +114,7 @@ class Training:
     carry: dict[int, Any] = field(default_factory=dict)
     """State of a recurrent model, for each micro-batch."""
     last: dict[str, float] = field(default_factory=dict)
-    """Numbers of the last step: loss, grad_norm, lr, …"""
+    """Numbers of the last step: loss, grad_norm, lr_factor, …"""
     memory: dict[str, Any] = field(default_factory=dict)
     """What callbacks want kept in checkpoints (plain values)."""
     stop: str | None = None
@@ -292,7 +293,17 @@ def snapshot(run: Training, carried: list[dict[int, dict[str, Tensor]]]) -> chec
 
 
 def restore(run: Training, saved: checkpoint.Checkpoint) -> None:
-    """Take a checkpoint's state into a fresh `Training` of the same shape."""
+    """Take a checkpoint's state into a fresh `Training` of the same shape.
+
+    Raises `CheckpointError` when the run was planned otherwise than the checkpoint remembers: config.yaml has been edited since.
+    """
+    changed = differences(*(json.loads(json.dumps(facts)) for facts in (saved.facts["config"], run.resumed_config)))
+    if changed:
+        raise CheckpointError(
+            "the plan is not the one that this run was begun with; changed: " + "; ".join(changed),
+            where=run.folder / "config.yaml" if run.folder else None,
+            fix="Put it back as it was, or start a new run with another -o",
+        )
     tensors = {name: x.to(run.device) for name, x in saved.tensors.items()}
     run.optimizer.load_state(tensors, int(saved.facts["optimizer_steps"]))
     for name, w in run.average.items():

@@ -49,6 +49,12 @@ class OptimConfig(Config):
     embedding at the lowest (1: all alike). Howard and Ruder 2018, arXiv 1801.06146."""
 
 
+    def rates(self) -> dict[str, float]:
+        """The peak learning rates that are in use, by the names of their settings."""
+        names = ("matrix_lr", "embedding_lr", "head_lr", "lr") if self.kind == "muon" else ("lr",)
+        return {name: getattr(self, name) for name in names}
+
+
 @dataclass(frozen=True)
 class Group:
     """Weights that share a rule."""

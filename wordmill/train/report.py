@@ -177,6 +177,8 @@ def _curves(train: list[Row], tests: list[Row]) -> str:
         title, marks = "Targets that the model held most likely", len(right) <= 30
         plots.append(line_plot({"validation": right}, title=title, x_label="step", y_label="share", marks=marks))
     if rate:
+        peak = max(value for _, value in rate) or 1.0  # a share, since several rates may follow the one schedule
+        rate = [(step, value / peak) for step, value in rate]
         plots.append(line_plot({"learning rate": rate}, title="Learning rate", x_label="step", y_label="share of its peak"))
     speed, norm = points(train, "tokens_per_second"), points(train, "grad_norm")
     if speed:
