@@ -234,6 +234,8 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     return model, rate
 
 
+WIDE = 384
+"""From this width on, half the tokens at once are as fast on a CPU."""
 SIZES = ("width", "layers", "heads", "kv_heads", "head_size", "ffn_size", "hidden_size", "embedding_size")
 
 
@@ -286,8 +288,7 @@ def _steps_and_speed(asked: _Asked, model: ModelConfig, rate: float) -> tuple[di
         merge(_optim_defaults(model, config.parent, config.lora is not None), config.train.get("optim", {})), where="train.optim"
     )
     rows = int(config.train.get("rows") or _rows(model, guess, context, asked.train))
-    at_once = asked.tokens_a_step // (1 if config.lora is None else 4)  # an adapter is trained for want of memory
-    micro = int(config.train.get("micro_rows") or max(1, min(rows, at_once // context)))
+    micro = int(config.train.get("micro_rows") or max(1, min(rows, _at_once(asked, model) // context)))
     seconds = min(5.0, 0.02 * asked.seconds) if asked.seconds else 1.0
     speed = _measure(asked, model, optim, rows, micro, seconds=seconds)
     values: dict[str, Any] = {
@@ -301,6 +302,15 @@ def _steps_and_speed(asked: _Asked, model: ModelConfig, rate: float) -> tuple[di
     if config.parent is not None:
         values["schedule"] = {"kind": "cosine", "warmup": 0.05}
     return values, speed
+
+
+def _at_once(asked: _Asked, model: ModelConfig) -> int:
+    """Tokens that go through the model at once. A wide model keeps a CPU just as busy with half as many, in less memory (docs/log.md);
+    an adapter is trained for want of memory."""
+    if asked.config.lora is not None:
+        return asked.tokens_a_step // 4
+    wide = asked.device.type == "cpu" and isinstance(model, TransformerConfig) and model.width >= WIDE
+    return asked.tokens_a_step // (2 if wide else 1)
 
 
 def _length(asked: _Asked, model: ModelConfig, values: dict[str, Any], speed: budget.Speed) -> float:
