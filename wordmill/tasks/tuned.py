@@ -59,6 +59,8 @@ class Tuned:
                 f"{len(cut):,} of {len(records):,} inputs are longer than {self.tools.max_tokens} tokens; {sum(cut):,} tokens were cut"
             )
         answers = self.task.respond(self.model, self.tools, records, reporter=reporter, encoded=encoded)
+        for line in self.task.remarks(records, answers):
+            reporter.warn(line)
         return [{**self.task.say(record, answer), **({"cut": one.cut} if one.cut else {})}
                 for record, answer, one in zip(records, answers, encoded, strict=True)]  # fmt: skip
 
