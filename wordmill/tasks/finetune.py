@@ -33,7 +33,7 @@ from wordmill.models.folder import LanguageModel, build_model, check_expressible
 from wordmill.models.heads import Headed, load_base, save_headed
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.card import tuned_card
-from wordmill.tasks.examples import Record, Records, read_examples, split_off
+from wordmill.tasks.examples import Record, Records, split_off
 from wordmill.tasks.judge import Judged, judge
 from wordmill.tasks.plan import parse_count, parse_time
 from wordmill.tasks.run import (
@@ -243,7 +243,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     """Records, splits, tokenizer and encoded examples: a function of the settings and the files, made again on resuming."""
     task = task_class(config.task)(config.options)
     asked = {"train": config.data, "validation": config.validation, "test": config.test}
-    splits = {name: read_examples(paths, reporter=reporter) for name, paths in asked.items() if paths}
+    splits = {name: task.read(paths, reporter=reporter) for name, paths in asked.items() if paths}
     task.look(splits, reporter)
     if "validation" not in splits and config.validation_share:
         splits = _split(config, task, splits, folder, reporter)

@@ -7,6 +7,7 @@ That is all: `wordmill finetune NAME`, `evaluate`, `predict`, `compare`, `--prev
 early stopping, the report and the model folder (tasks/finetune.py, tasks/tuned.py) work with what the methods below give. In the order
 in which they are called:
 
+    read       files → records (by default tables, JSON, Parquet and CoNLL: tasks/examples.py)
     look       find columns and labels in the records and keep them in `self.spec` (plain JSON: it is saved, and is all that is known when
                the model is used); say what was taken for what; raise `DataError` with `record.where` for what can't be trained on
     stratum, key   the split keeps shares of strata, and equal keys on one side
@@ -28,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -41,11 +43,11 @@ from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.config import ModelConfig
 from wordmill.models.folder import LanguageModel
-from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
-TASKS = {"classify": "classify:Classify", "tag": "tag:Tag"}
+TASKS = {"classify": "classify:Classify", "summarize": "summarize:Summarize", "tag": "tag:Tag", "translate": "translate:Translate"}
 """Name → "module:class" below wordmill.tasks."""
 BATCH_TOKENS = 8192
 """Tokens that are read at a time when nothing is learned."""
@@ -79,6 +81,10 @@ class Task:
         self.spec: dict[str, Any] = spec or {}
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def read(self, paths: Sequence[str | Path], *, reporter: Reporter = SILENT) -> Records:
+        """The records of some files, which are one split. Raises `DataError` for what can't be read."""
+        return read_examples(paths, reporter=reporter)
 
     def look(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
         """Find out what is what in the splits given (train, and perhaps validation and test), and keep it in `self.spec`."""
