@@ -4,11 +4,12 @@ Repeat it:
     python benchmarks/texts.py DATA                        all tasks, 20 minutes each (DATA holds multi30k, tatoeba_cmn_eng, dialogsum, csl)
     python benchmarks/texts.py DATA --only en-de --model t5 qwen3 --time 20m --threads 2
 
-Each run is one `wordmill finetune` from scratch, in a process of its own; --time is all of it (reading, tokenizer, training, judging), but
-for the answers to the test examples, which are timed apart. Multi30k: its 29,000 training pairs, val to choose the weights by,
-test_2016_flickr to judge. Tatoeba: the pairs in a fixed shuffled order, sources that stand several times on one side, 500 to choose by, 1,000
-to judge. DialogSum and CSL have no training part in DATA: of their dev part 80 are kept to choose the weights by and the rest is learned, and
-the test part judges (of DialogSum's three summaries the first). So little text teaches a model from scratch the form of a summary, no more.
+Each run is one `wordmill finetune` from scratch, in a process of its own; --time is all of it (reading, tokenizer, training, judging),
+but for the answers to the test examples, which are timed apart. Multi30k: its 29,000 training pairs, val to choose the weights by,
+test_2016_flickr to judge. Tatoeba: the pairs in a fixed shuffled order, sources that stand several times on one side, 500 to choose by,
+1,000 to judge. DialogSum and CSL have no training part in DATA: of their dev part 80 are kept to choose the weights by and the rest is
+learned, and the test part judges (of DialogSum's three summaries the first). So little text teaches a model from scratch the form of a
+summary, no more.
 """
 
 from __future__ import annotations
