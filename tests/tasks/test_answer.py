@@ -133,6 +133,45 @@ def test_long_contexts_are_learned_and_answered_in_windows(models, tmp_path, cap
 
 
 @pytest.mark.parametrize("family", ["qwen3", "t5", "lstm"])
+def test_other_models_write_their_answers(family, squad, models, tmp_path, capsys):
+    files = [str(squad / "train.json"), "--validation", str(squad / "dev.json"), "--test", str(squad / "test.json")]
+    more = ["--steps", "150", "--lr", "0.006", "train.rows=16", "train.evaluations=3", "task.beams=2", "--quiet", "--json"]
+    run = tmp_path / "run"
+    assert main(["finetune", "answer", *files, "--model", str(models(family)), "-o", str(run), *more]) == 0
+    judged = json.loads(capsys.readouterr().out)["test"]
+    assert judged["metrics"]["no_answer_right"] > 0.5, "nothing is written where there is no answer"
+    assert judged["metrics"]["f1"] > max(0.25, judged["baselines"]["sentence with most shared words"]["f1"])
+    assert judged["details"]["measure"] == "squad" and "answers_without_end" in judged["details"]
+    model = wordmill.load(run)
+    found = model.predict([{"question": "who went ?", "context": "the mill anna went to york bread"}])[0]
+    assert isinstance(found["answer"], str) and (found["start"] is None or found["end"] - found["start"] == len(found["answer"]))
+    assert model.task.spec["way"] == "write" and model.task.generative and model.generate("mill", max_tokens=2) is not None
+    assert main(["compare", str(run), str(run), "--data", str(squad / "test.json"), "--quiet"]) == 0
+
+
+def test_a_written_answer_has_its_prompt_and_its_end(models):
+    folder = models("qwen3")
+    tokenizer = Tokenizer.load(folder)
+    task = Answer.suited("decoder", {"prompt": "{question} | {source} |"})
+    values = {"question": "who {source} ?", "context": "anna went {question}", "answers": [{"text": "anna", "answer_start": 0}]}
+    records = [Record(values, "f"), Record({**values, "answers": []}, "f")]
+    task.look({"train": Records(records, list(values), "json", files=["f"])}, SILENT)
+    tools = Tools(tokenizer, read_config(folder), 64)
+    task.settle(tools, records, SILENT)
+    for record, text in zip(records, ("anna", "")):
+        one = task.encode(record, tools, answer=True)
+        learned = one.targets[one.targets != IGNORE].tolist()
+        assert learned == [*tokenizer.encode(text), tokenizer.eos_id]
+        prompt = [index for index in one.ids.tolist()[: len(one.ids) - len(learned) + 1] if index != tokenizer.start_id]
+        assert tokenizer.decode(prompt) == "who {source} ? | anna went {question} |"
+    with pytest.raises(wordmill.WordmillError, match=r"holds \{question\} once"):
+        Answer.suited("decoder", {"prompt": "{source}"})
+    with pytest.raises(wordmill.WordmillError, match="stride"):
+        Answer.suited("decoder", {"stride": 4})
+    assert Answer.suited("decoder", {"way": "span"}).way == "span" == Answer.suited("encoder", {}).way  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "t5", "lstm"])
 def test_other_models_learn_spans_too(family, squad, models):
     task, folder = Answer(), models(family)
     records = unfolded(squad / "train.json")

@@ -134,9 +134,8 @@ class Loaded:
 
     @property
     def start_id(self) -> int | None:
-        """The token before every text: the tokenizer's start token, or its end token where it has no start token and the
-        vocabulary's documents are told apart by that one alone."""
-        return self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+        """The token before every text: see `Tokenizer.start_id`."""
+        return self.tokenizer.start_id
 
     @property
     def trained_context(self) -> int | None:

@@ -11,7 +11,7 @@ Shapes: N windows, P places of a window that may be chosen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,9 +28,10 @@ from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
+from wordmill.tasks.answer_written import WrittenAnswer
 from wordmill.tasks.examples import Record
 from wordmill.tasks.questions import QuestionConfig, Questions
-from wordmill.tasks.task import Tools, cut_to, padded, target_counts
+from wordmill.tasks.task import Task, Tools, cut_to, padded, target_counts
 from wordmill.tasks.windows import NOWHERE, Found, Frame, best_span, covering, frame, trimmed, windows
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
@@ -59,11 +60,24 @@ class Answer(Questions):
 
     Settings: ClassVar[type[Config]] = AnswerConfig
     settings: AnswerConfig
+    way: ClassVar[str] = "span"
 
     def __init__(self, settings: Any = None, spec: dict[str, Any] | None = None) -> None:
         super().__init__(settings, spec)
         self._contexts: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
         self._frames: dict[tuple[str, bool], Frame] = {}
+
+    @classmethod
+    def suited(cls, kind: str, settings: Mapping[str, Any] | None) -> Task:
+        """An encoder gives spans; other models write, unless `task.way=span`."""
+        way = (settings or {}).get("way", "auto")
+        return WrittenAnswer(settings) if way == "write" or (way == "auto" and kind != "encoder") else cls(settings)
+
+    @classmethod
+    def restored(cls, facts: Mapping[str, Any]) -> Task:
+        """See task.py."""
+        kind = WrittenAnswer if facts["spec"].get("way") == "write" else cls
+        return kind(facts["settings"], dict(facts["spec"]))
 
     # ── examples ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -131,6 +145,12 @@ class Answer(Questions):
         """How long the answer that begins here is."""
         return f"answer of {target + 1} tokens, or none if this is the token for it"
 
+    def describe(self) -> list[str]:
+        """For the model card."""
+        none = ", or none where the token that stands for the whole text is likelier as both" if self.spec["unanswerable"] else ""
+        return [f"It reads a question and a context, and gives the start and the end of the answer in the context{none}. "
+                "Long contexts stand in overlapping windows."]
+
     # ── model ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def build(self, base: LanguageModel, seed: int) -> Headed:
@@ -181,7 +201,7 @@ class Answer(Questions):
         refused = self.spec.get("unanswerable") and answer.margin <= self.settings.threshold
         return None if refused or answer.start < 0 else (answer.start, answer.end)
 
-    def said(self, record: Record, answer: Found) -> str:
+    def answer_text(self, record: Record, answer: Found) -> str:
         """The text of the span."""
         span = self._span(answer)
         return "" if span is None else record.values["context"][span[0] : span[1]]
@@ -190,7 +210,7 @@ class Answer(Questions):
         """The answer, its place, and how sure it is; where questions may have none, also the probability of that."""
         span = self._span(answer)
         start, end = span or (None, None)
-        told = {"answer": self.said(record, answer), "start": start, "end": end,
+        told = {"answer": self.answer_text(record, answer), "start": start, "end": end,
                 "probability": round(answer.probability if span else answer.none, 6)}  # fmt: skip
         return {**told, **({"no_answer_probability": round(answer.none, 6)} if self.spec.get("unanswerable") else {})}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -84,8 +84,9 @@ TUNED = {"sequence": ("AutoModelForSequenceClassification", "text-classification
 """For each kind of head the class that `transformers` opens the folder with, and the hub's word for what it does."""
 
 
-def tuned_card(name: str, config: FinetuneConfig, model: Any, judged: Mapping[str, Judged]) -> str:
-    """The card of a model that was fine-tuned for a task: what it does, how good it is beside what is had without it, how to use it."""
+def tuned_card(name: str, config: FinetuneConfig, model: Any, judged: Mapping[str, Judged], described: Sequence[str] = ()) -> str:
+    """The card of a model that was fine-tuned for a task: what it does, how good it is beside what is had without it, how to use it.
+    `described` are the task's own lines."""
     headed = isinstance(model, Headed)
     shape: ModelConfig = model.config
     kind = "decoder" if isinstance(shape, RecurrentConfig) else shape.kind
@@ -101,6 +102,8 @@ def tuned_card(name: str, config: FinetuneConfig, model: Any, judged: Mapping[st
     lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", "",
              f"A {family_name} fine-tuned {origin} for the task {config.task} by wordmill, on "
              f"{', '.join(f'`{path}`' for path in config.data)}."]  # fmt: skip
+    for line in described:
+        lines += ["", line]
     if headed and model.head.kind != "span":
         lines += ["", f"Labels: {', '.join(model.head.labels[:50])}{' …' if len(model.head.labels) > 50 else ''}."]
     if headed and model.crf is not None:
@@ -115,6 +118,8 @@ def tuned_card(name: str, config: FinetuneConfig, model: Any, judged: Mapping[st
             low, high = found.intervals[metric]
             beside = "".join(f" {found.baselines[o][metric]:.4f} |" if metric in found.baselines[o] else " |" for o in others)
             lines.append(f"| {metric.replace('_', ' ')} | {value:.4f} | {low:.4f} … {high:.4f} |{beside}")
+        for line in found.remarks:
+            lines += ["", line]
     if not judged:
         lines += ["", "No examples were set aside, so nothing is known of how good it is."]
     use = ["import wordmill", "", 'model = wordmill.load("path/to/this/folder")', 'print(model.predict(["…"]))']

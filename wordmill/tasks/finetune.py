@@ -34,7 +34,7 @@ from wordmill.models.folder import LanguageModel, build_model, check_expressible
 from wordmill.models.heads import Headed, load_base, save_headed
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.card import tuned_card
-from wordmill.tasks.examples import Record, Records, read_examples, split_off
+from wordmill.tasks.examples import Record, Records, split_off
 from wordmill.tasks.judge import Judged, judge
 from wordmill.tasks.plan import parse_count, parse_time
 from wordmill.tasks.run import (
@@ -65,6 +65,9 @@ from wordmill.train.report import PAGES, write_report
 
 VALIDATION_MOST = 2000
 """Validation examples that are looked at while training, at most; in the end all are."""
+
+WRITTEN_MOST = 500
+"""Validation examples that a generative task answers in the end, at most (of the test examples all): writing takes long."""
 
 
 class FinetuneConfig(Config):
@@ -257,8 +260,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     if kind not in task.kinds:
         raise UsageError(f"{config.task} needs {' or '.join(task.kinds)}, and {config.parent} is {kind}", where="--model")
     asked = {"train": config.data, "validation": config.validation, "test": config.test}
-    read = {name: read_examples(paths, reporter=reporter) for name, paths in asked.items() if paths}
-    splits = {name: task.unfold(records, reporter, learn=name == "train") for name, records in read.items()}
+    splits = {name: task.read(paths, learn=name == "train", reporter=reporter) for name, paths in asked.items() if paths}
     task.look(splits, reporter)
     if "validation" not in splits and config.validation_share:
         splits = _split(config, task, splits, folder, reporter)
@@ -268,6 +270,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     tokenizer = _tokenizer(config, task, splits["train"], folder, reporter)
     model = _shape(config, task, tokenizer)
     tools = Tools(tokenizer, model, longest(config, model), row_capacity(model, device))
+    task.settle(tools, splits["train"].records, reporter)
     encoded: dict[str, list[Encoded]] = {}
     for name, records in splits.items():
         with reporter.task(f"encoding {name}", total=len(records)) as bar:
@@ -320,6 +323,8 @@ def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path,
     wanted = config.tokenizer
     if wanted.purpose == "causal" and "cell" not in shape and not shape.get("causal", True):
         wanted = wanted.replace(purpose="masked")
+    if wanted.purpose == "causal" and task.generative and shape.get("encoder_layers"):
+        wanted = wanted.replace(purpose="denoising", sentinels=1)  # `… </s>` around a text, as the family has it
     tokenizer = train_tokenizer(texts, wanted, reporter=reporter)
     tokenizer.save(place, lineage={"settings": wanted.plain()})
     reporter.note(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens, trained on the training examples")
@@ -368,9 +373,9 @@ def _planned(
             return TunePlan.from_plain(saved["plan"])
         cut = {name: sum(1 for one in examples if one.cut) for name, examples in ready.encoded.items()}
         examples_seen = each(ready.encoded["train"])
+        wide = max(max(len(one.ids), one.length - len(one.ids)) for one in examples_seen)
         made = tune_plan(config, ready.model, n=len(examples_seen), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
-                         longest_example=max(len(one.ids) for one in examples_seen), task=ready.task.plain(), data=ready.data,
-                         device=device, started=started)  # fmt: skip
+                         longest_example=wide, task=ready.task.plain(), data=ready.data, device=device, started=started)  # fmt: skip
         model = ready.model
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         write_json(folder / FACTS, {
@@ -470,6 +475,10 @@ def finish(
         for name in ("validation", "test"):
             if name in ready.splits:
                 records = ready.splits[name].records
+                if name == "validation" and ready.task.generative and len(records) > WRITTEN_MOST:
+                    step = -(-len(records) // WRITTEN_MOST)
+                    reporter.note(f"validation: every {step}th of {len(records):,} examples is answered")
+                    records = records[::step]
                 judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, reporter=reporter)
                 found[name] = judged
                 metrics[name] = judged.plain()
@@ -484,7 +493,7 @@ def finish(
     write_lineage(folder / "model", task=config.task, tuned={**ready.task.plain(), "max_tokens": plan.max_tokens},
                   parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
                   recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings)  # fmt: skip
-    write_text(folder / "model" / "README.md", tuned_card(folder.name, config, run.model, found))
+    write_text(folder / "model" / "README.md", tuned_card(folder.name, config, run.model, found, ready.task.describe()))
     write_text(folder / PAGES, pages)
     write_json(folder / "timings.json", timings)
     flat = {f"{name}_{key}": value for name, judged in found.items() for key, value in judged.metrics.items()}
@@ -511,6 +520,7 @@ def _scores(judged: Judged) -> str:
         cells = [f"{value:.4f}", f"{low:.4f} … {high:.4f}", *(f"{b[name]:.4f}" if name in b else "–" for b in judged.baselines.values())]
         rows.append(f'<tr><td class="key">{name.replace("_", " ")}</td>' + "".join(f'<td class="number">{c}</td>' for c in cells) + "</tr>")
     cut = f"{judged.examples:,} examples; cut because they were too long: {judged.cut:,}"
+    cut = " · ".join([cut, *judged.remarks])
     return f'<p class=sub>{cut}</p><div class="card"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
 
 

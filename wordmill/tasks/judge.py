@@ -32,6 +32,8 @@ class Judged:
     """The same metrics without a model."""
     details: dict[str, Any] = field(default_factory=dict)
     """Tables by class and the like."""
+    remarks: list[str] = field(default_factory=list)
+    """What has to be known beside the scores."""
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -45,7 +47,7 @@ class Judged:
             beside = ", ".join(f"{other} {scores[name]:.4f}" for other, scores in self.baselines.items() if name in scores)
             lines.append(f"{name} {value:.4f} (95 % interval {low:.4f} … {high:.4f})" + (f"; {beside}" if beside else ""))
         lines.append(f"{self.examples:,} examples, {cut_text(self.cut, self.tokens_cut)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.remarks])
 
 
 def cut_text(examples: int, tokens: int) -> str:
@@ -63,5 +65,6 @@ def judge(
     beside = task.baselines(train, records, reporter) if train else {}
     cuts = [one.cut for one in encoded if one.cut]
     judged = Judged(len(records), outcomes.headline, outcomes.metrics(), intervals(outcomes), len(cuts), sum(cuts),
-                    {name: other.metrics() for name, other in beside.items()}, task.details(records, answers))  # fmt: skip
+                    {name: other.metrics() for name, other in beside.items()},
+                    task.details(records, answers), task.remarks(records, answers))  # fmt: skip
     return judged, answers

@@ -1,19 +1,21 @@
-"""What the ways of answering questions share: data, scores, baselines, pages. The ways: answer.py (a span of the context)."""
+"""What the ways of answering questions share: data, scores, baselines, pages. The ways: answer.py (a span of the context) and
+answer_written.py (a text that the model writes)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.tasks.answer_scores import HAN, AnswerOutcomes, Measure, f1, is_chinese
 from wordmill.tasks.baselines import shared_words
-from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tasks.labels import html_table
 from wordmill.tasks.spans import words_of
 from wordmill.tasks.squad import answers_of, find_roles, misplaced, questions
@@ -29,6 +31,8 @@ NAMES = {"squad": "as SQuAD counts them: words, without case, punctuation and En
 class QuestionConfig(Config):
     """Settings of every way of answering."""
 
+    way: Literal["auto", "span", "write"] = "auto"
+    """span: the answer is a span of the context. write: the model writes it. auto: encoders give spans, all others write."""
     question: str | None = None
     """The column with the question; None: found by looking."""
     context: str | None = None
@@ -48,10 +52,15 @@ class Questions(Task):
 
     name: ClassVar[str] = "answer"
     settings: QuestionConfig
+    way: ClassVar[str]
     in_context: ClassVar[bool] = True
     """Whether an answer that is learned must stand in its context."""
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def read(self, paths: Sequence[str | Path], *, learn: bool = False, reporter: Reporter = SILENT) -> Records:
+        """The questions in some files; see `unfold`."""
+        return self.unfold(read_examples(paths, reporter=reporter), reporter, learn=learn)
 
     def unfold(self, records: Records, reporter: Reporter, *, learn: bool) -> Records:
         """One record a question, each answer with its place; see squad.py. To be learned, an answer must stand where its file says."""
@@ -108,11 +117,11 @@ class Questions(Task):
         some = "".join(record.values["context"] for record in train.records[:: max(1, len(train) // 200)])
         measure = ("cmrc" if is_chinese(some) else "squad") if self.settings.measure == "auto" else self.settings.measure
         words = sorted(len(words_of(text)) for text in texts)
-        self.spec |= {"unanswerable": empty > 0, "measure": measure, "longest": max(map(len, texts)), "usual": words[len(words) // 2]}
+        self.spec |= {"way": self.way, "unanswerable": empty > 0, "measure": measure, "longest": max(map(len, texts)),
+                      "usual": words[len(words) // 2]}  # fmt: skip
         contexts = len({record.values["context"] for record in train.records})
         none = f"; {empty:,} have no answer in their context" if empty else ""
         reporter.note(f"{len(train):,} questions on {contexts:,} contexts{none}; answers of up to {self.spec['longest']} characters")
-        reporter.note(f"exact match and F1 are counted {NAMES[measure]}")
         for records in splits.values():
             self.check(records, reporter)
         self._suspicious(splits, reporter)
@@ -186,7 +195,7 @@ class Questions(Task):
 
     # ── scores ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def said(self, record: Record, answer: Any) -> str:
+    def answer_text(self, record: Record, answer: Any) -> str:
         """The text of an answer; "" for none."""
         raise NotImplementedError
 
@@ -197,7 +206,7 @@ class Questions(Task):
 
     def outcomes(self, records: Sequence[Record], answers: Sequence[Any]) -> Outcomes:
         """Exact match and F1."""
-        return self._outcomes(records, [self.said(record, answer) for record, answer in zip(records, answers, strict=True)])
+        return self._outcomes(records, [self.answer_text(record, answer) for record, answer in zip(records, answers, strict=True)])
 
     def _outcomes(self, records: Sequence[Record], said: Sequence[str]) -> AnswerOutcomes:
         wanted = [[answer["text"] for answer in record.values["answers"]] for record in records]
@@ -219,7 +228,7 @@ class Questions(Task):
         return {"measure": self.measure(records), "by_question": self._by(records, answers)}
 
     def _by(self, records: Sequence[Record], answers: Sequence[Any]) -> dict[str, dict[str, float]]:
-        outcomes = self._outcomes(records, [self.said(r, a) for r, a in zip(records, answers, strict=True)])
+        outcomes = self._outcomes(records, [self.answer_text(r, a) for r, a in zip(records, answers, strict=True)])
         groups: dict[str, list[int]] = {}
         for n, record in enumerate(records):
             groups.setdefault(question_word(record.values["question"]), []).append(n)
@@ -227,12 +236,16 @@ class Questions(Task):
         return {name: {"f1": float(outcomes.f1[rows].mean()), "exact_match": float(outcomes.exact[rows].mean()), "questions": len(rows)}
                 for name, rows in kept}  # fmt: skip
 
+    def remarks(self, records: Sequence[Record], answers: Sequence[Any]) -> list[str]:
+        """How the scores are counted."""
+        return [f"exact match and F1 are counted {NAMES[self.measure(records)]}"]
+
     def pages(self, records: Sequence[Record], answers: Sequence[Any]) -> str:
         """A table by kind of question, and the answers that are furthest from what was wanted."""
         measure = self.measure(records)
         rows = []
         for record, answer in zip(records, answers, strict=True):
-            texts, said = [one["text"] for one in record.values["answers"]], self.said(record, answer)
+            texts, said = [one["text"] for one in record.values["answers"]], self.answer_text(record, answer)
             score = max((f1(said, text, measure) for text in texts), default=float(not said))
             if score < 1:
                 sure = getattr(answer, "probability", None) if said else getattr(answer, "none", None)
@@ -246,7 +259,7 @@ class Questions(Task):
         table = self._by(records, answers)
         by = f"<h2>By question</h2>{html_table(table, 'asks')}" if table else ""
         worst = f'<h2>Most wrong</h2><div class="card"><table>{head}{"".join(lines)}</table></div>' if lines else ""
-        return f"<p class=sub>Exact match and F1 are counted {NAMES[measure]}.</p>{by}{worst}"
+        return by + worst
 
 
 ASKS = ("how many", "how much", "who", "whom", "whose", "what", "when", "where", "which", "why", "how",

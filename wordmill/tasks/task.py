@@ -8,17 +8,19 @@ early stopping, the report and the model folder (tasks/finetune.py, tasks/tuned.
 in which they are called:
 
     suited     the task in the form for a model of that kind, where there are several
-    unfold     records as they stand in files → one an example, where a record of a file holds several
+    read       files → records, one an example (by default tables, JSON, Parquet and CoNLL: tasks/examples.py)
     look       find columns and labels in the records and keep them in `self.spec` (plain JSON: it is saved, and is all that is known when
                the model is used); say what was taken for what; raise `DataError` with `record.where` for what can't be trained on
     stratum, key   the split keeps shares of strata, and equal keys on one side
+    settle     what depends on the tokenizer and the model too (a task that writes: its prompt, its end token), into `self.spec`
     encode     a record → `Encoded`: ids with targets (`IGNORE` where nothing is learned), counting what was cut; a text in several
                windows → the first, with the `more` of them
     build      the model: `Headed` for answers about a text or its tokens; a generative task leaves the base as it is
     objective  `LossSum` of a batch, as in train/objectives.py: sums, never means
     respond    what the model says to records, one answer each, in any form (by default: `encode`, then `answers` batch by batch; a task
-               that generates overrides `respond`)
+               that generates overrides `respond`; tasks/written.py is the base of these); `sketch` may be cheaper, while training
     outcomes   answers against the records' own: an `Outcomes` (evaluate/bootstrap.py), from which metrics, intervals and comparisons come
+    remarks    what must be said beside the scores (answers that were stopped before their end)
     say        an answer as JSON, for `predict`
     baselines  what is had without a model
     pages      HTML for the report
@@ -29,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -42,11 +45,12 @@ from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.config import ModelConfig
 from wordmill.models.folder import LanguageModel
-from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
-TASKS = {"answer": "answer:Answer", "classify": "classify:Classify", "tag": "tag:Tag"}
+TASKS = {"answer": "answer:Answer", "classify": "classify:Classify", "summarize": "summarize:Summarize", "tag": "tag:Tag",
+         "translate": "translate:Translate"}  # fmt: skip
 """Name → "module:class" below wordmill.tasks."""
 BATCH_TOKENS = 8192
 """Tokens that are read at a time when nothing is learned."""
@@ -91,9 +95,9 @@ class Task:
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def unfold(self, records: Records, reporter: Reporter, *, learn: bool) -> Records:
-        """Records as they stand in files → one an example. `learn`: they are to be trained on. Raises `DataError`."""
-        return records
+    def read(self, paths: Sequence[str | Path], *, learn: bool = False, reporter: Reporter = SILENT) -> Records:
+        """The records of some files, which are one split; `learn`: they are to be trained on. Raises `DataError` for what can't be read."""
+        return read_examples(paths, reporter=reporter)
 
     def look(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
         """Find out what is what in the splits given (train, and perhaps validation and test), and keep it in `self.spec`."""
@@ -122,6 +126,9 @@ class Task:
     def texts(self, record: Record) -> list[str]:
         """The record's texts: what a tokenizer is trained on where there is none."""
         raise NotImplementedError
+
+    def settle(self, tools: Tools, records: Sequence[Record], reporter: Reporter) -> None:
+        """Keep in `self.spec` what depends on the tokenizer, the model's shape and the training examples. Raises `UsageError`."""
 
     def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
         """The record as the model sees it; without `answer` the targets only say where an answer is wanted."""
@@ -173,9 +180,17 @@ class Task:
             model.train(training)
         return found
 
+    def sketch(self, model: nn.Module, tools: Tools, records: Sequence[Record], encoded: Sequence[Encoded]) -> list[Any]:
+        """The answers while training: those of `respond`, or what is had in less time."""
+        return self.respond(model, tools, records, encoded=encoded)
+
     def outcomes(self, records: Sequence[Record], answers: Sequence[Any]) -> Outcomes:
         """Answers against what the records say."""
         raise NotImplementedError
+
+    def remarks(self, records: Sequence[Record], answers: Sequence[Any]) -> list[str]:
+        """What has to be said beside the scores, in a sentence each."""
+        return []
 
     def say(self, record: Record, answer: Any) -> dict[str, Any]:
         """An answer, JSON-ready."""
@@ -192,6 +207,10 @@ class Task:
     def details(self, records: Sequence[Record], answers: Sequence[Any]) -> dict[str, Any]:
         """Further numbers beside the metrics (a table by class, a confusion matrix), JSON-ready."""
         return {}
+
+    def describe(self) -> list[str]:
+        """Lines for the model card: how the model wants to be asked."""
+        return []
 
     def plain(self) -> dict[str, Any]:
         """What is saved in wordmill.json, JSON-ready; `restore` takes it back."""

@@ -19,7 +19,7 @@ from wordmill.generate.loaded import Loaded, load_on
 from wordmill.models.config import ModelConfig
 from wordmill.models.folder import head_kind, read_config
 from wordmill.models.heads import Headed, load_headed
-from wordmill.tasks.examples import Record, read_examples
+from wordmill.tasks.examples import Record
 from wordmill.tasks.finetune import save
 from wordmill.tasks.judge import Judged, judge
 from wordmill.tasks.task import Task, Tools, restore
@@ -59,12 +59,14 @@ class Tuned:
                 f"{len(cut):,} of {len(records):,} inputs are longer than {self.tools.max_tokens} tokens; {sum(cut):,} tokens were cut"
             )
         answers = self.task.respond(self.model, self.tools, records, reporter=reporter, encoded=encoded)
+        for line in self.task.remarks(records, answers):
+            reporter.warn(line)
         return [{**self.task.say(record, answer), **({"cut": one.cut} if one.cut else {})}
                 for record, answer, one in zip(records, answers, encoded, strict=True)]  # fmt: skip
 
     def read(self, paths: Sequence[str | Path], *, reporter: Reporter = SILENT) -> list[Record]:
         """Examples with their answers. Raises `DataError` for those that don't fit the task."""
-        records = self.task.unfold(read_examples(paths, reporter=reporter), reporter, learn=False)
+        records = self.task.read(paths, reporter=reporter)
         self.task.check(records, reporter)
         return records.records
 
@@ -77,7 +79,7 @@ class Tuned:
         files = ((read_lineage(self.folder).get("data") or {}).get("train") or {}).get("files") or []
         if not files or not all(Path(path).exists() for path in files):
             return ()
-        return self.task.unfold(read_examples(files), SILENT, learn=True).records
+        return self.task.read(files, learn=True).records
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder."""
@@ -160,7 +162,7 @@ def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> li
         from wordmill.tasks.examples import read_text
 
         return _lines(read_text(path, reporter).splitlines(), source, tuned)
-    return tuned.task.inputs(tuned.task.unfold(read_examples([path], reporter=reporter), reporter, learn=False))
+    return tuned.task.inputs(tuned.task.read([path], reporter=reporter))
 
 
 def _lines(lines: Iterable[str], name: str, tuned: Tuned) -> list[Record]:
@@ -197,4 +199,6 @@ def compare(
         records = tuned.read(paths, reporter=reporter)
         answers = tuned.task.respond(tuned.model, tuned.tools, records, reporter=reporter)
         found.append((tuned, tuned.task.outcomes(records, answers)))
+    if len({tuple(getattr(outcomes, "references", ())) for _, outcomes in found}) > 1:
+        raise UsageError(f"{a} and {b} write different columns of these examples: there is no score that both have")
     return paired(found[0][1], found[1][1])

@@ -179,6 +179,12 @@ class Tokenizer:
         return self._roles["eos"]
 
     @property
+    def start_id(self) -> int | None:
+        """The token before every text that a decoder reads: the start token, or the end token where there is no start token and
+        documents are told apart by that one alone."""
+        return self.bos_id if self.bos_id is not None else self.eos_id
+
+    @property
     def pad_id(self) -> int | None:
         """The token that fills rows up, if there is one."""
         return self._roles["pad"]

@@ -1,0 +1,153 @@
+"""Tasks that write one text for another, from records with a column for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from wordmill.core.config import Config
+from wordmill.core.errors import DataError, UsageError, nearest
+from wordmill.core.progress import Reporter
+from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.written import Written, WrittenConfig
+
+
+class PairsConfig(WrittenConfig):
+    """Settings of tasks that write one text for another."""
+
+    source: str | None = None
+    """The column with the text to read; None: found by looking."""
+    target: str | None = None
+    """The column with the text to write; None: found by looking."""
+
+
+class Pairs(Written):
+    """The base of `summarize` and `translate`: `spec["columns"]` holds "source" and "target"."""
+
+    Settings: ClassVar[type[Config]] = PairsConfig
+    sources: ClassVar[tuple[str, ...]] = ()
+    """Usual names of the source's column, the likeliest first."""
+    targets: ClassVar[tuple[str, ...]] = ()
+    """Usual names of the target's column."""
+    settings: PairsConfig
+
+    # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def look(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
+        """Columns, and what looks wrong; see task.py."""
+        train = splits["train"]
+        asked = {"source": self.settings.source, "target": self.settings.target}
+        for role, column in asked.items():
+            if column and column not in train.fields:
+                raise DataError(f"there is no column {column!r}; columns: {', '.join(train.fields)}", where=f"{train.files[0]}:1",
+                                fix=f"{nearest(column, train.fields)} Set it by task.{role}=…")  # fmt: skip
+        source, target = self.find(train, asked["source"], asked["target"], reporter)
+        if source is None or target is None or source == target:
+            raise DataError(f"can't tell which column holds the source and which the target; columns: {', '.join(train.fields)}",
+                            where=f"{train.files[0]}:1", fix="Say so: task.source=NAME task.target=NAME")  # fmt: skip
+        self.spec = {"columns": {"source": source, "target": target}}
+        others = [name for name in train.fields if name not in (source, target)]
+        kind = "" if train.headed else " (there is no header line)"
+        reporter.note(f"columns{kind}: source is {source!r}, target is {target!r}"
+                      + (f"; not used: {', '.join(others[:8])}" if others else ""))  # fmt: skip
+        seen: dict[str, str] = {}
+        for name, records in splits.items():
+            self.check(records, reporter)
+            self._doubts(name, records, seen, reporter)
+
+    def find(self, train: Records, source: str | None, target: str | None, reporter: Reporter) -> tuple[str | None, str | None]:
+        """The columns, where they are not asked for: by usual names, else by what they hold."""
+        lower = {name.lower(): name for name in reversed(train.fields)}
+        named = [lower[usual] for usual in self.targets if usual in lower]
+        sources = [lower[usual] for usual in self.sources if usual in lower]
+        target = target or next((name for name in named if name != source and (source or set(sources) - {name})), None)
+        return source or next((name for name in sources if name != target), None), target
+
+    def texts_in(self, train: Records) -> list[str]:
+        """Columns that hold texts of more than one kind, the longest on average first."""
+        rows = [record.values for record in train.records[:1000]]
+        found = {}
+        for name in train.fields:
+            values = [row.get(name) for row in rows]
+            if all(isinstance(value, str) for value in values) and len(set(values)) > 0.2 * len(values):
+                found[name] = sum(map(len, values)) / len(values)  # type: ignore[arg-type]
+        return sorted(found, key=lambda name: -found[name])
+
+    def check(self, records: Records, reporter: Reporter) -> None:
+        """See task.py: every record has both texts, and the target says something."""
+        self._require(records, tuple(self.spec["columns"].values()))
+        for record in records.records:
+            self.source(record)
+            self.target(record)
+
+    def inputs(self, records: Records) -> list[Record]:
+        """See task.py. A table with one column has the sources in it."""
+        column = self.spec["columns"]["source"]
+        if len(records.fields) == 1 and column not in records.fields:
+            return [Record({column: record.values[records.fields[0]]}, record.where) for record in records.records]
+        self._require(records, (column,))
+        return records.records
+
+    def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
+        """A text, or a mapping with the source's column."""
+        column = self.spec["columns"]["source"]
+        if isinstance(value, str):
+            return Record({column: value}, where)
+        if not isinstance(value, Mapping) or column not in value:
+            raise UsageError(f"an input is a text, or a mapping with {column!r}", where=where)
+        return Record(dict(value), where)
+
+    def _require(self, records: Records, columns: Sequence[str]) -> None:
+        for column in columns:
+            lacking = next((record for record in records.records if column not in record.values), None)
+            if lacking is not None:
+                where = lacking.where if column in records.fields else records.files[0]
+                raise DataError(f"there is no column {column!r} here; columns: {', '.join(lacking.values)}", where=where,
+                                fix="Name the columns: task.source=… task.target=…")  # fmt: skip
+
+    def _doubts(self, name: str, records: Records, seen: dict[str, str], reporter: Reporter) -> None:
+        """Name what may be wrong in a split, with counts; `seen`: the keys of the splits before it."""
+        empty = [record for record in records.records if not self.source(record).strip()]
+        if empty:
+            reporter.warn(f"{len(empty):,} examples of {name} have an empty source (first: {empty[0].where})")
+        same = sum(self.source(record).split() == self.target(record).split() for record in records.records)
+        if same > 0.01 * len(records):
+            reporter.warn(f"{same:,} of {len(records):,} targets of {name} are their source word for word")
+        pairs = [(self.key(record), self.target(record)) for record in records.records]
+        twice = len(pairs) - len(set(pairs))
+        if twice > 0.01 * len(records):
+            reporter.warn(f"{twice:,} of {len(records):,} examples of {name} repeat another")
+        shared = [key for key in {key for key, _ in pairs} if key in seen]
+        if shared:
+            reporter.warn(f"{len(shared):,} sources of {name} stand in {seen[shared[0]]} too, for example {min(shared)[:60]!r}: "
+                          f"scores on them say little")  # fmt: skip
+        for key, _ in pairs:
+            seen.setdefault(key, name)
+
+    def key(self, record: Record) -> str:
+        """The source."""
+        return " ".join(self.source(record).split())
+
+    def texts(self, record: Record) -> list[str]:
+        """Source and target."""
+        return [self.source(record), self.target(record)]
+
+    def source(self, record: Record) -> str:
+        """The text to read. Raises `DataError` for what is no text."""
+        return self._text(record, "source")
+
+    def target(self, record: Record) -> str:
+        """The text to write. Raises `DataError` where there is none."""
+        text = self._text(record, "target")
+        if not text.strip():
+            raise DataError(f"this row has no {self.said} (column {self.spec['columns']['target']!r} is empty)", where=record.where,
+                            fix="Give one, or take the row out")  # fmt: skip
+        return text
+
+    def _text(self, record: Record, role: str) -> str:
+        value = record.values.get(self.spec["columns"][role])
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            return "\n".join(value)
+        if isinstance(value, list | dict):
+            raise DataError(f"the {role} is a {type(value).__name__}, not a text", where=record.where)
+        return "" if value is None else str(value)
