@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from wordmill.core.errors import DataError
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.folder import read_config
 from wordmill.models.heads import load_base
-from wordmill.tasks.answer import Answer
+from wordmill.tasks.answer import NO_ANSWER, Answer
 from wordmill.tasks.answer_scores import AnswerOutcomes, common_run, exact, f1, is_chinese
 from wordmill.tasks.baselines import shared_words
 from wordmill.tasks.examples import Record, Records, read_examples
@@ -135,12 +136,14 @@ def test_long_contexts_are_learned_and_answered_in_windows(models, tmp_path, cap
 @pytest.mark.parametrize("family", ["qwen3", "t5", "lstm"])
 def test_other_models_write_their_answers(family, squad, models, tmp_path, capsys):
     files = [str(squad / "train.json"), "--validation", str(squad / "dev.json"), "--test", str(squad / "test.json")]
-    more = ["--steps", "150", "--lr", "0.006", "train.rows=16", "train.evaluations=3", "task.beams=2", "--quiet", "--json"]
+    more = ["--steps", "40", "--lr", "0.006", "train.rows=16", "train.evaluations=2", "task.beams=2", "--quiet", "--json"]
     run = tmp_path / "run"
     assert main(["finetune", "answer", *files, "--model", str(models(family)), "-o", str(run), *more]) == 0
     judged = json.loads(capsys.readouterr().out)["test"]
-    assert judged["metrics"]["no_answer_right"] > 0.5, "nothing is written where there is no answer"
-    assert judged["metrics"]["f1"] > max(0.25, judged["baselines"]["sentence with most shared words"]["f1"])
+    assert {"f1", "exact_match", "no_answer_right", "has_answer_f1", "has_answer_exact_match"} == set(judged["metrics"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    assert losses[-1] < 0.8 * math.log(420), "far better than any token"
     assert judged["details"]["measure"] == "squad" and "answers_without_end" in judged["details"]
     model = wordmill.load(run)
     found = model.predict([{"question": "who went ?", "context": "the mill anna went to york bread"}])[0]
@@ -365,6 +368,7 @@ def test_every_answer_is_found_and_maps_back(tokenizers, make_config, context, d
         for where, targets in learned:
             at = np.flatnonzero(targets >= 0)
             assert len(at) <= 1
+            assert not len(at) or (targets[at[0]] == NO_ANSWER) == (tuple(where[at[0]]) == NOWHERE)
             if len(at) and tuple(where[at[0]]) != NOWHERE:
                 spans.append((int(where[at[0]][0]), int(where[at[0] + targets[at[0]]][1])))
         if tokens is None:
@@ -382,7 +386,7 @@ def test_every_answer_is_found_and_maps_back(tokenizers, make_config, context, d
         for where, targets in learned:
             score = np.full((len(where), 2), -5.0)
             for n in np.flatnonzero(targets >= 0):
-                score[n, 0] = score[n + targets[n], 1] = 5.0
+                score[n, 0] = score[n + targets[n] % NO_ANSWER, 1] = 5.0
             logits.append(score)
         found = best_span(asked, logits, 10_000, none=True)
         if spans:
@@ -457,7 +461,7 @@ def test_alone_in_a_batch_and_in_a_row(family, models, squad):
     places = np.flatnonzero(one.targets != IGNORE)
     start = int(np.flatnonzero(places == at)[0])
     p = torch.log_softmax(torch.tensor(alone[0]), 0)
-    assert losses[0] == pytest.approx(-float(p[start, 0] + p[start + one.targets[at], 1]) / 2, rel=1e-4)
+    assert losses[0] == pytest.approx(-float(p[start, 0] + p[start + one.targets[at] % NO_ANSWER, 1]) / 2, rel=1e-4)
     assert (one.targets == ASKED).sum() == len(places) - 1
 
 

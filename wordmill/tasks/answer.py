@@ -38,6 +38,8 @@ from wordmill.train.objectives import LossSum
 
 KEPT = 2000
 """Contexts whose tokens are kept, since several questions ask about each."""
+NO_ANSWER = 1 << 20
+"""The target of the token for "no answer", where that is right."""
 LONGEST = 500
 """Characters of an answer at most, for a model whose training examples are not known."""
 
@@ -111,9 +113,10 @@ class Answer(Questions):
             real = [n for n in range(first, last) if places[n][0] < places[n][1]]
             targets[[begin + n - first for n in real]] = ASKED
             if learn:
-                # One target a window, at its first token: how many of the places that may be chosen further on the last one is.
-                assert tokens is not None or not here
-                place, more = (begin + tokens[0] - first, real.index(tokens[1]) - real.index(tokens[0])) if here and tokens else (null, 0)
+                # One target a window, at the answer's first token: how many of the places that may be chosen further on its last one is.
+                place, more = null, NO_ANSWER
+                if here and tokens:
+                    place, more = begin + tokens[0] - first, real.index(tokens[1]) - real.index(tokens[0])
                 targets[place] = more
             spots = [places[n] for n in real]
             spots = [*spots, NOWHERE] if causal else [NOWHERE, *spots]
@@ -143,7 +146,7 @@ class Answer(Questions):
 
     def target_text(self, target: int) -> str | None:
         """How long the answer that begins here is."""
-        return f"answer of {target + 1} tokens, or none if this is the token for it"
+        return "no answer" if target == NO_ANSWER else f"answer, {target + 1} tokens"
 
     def describe(self) -> list[str]:
         """For the model card."""
@@ -170,7 +173,7 @@ class Answer(Questions):
         wanted = torch.where(real, wanted[..., 0], ASKED)
         learned = (wanted >= 0).any(1)
         starts = (wanted >= 0).int().argmax(1)[learned]
-        ends = starts + wanted[learned].gather(1, starts[:, None])[:, 0]
+        ends = starts + wanted[learned].gather(1, starts[:, None])[:, 0] % NO_ANSWER
         scores = scores.masked_fill(~real[..., None], float("-inf"))[learned]
         loss = F.cross_entropy(scores[..., 0], starts, reduction="sum") + F.cross_entropy(scores[..., 1], ends, reduction="sum")
         return LossSum(loss / 2, n)

@@ -62,10 +62,6 @@ class WrittenAnswer(Questions, Written):
         start, end = (None, None) if at < 0 else (at, at + len(answer.text))
         return {**Written.say(self, record, answer), "start": start, "end": end}
 
-    def remarks(self, records: Sequence[Record], answers: Sequence[Any]) -> list[str]:
-        """How scores are counted, and how many answers were stopped."""
-        return [*Questions.remarks(self, records, answers), *Written.remarks(self, records, answers)]
-
     def details(self, records: Sequence[Record], answers: Sequence[Any]) -> dict[str, Any]:
         """Of both."""
         return {**Questions.details(self, records, answers), **Written.details(self, records, answers)}

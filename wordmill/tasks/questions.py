@@ -86,8 +86,8 @@ class Questions(Task):
                     skipped.append(record.where)
                     continue
                 further += len(wrong)
-            values = {**record.values, "answers": placed}
-            found.append(Record(values, record.where))
+            rest = {name: value for name, value in record.values.items() if name != "answers"}
+            found.append(Record({**rest, **({"answers": placed} if nested or "answers" in columns else {})}, record.where))
         self._told(reporter, skipped, further, guessed if learn and self.in_context else 0)
         if not found:
             raise DataError("there is no question in these files" + (" whose answer stands in its context" if skipped else ""),
@@ -122,12 +122,17 @@ class Questions(Task):
         contexts = len({record.values["context"] for record in train.records})
         none = f"; {empty:,} have no answer in their context" if empty else ""
         reporter.note(f"{len(train):,} questions on {contexts:,} contexts{none}; answers of up to {self.spec['longest']} characters")
+        reporter.note(f"exact match and F1 are counted {NAMES[measure]}")
         for records in splits.values():
-            self.check(records, reporter)
+            self._fits(records, reporter)
         self._suspicious(splits, reporter)
 
     def check(self, records: Records, reporter: Reporter) -> None:
         """See task.py."""
+        self._fits(records, reporter)
+        reporter.note(f"exact match and F1 are counted {NAMES[self.measure(records.records)]}")
+
+    def _fits(self, records: Records, reporter: Reporter) -> None:
         if "answers" not in records.fields:
             raise DataError(f"no column holds the answers; columns: {', '.join(records.fields)}", where=records.files[0],
                             fix="Without answers there are no scores: wordmill predict answers them")  # fmt: skip
@@ -150,7 +155,7 @@ class Questions(Task):
             columns = find_roles(list(value), {}, where)
             if all(isinstance(value.get(columns.get(role, "")), str) for role in ("question", "context")):
                 rest = {name: text for name, text in value.items() if name not in columns.values()}
-                return Record({"question": value[columns["question"]], "context": value[columns["context"]], "answers": [], **rest}, where)
+                return Record({"question": value[columns["question"]], "context": value[columns["context"]], **rest}, where)
         raise UsageError("an input is a question with its context", where=where, fix='Give {"question": "…", "context": "…"}')
 
     def _suspicious(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
@@ -235,10 +240,6 @@ class Questions(Task):
         kept = sorted(((name, rows) for name, rows in groups.items() if name), key=lambda item: -len(item[1]))[:10]
         return {name: {"f1": float(outcomes.f1[rows].mean()), "exact_match": float(outcomes.exact[rows].mean()), "questions": len(rows)}
                 for name, rows in kept}  # fmt: skip
-
-    def remarks(self, records: Sequence[Record], answers: Sequence[Any]) -> list[str]:
-        """How the scores are counted."""
-        return [f"exact match and F1 are counted {NAMES[self.measure(records)]}"]
 
     def pages(self, records: Sequence[Record], answers: Sequence[Any]) -> str:
         """A table by kind of question, and the answers that are furthest from what was wanted."""
