@@ -146,7 +146,8 @@ def save_model(model: LanguageModel, folder: Path, *, dtype: torch.dtype = torch
     theirs = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in to_family(config, ours)}
     write_atomic(folder / WEIGHTS, lambda part: write_tensors(theirs, part))
     write_json(folder / "config.json", config_json(config, dtype))
-    ids = {"bos_token_id": config.bos_id, "eos_token_id": config.eos_id, "pad_token_id": config.pad_id}
+    ids = {"bos_token_id": config.bos_id, "eos_token_id": config.eos_id, "pad_token_id": config.pad_id,
+           "decoder_start_token_id": getattr(config, "decoder_start_id", None)}  # fmt: skip
     write_json(folder / "generation_config.json", {name: value for name, value in ids.items() if value is not None})
 
 

@@ -64,12 +64,13 @@ class Pairs(Written):
         return source or next((name for name in sources if name != target), None), target
 
     def texts_in(self, train: Records) -> list[str]:
-        """Columns that hold texts of more than one kind, the longest on average first."""
+        """Columns that hold texts (not numbers, nor a few words again and again), the longest on average first."""
         rows = [record.values for record in train.records[:1000]]
         found = {}
         for name in train.fields:
             values = [row.get(name) for row in rows]
-            if all(isinstance(value, str) for value in values) and len(set(values)) > 0.2 * len(values):
+            texts = all(isinstance(value, str) for value in values) and any(char.isalpha() for value in values for char in str(value))
+            if texts and len(set(values)) > 0.2 * len(values):
                 found[name] = sum(map(len, values)) / len(values)  # type: ignore[arg-type]
         return sorted(found, key=lambda name: -found[name])
 
