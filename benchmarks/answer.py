@@ -1,4 +1,4 @@
-"""Answering questions: exact match and F1 of a model that is trained on a part of XQuAD (English) and of CMRC 2018 (trial), beside baselines.
+"""Answering questions: exact match and F1 of a model that is trained on a part of XQuAD (English) and CMRC 2018 (trial).
 
 Repeat it:
     python benchmarks/answer.py DATA --model runs/mine/model --time 10m

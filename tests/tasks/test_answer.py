@@ -496,3 +496,17 @@ def test_baselines_share_words():
     sentence, words = shared_words("Where did Boris stay?", context, 1)
     assert context[slice(*sentence)] == "Boris stayed by the mill." and context[slice(*words)] == "stayed"
     assert shared_words("who?", "", 2) == ((0, 0), (0, 0))
+
+
+def test_a_model_from_elsewhere_answers(models, tmp_path):
+    """A folder of a question answering head without wordmill.json, as others write it."""
+    from wordmill.models.heads import save_headed
+
+    folder = models("bert")
+    save_headed(Answer(spec={"unanswerable": False}).build(load_base(folder), 0), tmp_path)
+    Tokenizer.load(folder).save(tmp_path)
+    model = wordmill.load(tmp_path)
+    context = "the mill anna went to york"
+    found = model.predict({"question": "who went ?", "context": context})
+    assert found["answer"] == context[found["start"] : found["end"]] and 0 < found["probability"] < 1
+    assert len(model.evaluate(rows(tmp_path / "a.jsonl", {"question": "who?", "context": context, "answers": ["anna"]})).metrics) == 2
