@@ -20,13 +20,15 @@ from wordmill.models.folder import build_model, load_model
 from wordmill.models.heads import HeadConfig, Headed, load_base, load_headed, save_headed, with_head
 
 LABELS = ("no", "perhaps", "yes")
-CLASSES = {"sequence": "AutoModelForSequenceClassification", "token": "AutoModelForTokenClassification"}
+CLASSES = {"sequence": "AutoModelForSequenceClassification", "token": "AutoModelForTokenClassification",
+           "span": "AutoModelForQuestionAnswering"}  # fmt: skip
+SPAN = ("start", "end")
 PAIRS = [(case, kind) for case in CASES for kind in CLASSES if kind in family(CASES[case][0]).heads and " " not in case]
 
 
 def headed(case: str, kind: str) -> Headed:
     base = load_model(pair(case)[2])
-    model = with_head(base, HeadConfig(kind=kind, labels=LABELS), seed=3)  # type: ignore[arg-type]
+    model = with_head(base, HeadConfig(kind=kind, labels=SPAN if kind == "span" else LABELS), seed=3)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -40,7 +42,7 @@ def encoded(model: Headed, lengths: tuple[int, ...]) -> list[Encoded]:
     for number, length in enumerate(lengths):
         ids = tokens(length, seed=number).numpy()
         ids[-1] = model.config.eos_id or 2
-        targets = np.full(length, 0 if model.head.kind == "token" else IGNORE)
+        targets = np.full(length, IGNORE if model.head.kind == "sequence" else 0)
         targets[model.place(length)] = number % 3
         found.append(Encoded(ids, targets))
     return found
@@ -54,17 +56,22 @@ def test_transformers_opens_it_with_the_same_labels_and_logits(case: str, kind: 
         tmp_path, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
     )
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
-    assert [theirs.config.id2label[i] for i in range(3)] == list(LABELS)
+    labels = model.head.labels
+    assert [theirs.config.id2label[i] for i in range(len(labels))] == list(labels)
     examples = encoded(model, (9, 4, 13))
     batch, order = pack(examples, 100)
     assert batch.input_ids.shape[0] == 1, "all in one row"
     with torch.no_grad():
         ours = model(batch)
-        expected = torch.cat([theirs.eval()(torch.tensor(examples[i].ids)[None]).logits.view(-1, 3) for i in order])
+        said = [theirs.eval()(torch.tensor(examples[i].ids)[None]) for i in order]
+    if kind == "span":
+        expected = torch.cat([torch.stack([one.start_logits[0], one.end_logits[0]], -1) for one in said])
+    else:
+        expected = torch.cat([one.logits.view(-1, 3) for one in said])
     torch.testing.assert_close(ours, expected, atol=2e-5, rtol=2e-5)
     assert ours.std() > 0.05
     back = load_headed(tmp_path)
-    assert back.head.labels == LABELS
+    assert back.head.labels == labels
     with torch.no_grad():
         assert torch.equal(back(batch), ours)
     assert load_base(tmp_path).config.lm_head is False  # type: ignore[union-attr]

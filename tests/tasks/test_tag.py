@@ -17,8 +17,8 @@ from wordmill.cli.app import main
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tasks.spans import Span, bio, scheme_of, spans_of, words_of
-from wordmill.tasks.tag import EntityOutcomes, Tag, padded, word_counts
-from wordmill.tasks.task import Tools
+from wordmill.tasks.tag import EntityOutcomes, Tag
+from wordmill.tasks.task import Tools, padded, target_counts
 
 NAMES = "anna boris clara".split()
 TOWNS = ["new town", "old mill", "york"]
@@ -150,7 +150,7 @@ def test_batches_keep_sentences_apart(tiny_tokenizer, make_model):
     tools = Tools(tiny_tokenizer, base.config, 64)
     examples = [task.encode(record, tools, answer=True) for record in records]
     batch, order = pack(examples, 200)
-    assert word_counts(batch) == [len(records[i].values["tokens"]) for i in order]
+    assert target_counts(batch) == [len(records[i].values["tokens"]) for i in order]
     model.requires_grad_(False)
     together = dict(zip(order, task.answers(model, batch), strict=True))
     total = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wordmill.core.progress import SILENT
 from wordmill.models.folder import read_config
+from wordmill.tasks.answer import Answer
 from wordmill.tasks.classify import Classify
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.tag import Tag
@@ -25,3 +26,14 @@ def test_it_stays_text(small_models):
     for ids in (classify.encode(records[0], tools, answer=True).ids, tag.encode(tagged, tools, answer=True).ids):
         found = ids.tolist()
         assert [found.count(index) for index in (tokenizer.sep_id, tokenizer.cls_id, tokenizer.mask_id)] == [1, 1, 0]
+
+
+def test_it_stays_text_in_questions_and_contexts(small_models):
+    folder = small_models("bert")
+    tokenizer = Tokenizer.load(folder)
+    values = {"question": "which [SEP] ?", "context": "the mill [CLS] [SEP] river", "answers": [{"text": "[SEP]", "answer_start": 15}]}
+    task = Answer()
+    one = task.encode(Record(values, "f"), Tools(tokenizer, read_config(folder), 64), answer=True)
+    found = one.ids.tolist()
+    assert [found.count(index) for index in (tokenizer.sep_id, tokenizer.cls_id)] == [2, 1] and not one.more
+    assert one.places is not None and (one.places.max(0) == len(values["context"])).any(), "the context's places reach its end"

@@ -11,6 +11,8 @@ from torch import Tensor
 
 IGNORE = -100
 """The target that is not counted in a loss."""
+ASKED = -1
+"""The target of a place where the model is to say something, which is not counted by itself: one of several to choose among."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Batch:
     input_ids: Tensor
     """(B, T) int64."""
     targets: Tensor
-    """(B, T) int64, `IGNORE` where nothing is to be learned."""
+    """(B, T) int64, `IGNORE` where nothing is to be learned (and `ASKED`)."""
     positions: Tensor
     """(B, T) int64: place in the document; 0 where one starts, −1 for padding."""
     documents: Tensor | None
@@ -58,7 +60,7 @@ class Batch:
     @property
     def n_targets(self) -> int:
         """How many targets count."""
-        return int((self.targets != IGNORE).sum())
+        return int((self.targets >= 0).sum())
 
     @property
     def n_tokens(self) -> int:

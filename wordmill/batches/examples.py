@@ -36,11 +36,20 @@ class Encoded:
     """Further values of the example, by name; in a batch they stand as (rows, most examples of a row, …)."""
     cut: int = 0
     """Tokens of the example's text that were left out because it was too long."""
+    places: Ids | None = None
+    """(P, 2) for each target the stretch of the text that its token stands for: start, and one past the end; None: no task asks."""
+    more: tuple[Encoded, ...] = ()
+    """Further examples that the same record gives: the other windows of a long text. They are trained on like any other (`each`)."""
 
     @property
     def length(self) -> int:
         """Tokens, the source's included."""
         return len(self.ids) + (0 if self.source is None else len(self.source))
+
+
+def each(examples: Sequence[Encoded]) -> list[Encoded]:
+    """The examples, each followed by the further ones of its record."""
+    return [one for example in examples for one in (example, *example.more)]
 
 
 class ExampleRows:

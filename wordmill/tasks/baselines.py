@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from wordmill.core.progress import Reporter
+from wordmill.tasks.spans import words_of
+
+ENDS = frozenset(".!?。！？")
+"""Signs that end a sentence."""
 
 
 def tfidf_classifier(train: Sequence[str], labels: Any, test: Sequence[str], reporter: Reporter) -> Any:
@@ -33,3 +38,29 @@ def tfidf_classifier(train: Sequence[str], labels: Any, test: Sequence[str], rep
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(known, labels)
     return model.predict(vectors.transform(test))
+
+
+def shared_words(question: str, context: str, usual: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Two answers to a question without a model, as places in its context: the sentence that shares most words with it (a word counts the
+    less, the more sentences have it), and the `usual` words of that sentence that lie closest to the shared ones without being any."""
+    places = words_of(context)
+    words = [context[a:b].lower() for a, b in places]
+    asked = {question[a:b].lower() for a, b in words_of(question)}
+    sentences: list[list[int]] = [[]]
+    for n, word in enumerate(words):
+        sentences[-1].append(n)
+        if word in ENDS:
+            sentences.append([])
+    sentences = [one for one in sentences if one]
+    if not sentences:
+        return (0, 0), (0, 0)
+    spread = Counter(word for one in sentences for word in {words[n] for n in one})
+    best = max(sentences, key=lambda one: sum(1 / spread[word] for word in {words[n] for n in one} & asked))
+    shared = [n for n in best if words[n] in asked]
+    whole = places[best[0]][0], places[best[-1]][1]
+    runs = [range(first, min(first + usual, best[-1] + 1)) for first in best]
+    free = [run for run in runs if not any(words[n] in asked or words[n] in ENDS for n in run)]
+    if not shared or not free:
+        return whole, whole
+    near = max(free, key=lambda run: sum(1 / min(abs(n - run[0]), abs(n - run[-1])) for n in shared))
+    return whole, (places[near[0]][0], places[near[-1]][1])

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from wordmill.batches.examples import Encoded, ExampleRows
+from wordmill.batches.examples import Encoded, ExampleRows, each
 from wordmill.core.config import Config
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
 from wordmill.core.errors import DataError, UsageError
@@ -222,7 +223,7 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
 
 def check_settings(config: FinetuneConfig) -> FinetuneConfig:
     """What can be known to be wrong before anything is read. Raises `WordmillError`."""
-    task_class(config.task)(config.options)
+    kinds = task_class(config.task)
     if not config.data:
         raise UsageError("no examples given", fix="Name a file: wordmill finetune TASK FILE --model FOLDER")
     if config.parent is None:
@@ -239,14 +240,30 @@ def check_settings(config: FinetuneConfig) -> FinetuneConfig:
         if wrong:
             raise UsageError(f"the shape and the tokenizer of {config.parent} are settled: {', '.join(sorted(wrong))} can't be set",
                              fix="Only model.dropout can; a family's name starts from scratch")  # fmt: skip
+    kinds.suited(_kind(config), config.options)
     return config
+
+
+def _kind(config: FinetuneConfig) -> str:
+    """What kind of model is started from: encoder, decoder, encoder-decoder or recurrent. Raises `ModelError` for no model folder."""
+    assert config.parent is not None
+    if not config.scratch:
+        model = read_config(Path(config.parent))
+        return "recurrent" if isinstance(model, RecurrentConfig) else model.kind
+    parts = budget.family_shape(config.parent, 64, 1)
+    if config.parent in budget.RECURRENT:
+        return "recurrent"
+    return "encoder-decoder" if parts.get("encoder_layers") else "decoder" if parts.get("causal", True) else "encoder"
 
 
 def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter: Reporter) -> Prepared:
     """Records, splits, tokenizer and encoded examples: a function of the settings and the files, made again on resuming."""
-    task = task_class(config.task)(config.options)
+    kind = _kind(config)
+    task = task_class(config.task).suited(kind, config.options)
+    if kind not in task.kinds:
+        raise UsageError(f"{config.task} needs {' or '.join(task.kinds)}, and {config.parent} is {kind}", where="--model")
     asked = {"train": config.data, "validation": config.validation, "test": config.test}
-    splits = {name: task.read(paths, reporter=reporter) for name, paths in asked.items() if paths}
+    splits = {name: task.read(paths, learn=name == "train", reporter=reporter) for name, paths in asked.items() if paths}
     task.look(splits, reporter)
     if "validation" not in splits and config.validation_share:
         splits = _split(config, task, splits, folder, reporter)
@@ -255,9 +272,6 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
         weigh(splits["train"].records)
     tokenizer = _tokenizer(config, task, splits["train"], folder, reporter)
     model = _shape(config, task, tokenizer)
-    kind = "recurrent" if isinstance(model, RecurrentConfig) else model.kind
-    if kind not in task.kinds:
-        raise UsageError(f"{config.task} needs {' or '.join(task.kinds)}, and {config.parent} is {kind}", where="--model")
     tools = Tools(tokenizer, model, longest(config, model), row_capacity(model, device))
     task.settle(tools, splits["train"].records, reporter)
     encoded: dict[str, list[Encoded]] = {}
@@ -267,6 +281,13 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
             for record in records.records:
                 encoded[name].append(task.encode(record, tools, answer=True))
                 bar.advance()
+        windows = len(each(encoded[name]))
+        if windows > len(records):
+            reporter.note(f"{name}: {len(records):,} examples in {windows:,} overlapping windows of at most {tools.max_tokens} tokens")
+    lost = sum(not any((one.targets >= 0).any() for one in (example, *example.more)) for example in encoded["train"])
+    if lost:
+        what = f"{lost:,} of {len(encoded['train']):,} training examples teach nothing"
+        reporter.warn(f"{what}: their answer was cut away, or is longer than what windows have in common")
     return Prepared(task, splits, encoded, model, tokenizer, tools)
 
 
@@ -354,9 +375,9 @@ def _planned(
         if "plan" in saved:
             return TunePlan.from_plain(saved["plan"])
         cut = {name: sum(1 for one in examples if one.cut) for name, examples in ready.encoded.items()}
-        n = len(ready.encoded["train"])
-        wide = max(max(len(one.ids), one.length - len(one.ids)) for one in ready.encoded["train"])
-        made = tune_plan(config, ready.model, n=n, n_validation=len(ready.encoded.get("validation", ())), cut=cut,
+        examples_seen = each(ready.encoded["train"])
+        wide = max(max(len(one.ids), one.length - len(one.ids)) for one in examples_seen)
+        made = tune_plan(config, ready.model, n=len(examples_seen), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
                          longest_example=wide, task=ready.task.plain(), data=ready.data, device=device, started=started)  # fmt: skip
         model = ready.model
         family = model.family if isinstance(model, TransformerConfig) else model.cell
@@ -364,8 +385,8 @@ def _planned(
             "summary": made.summary,
             "model": {"family": family, "parameters": budget.count_parameters(model), "layers": model.layers, "dtype": made.dtype,
                       "device": str(device)},
-            "data": {"splits": {name: {"examples": len(ready.splits[name]), "tokens": sum(one.length for one in examples), "cut": cut[name]}
-                                for name, examples in ready.encoded.items()},
+            "data": {"splits": {name: {"examples": len(ready.splits[name]), "tokens": sum(one.length for one in each(examples)),
+                                       "cut": cut[name]} for name, examples in ready.encoded.items()},
                      "labels": ready.task.counts(ready.splits["train"].records)},
             "notes": made.notes,
         })  # fmt: skip
@@ -377,7 +398,7 @@ def _planned(
     if changed:
         raise DataError(f"the examples of {' and '.join(changed)} have changed since the run began", where=folder,
                         fix="Start a new run with another -o")  # fmt: skip
-    if not any(len(one.targets[one.targets >= 0]) for one in ready.encoded["train"]):
+    if not any(len(one.targets[one.targets >= 0]) for one in each(ready.encoded["train"])):
         raise DataError("no training example has anything to learn: every answer was cut away", where=ready.splits["train"].files[0])
     reporter.note(made.summary)
     for line in made.notes:
@@ -412,8 +433,10 @@ def assemble(
         if not isinstance(model, Headed):
             raise UsageError(f"{config.task} has no head that could learn alone", where="freeze", fix="Use freeze=gradual or none")
         model.base.requires_grad_(False)
-    rows = ExampleRows(ready.encoded["train"], plan.train.rows, config.seed, capacity=plan.capacity,
-                       shares=ready.task.shares(ready.splits["train"].records))  # fmt: skip
+    encoded, shares = ready.encoded["train"], ready.task.shares(ready.splits["train"].records)
+    if shares is not None:
+        shares = np.repeat(shares, [1 + len(one.more) for one in encoded])
+    rows = ExampleRows(each(encoded), plan.train.rows, config.seed, capacity=plan.capacity, shares=shares)
     resumed_config = {"model": plan.model.plain(), "train": plan.train.plain()}
     return Training(cast(LanguageModel, model), ready.task.objective, rows, plan.train, folder, device, group, reporter,
                     resumed_config=resumed_config)  # fmt: skip

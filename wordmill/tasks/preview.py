@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wordmill.batches.batch import IGNORE
-from wordmill.batches.examples import Encoded
+from wordmill.batches.examples import Encoded, each
 from wordmill.tasks.examples import Record
 from wordmill.tasks.task import Task, Tools
 
@@ -30,20 +30,22 @@ def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], 
         pairs = zip(whole, [IGNORE, *one.targets], strict=True) if task.generative else zip(one.ids, one.targets, strict=True)
         shown = [_token(task, tools, int(index), int(target), colour) for index, target in pairs]
         rows.append("  " + " ".join(shown))
-        learned = int((one.targets != IGNORE).sum())
+        learned = int((one.targets >= 0).sum())
         cut = f", {one.cut} tokens cut" if one.cut else ""
+        cut += f", the first of {1 + len(one.more)} windows" if one.more else ""
         lines += [f"{record.where}: {len(one.ids)} tokens, {learned} count in the loss{cut}", *rows]
         examples.append({"where": record.where, "ids": one.ids.tolist(), "targets": one.targets.tolist(), "cut": one.cut,
                          "tokens": [tools.tokenizer.token_text(int(i)) for i in one.ids]})  # fmt: skip
     facts: dict[str, Any] = {}
     for name, (members, ones) in splits.items():
-        lengths = sorted(one.length for one in ones)
+        lengths = sorted(one.length for one in each(ones))
         cuts = [one.cut for one in ones if one.cut]
-        facts[name] = {"examples": len(members), "shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1],
-                       "cut": len(cuts), "tokens_cut": sum(cuts), "labels": task.counts(members)}  # fmt: skip
+        facts[name] = {"examples": len(members), "windows": len(lengths), "shortest": lengths[0], "median": lengths[len(lengths) // 2],
+                       "longest": lengths[-1], "cut": len(cuts), "tokens_cut": sum(cuts), "labels": task.counts(members)}  # fmt: skip
         f = facts[name]
-        lines.append(f"{name}: {f['examples']:,} examples of {f['shortest']} to {f['longest']} tokens (half of them up to {f['median']}); "
-                     f"longer than {tools.max_tokens} and cut: {f['cut']:,}")  # fmt: skip
+        windows = f" in {f['windows']:,} windows" if f["windows"] > f["examples"] else ""
+        lines.append(f"{name}: {f['examples']:,} examples{windows} of {f['shortest']} to {f['longest']} tokens (half of them up to "
+                     f"{f['median']}); longer than {tools.max_tokens} and cut: {f['cut']:,}")  # fmt: skip
         if f["labels"]:
             lines.append("  " + ", ".join(f"{label} {count:,}" for label, count in list(f["labels"].items())[:20]))
     return {"examples": examples, "splits": facts, "max_tokens": tools.max_tokens, "text": "\n".join(lines)}
@@ -51,7 +53,7 @@ def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], 
 
 def _token(task: Task, tools: Tools, index: int, target: int, colour: bool) -> str:
     text = _plain(tools.tokenizer.token_text(index))
-    if target == IGNORE:
+    if target < 0:
         return text
     said = task.target_text(target)
     text = text if said is None else f"{text}→{said}"

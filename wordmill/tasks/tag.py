@@ -31,7 +31,7 @@ from wordmill.models.heads import HeadConfig, Headed, with_head
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.labels import LabelOutcomes, class_table, html_table, prf
 from wordmill.tasks.spans import Sentence, Span, bio, is_wide, joined, listed, read_spans, scheme_of, sentence_of_spans, spans_of, words_of
-from wordmill.tasks.task import Task, Tools
+from wordmill.tasks.task import Task, Tools, padded, target_counts
 from wordmill.train.objectives import LossSum
 
 WORDS = ("tokens", "words")
@@ -306,7 +306,7 @@ class Tag(Task):
         targets = targets[targets != IGNORE]
         if model.crf is None:
             return LossSum(F.cross_entropy(logits, targets, reduction="sum"), n)
-        counts = [count for count in word_counts(batch) if count]
+        counts = [count for count in target_counts(batch) if count]
         scores, real = padded(logits, counts)
         return LossSum(model.crf(scores, padded(targets[:, None], counts)[0][..., 0], real), n)
 
@@ -314,7 +314,7 @@ class Tag(Task):
 
     def answers(self, model: Headed, batch: Batch) -> list[Any]:
         """Tags' numbers (W,) and how sure the model is of each (W,), of each sentence; words that were cut are not there."""
-        counts = word_counts(batch)
+        counts = target_counts(batch)
         if not sum(counts):
             return [(np.zeros(0, int), np.zeros(0)) for _ in counts]
         logits = model(batch).float()
@@ -422,23 +422,6 @@ def _line(record: Record, word: int) -> str:
     """FILE:LINE of a word, where words have lines of their own."""
     lines = record.values.get("lines")
     return f"{record.where.rpartition(':')[0]}:{lines[word]}" if isinstance(lines, list) and word < len(lines) else record.where
-
-
-def word_counts(batch: Batch) -> list[int]:
-    """How many words (targets) each example of the batch has, in its order."""
-    real = batch.positions >= 0
-    documents = torch.zeros_like(batch.positions) if batch.documents is None else batch.documents.long()
-    key = torch.arange(len(real), device=real.device)[:, None] * (int(documents.max()) + 1) + documents
-    _, group = torch.unique_consecutive(key[real], return_inverse=True)
-    found = torch.zeros(int(group[-1]) + 1, dtype=torch.long, device=real.device)
-    return [int(n) for n in found.index_add(0, group, (batch.targets[real] != IGNORE).long())]
-
-
-def padded(rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Rows (M, …) of sentences one after the other → (N, W, …) with zeros behind, and which are real (N, W)."""
-    whole = torch.nn.utils.rnn.pad_sequence(list(rows.split(list(counts))), batch_first=True)
-    sizes = torch.tensor(list(counts), device=rows.device)
-    return whole, torch.arange(whole.shape[1], device=rows.device) < sizes[:, None]
 
 
 @dataclass

@@ -7,12 +7,14 @@ That is all: `wordmill finetune NAME`, `evaluate`, `predict`, `compare`, `--prev
 early stopping, the report and the model folder (tasks/finetune.py, tasks/tuned.py) work with what the methods below give. In the order
 in which they are called:
 
-    read       files → records (by default tables, JSON, Parquet and CoNLL: tasks/examples.py)
+    suited     the task in the form for a model of that kind, where there are several
+    read       files → records, one an example (by default tables, JSON, Parquet and CoNLL: tasks/examples.py)
     look       find columns and labels in the records and keep them in `self.spec` (plain JSON: it is saved, and is all that is known when
                the model is used); say what was taken for what; raise `DataError` with `record.where` for what can't be trained on
     stratum, key   the split keeps shares of strata, and equal keys on one side
     settle     what depends on the tokenizer and the model too (a task that writes: its prompt, its end token), into `self.spec`
-    encode     a record → `Encoded`: ids with targets (`IGNORE` where nothing is learned), counting what was cut
+    encode     a record → `Encoded`: ids with targets (`IGNORE` where nothing is learned), counting what was cut; a text in several
+               windows → the first, with the `more` of them
     build      the model: `Headed` for answers about a text or its tokens; a generative task leaves the base as it is
     objective  `LossSum` of a batch, as in train/objectives.py: sums, never means
     respond    what the model says to records, one answer each, in any form (by default: `encode`, then `answers` batch by batch; a task
@@ -35,7 +37,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from wordmill.batches.batch import Batch
+from wordmill.batches.batch import IGNORE, Batch
 from wordmill.batches.examples import Encoded, batches_of
 from wordmill.core.config import Config
 from wordmill.core.errors import UsageError, nearest
@@ -47,7 +49,8 @@ from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
-TASKS = {"classify": "classify:Classify", "summarize": "summarize:Summarize", "tag": "tag:Tag", "translate": "translate:Translate"}
+TASKS = {"answer": "answer:Answer", "classify": "classify:Classify", "summarize": "summarize:Summarize", "tag": "tag:Tag",
+         "translate": "translate:Translate"}  # fmt: skip
 """Name → "module:class" below wordmill.tasks."""
 BATCH_TOKENS = 8192
 """Tokens that are read at a time when nothing is learned."""
@@ -80,10 +83,20 @@ class Task:
         self.settings = self.Settings.of(settings, where="task")
         self.spec: dict[str, Any] = spec or {}
 
+    @classmethod
+    def suited(cls, kind: str, settings: Mapping[str, Any] | None) -> Task:
+        """The task in the form for a model of that kind (one of `kinds`): this one, or a subclass of the same name."""
+        return cls(settings)
+
+    @classmethod
+    def restored(cls, facts: Mapping[str, Any]) -> Task:
+        """The task that `plain` wrote down, in the form that it had."""
+        return cls(facts["settings"], dict(facts["spec"]))
+
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def read(self, paths: Sequence[str | Path], *, reporter: Reporter = SILENT) -> Records:
-        """The records of some files, which are one split. Raises `DataError` for what can't be read."""
+    def read(self, paths: Sequence[str | Path], *, learn: bool = False, reporter: Reporter = SILENT) -> Records:
+        """The records of some files, which are one split; `learn`: they are to be trained on. Raises `DataError` for what can't be read."""
         return read_examples(paths, reporter=reporter)
 
     def look(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
@@ -214,7 +227,7 @@ def task_class(name: str) -> type[Task]:
 
 def restore(facts: Mapping[str, Any]) -> Task:
     """The task that `Task.plain` wrote down."""
-    return task_class(facts["name"])(facts["settings"], dict(facts["spec"]))
+    return task_class(facts["name"]).restored(facts)
 
 
 def doc_rows(batch: Batch, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,6 +235,23 @@ def doc_rows(batch: Batch, places: Tensor) -> tuple[Tensor, Tensor]:
     rows = places // batch.targets.shape[1]
     numbers = torch.zeros_like(rows) if batch.documents is None else batch.documents.flatten()[places].long()
     return rows, numbers
+
+
+def target_counts(batch: Batch) -> list[int]:
+    """How many places with targets each example of the batch has, in its order."""
+    real = batch.positions >= 0
+    documents = torch.zeros_like(batch.positions) if batch.documents is None else batch.documents.long()
+    key = torch.arange(len(real), device=real.device)[:, None] * (int(documents.max()) + 1) + documents
+    _, group = torch.unique_consecutive(key[real], return_inverse=True)
+    found = torch.zeros(int(group[-1]) + 1, dtype=torch.long, device=real.device)
+    return [int(n) for n in found.index_add(0, group, (batch.targets[real] != IGNORE).long())]
+
+
+def padded(rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Rows (M, …) of examples one after the other → (N, W, …) with zeros behind, and which are real (N, W)."""
+    whole = torch.nn.utils.rnn.pad_sequence(list(rows.split(list(counts))), batch_first=True)
+    sizes = torch.tensor(list(counts), device=rows.device)
+    return whole, torch.arange(whole.shape[1], device=rows.device) < sizes[:, None]
 
 
 def cut_to(ids: Sequence[int], room: int) -> tuple[list[int], int]:

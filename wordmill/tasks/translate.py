@@ -55,7 +55,7 @@ class Translate(Pairs):
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def read(self, paths: Sequence[str | Path], *, reporter: Reporter = SILENT) -> Records:
+    def read(self, paths: Sequence[str | Path], *, learn: bool = False, reporter: Reporter = SILENT) -> Records:
         """Tables and JSON as for every task; or files with a sentence a line, two by two: train.en train.de. A single one has no
         translations: it can be translated. Raises `DataError` for files of which the lines don't correspond."""
         files = [Path(path) for path in paths]

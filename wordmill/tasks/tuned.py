@@ -77,7 +77,9 @@ class Tuned:
 
     def _trained_on(self) -> Sequence[Record]:
         files = ((read_lineage(self.folder).get("data") or {}).get("train") or {}).get("files") or []
-        return self.task.read(files).records if files and all(Path(path).exists() for path in files) else ()
+        if not files or not all(Path(path).exists() for path in files):
+            return ()
+        return self.task.read(files, learn=True).records
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder."""
@@ -107,7 +109,7 @@ def model_folder(place: str | Path) -> Path:
 def is_tuned(place: str | Path) -> bool:
     """Whether the folder holds a model that was fine-tuned for a task."""
     folder = model_folder(place)
-    return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) == "sequence")
+    return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) in ("sequence", "span"))
 
 
 def load_tuned(place: str | Path, *, device: str = "auto", dtype: str | None = None) -> Tuned:
@@ -129,7 +131,10 @@ def load_tuned(place: str | Path, *, device: str = "auto", dtype: str | None = N
 
 
 def _foreign(folder: Path) -> dict[str, Any]:
-    """The task of a classifier from elsewhere: its labels are in config.json. Raises `ModelError` for what is none."""
+    """The task of a model from elsewhere: of a classifier, whose labels are in config.json, or of one that answers with spans. Raises
+    `ModelError` for what is neither."""
+    if head_kind(folder) == "span":
+        return {"name": "answer", "settings": {}, "spec": {}}
     if head_kind(folder) != "sequence":
         raise ModelError(
             "this model was not fine-tuned for a task", where=folder, fix="Fine-tune it: wordmill finetune TASK DATA --model …"

@@ -303,6 +303,18 @@ class Tokenizer:
         """How many tokens `wrap` adds."""
         return len(self._layout.pair) - 2 if pair else len(self._layout.single) - 1
 
+    def encode_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids that `encode` gives, and for each the stretch of `text` that it stands for: first character, and one past the last.
+
+        What the tokenizer changes (case, accents, spaces) is followed back to the text as it was given. Parts of one character share its
+        place. Raises `UsageError` for a text with halves of characters (surrogates), whose places would be off.
+        """
+        valid = _valid(text)
+        if len(valid) != len(text):
+            raise UsageError("the text holds halves of characters (surrogates)", fix="Write each character as one")
+        encoding = self._plain.encode(valid, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
     def encode_with_special(self, text: str) -> list[int]:
         """Ids of a text in which special tokens are written out. For templates only, never for what a user wrote."""
         ids: list[int] = self._parsing.encode(_valid(text), add_special_tokens=False).ids
