@@ -28,10 +28,13 @@ from wordmill.core.files import hash_values, new_folder, read_json, write_json, 
 from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_count, human_time
 from wordmill.evaluate.watch import best_weights, weights_in
+from wordmill.models.adapters import add_lora
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.folder import LanguageModel, build_model, check_expressible, read_config, save_model
 from wordmill.models.heads import Headed, load_base, save_headed
+from wordmill.models.lora import LoraConfig
 from wordmill.models.transformer import Transformer
+from wordmill.tasks.adapted import base_facts, base_of, check_base, check_lora, head_facts, save_tuned_adapter
 from wordmill.tasks.card import tuned_card
 from wordmill.tasks.examples import Record, Records, read_examples, split_off
 from wordmill.tasks.judge import Judged, judge
@@ -107,6 +110,8 @@ class FinetuneConfig(Config):
     """Evaluations without a gain after which the run ends; 0: never."""
     freeze: Literal["none", "base", "gradual"] = "none"
     """base: only the head learns. gradual: the head first, then one block after the other from the top."""
+    lora: LoraConfig | None = None
+    """Learn an adapter beside the weights of `parent`, which stay as they are, and the head whole; None: all weights learn."""
     dtype: str = "auto"
     """Numbers to compute with: auto, bf16 or fp32."""
     seed: int = Field(default=0, ge=0)
@@ -122,6 +127,10 @@ class FinetuneConfig(Config):
         chosen = [name for name in ("epochs", "steps", "time") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} both say how long to train: give one of them")
+        if self.lora is not None and self.freeze != "none":
+            raise ValueError(f"beside an adapter (lora) all weights of the model are frozen anyway: leave freeze={self.freeze} away")
+        if self.lora is not None and self.parent is not None and self.scratch:
+            raise ValueError(f"an adapter (lora) is trained beside a model that has learned something, and {self.parent!r} is no folder")
         return self
 
 
@@ -184,6 +193,7 @@ def finetune(
             watch = _callbacks(run, config, plan, ready, bar, tensorboard)
             saved = checkpoint.load_newest(folder / "checkpoints")
             if saved is not None:
+                check_base(config, saved.facts)
                 restore(run, saved)
                 log.note(f"resumed at step {run.step}")
             watch.rewind(run)
@@ -223,6 +233,8 @@ def check_settings(config: FinetuneConfig) -> FinetuneConfig:
         raise UsageError("no model given", fix="Name a model folder, or a family to start from scratch: --model runs/x/model, --model bert")
     if config.time is not None:
         parse_time(config.time)
+    if config.lora is not None:
+        check_lora(config)
     if config.scratch:
         if "/" in config.parent or config.parent.startswith("."):
             raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
@@ -403,9 +415,11 @@ def assemble(
         if not isinstance(model, Headed):
             raise UsageError(f"{config.task} has no head that could learn alone", where="freeze", fix="Use freeze=gradual or none")
         model.base.requires_grad_(False)
+    if config.lora is not None:
+        add_lora(base_of(model), config.lora, config.seed)
     rows = ExampleRows(ready.encoded["train"], plan.train.rows, config.seed, capacity=plan.capacity,
                        shares=ready.task.shares(ready.splits["train"].records))  # fmt: skip
-    resumed_config = {"model": plan.model.plain(), "train": plan.train.plain()}
+    resumed_config = {"model": plan.model.plain(), "train": plan.train.plain(), **base_facts(config)}
     return Training(cast(LanguageModel, model), ready.task.objective, rows, plan.train, folder, device, group, reporter,
                     resumed_config=resumed_config)  # fmt: skip
 
@@ -453,11 +467,19 @@ def finish(
                 pages = f"<h2>On the {name} examples</h2>{_scores(judged)}" + ready.task.pages(records, answers)
                 for line in judged.text().splitlines():
                     reporter.note(f"{name}: {line}")
-    frozen = {name: parameter.detach() for name, parameter in run.model.named_parameters() if name not in weights}
-    save(run.model, ready.task, folder / "model", {**frozen, **weights})
+    tuned = {**ready.task.plain(), "max_tokens": plan.max_tokens}
+    if config.lora is None:
+        frozen = {name: parameter.detach() for name, parameter in run.model.named_parameters() if name not in weights}
+        save(run.model, ready.task, folder / "model", {**frozen, **weights})
+    else:
+        whole = build(config, plan.model, ready.task).float()
+        metrics["trained_parameters"] = save_tuned_adapter(config, whole, weights, folder / "adapter")
+        save(whole, ready.task, folder / "model", whole.state_dict())
+        ready.tokenizer.save(folder / "adapter")
+        write_lineage(folder / "adapter", task=config.task, tuned=tuned, head=head_facts(whole))
     ready.tokenizer.save(folder / "model")
     timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
-    write_lineage(folder / "model", task=config.task, tuned={**ready.task.plain(), "max_tokens": plan.max_tokens},
+    write_lineage(folder / "model", task=config.task, tuned=tuned,
                   parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
                   recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings)  # fmt: skip
     write_text(folder / "model" / "README.md", tuned_card(folder.name, config, run.model, found))
@@ -516,7 +538,9 @@ def finetune_seeds(seeds: int, *, out: str | Path | None, reporter: Reporter = S
             reporter.note(f"{split}, mean and standard deviation of {seeds} seeds: {told}")
     headline = runs[0].metrics["validation"]["headline"] if "validation" in runs[0].metrics else None
     best = max(runs, key=lambda run: run.metrics["validation"]["metrics"][headline]) if headline else runs[0]
-    shutil.copytree(best.model_folder, folder / "model", dirs_exist_ok=True)
+    for part in ("model", "adapter"):
+        if (best.folder / part).exists():
+            shutil.copytree(best.folder / part, folder / part, dirs_exist_ok=True)
     shutil.copyfile(best.report, folder / "report.html")
     metrics = {"seeds": seeds, "best": best.folder.name, **summary}
     write_json(folder / "seeds.json", metrics)
