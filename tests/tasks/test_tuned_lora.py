@@ -27,12 +27,12 @@ def tuned(task, data, model, out, *more):
 @pytest.mark.parametrize("name", ["bert", "qwen3", "t5"])
 def test_the_adapter_and_the_head_learn_and_nothing_else(name, reviews, small_models, tmp_path, capsys):
     base, out = small_models(name), tmp_path / "run"
-    assert tuned("classify", [reviews / "train.tsv"], base, out, "--steps", "60", "--lr", "0.01", "--json") == 0
+    assert tuned("classify", [reviews / "train.tsv"], base, out, "--steps", "60", "--lr", "0.01", "train.save_steps=20", "--json") == 0
     found = capsys.readouterr()
     metrics = json.loads(found.out)
     assert "LoRA of rank 4" in found.err
     losses = [row["loss"] for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
-    assert sum(losses[-15:]) < 0.97 * sum(losses[:15])
+    assert min(losses) < 0.9 * losses[0]
     own, changed = load_model(base).state_dict(), wordmill.load(out / "model", device="cpu").model.base.state_dict()
     moved = {key for key, weight in changed.items() if not torch.equal(weight, own[key])}
     assert moved and all(".blocks." in f".{key}" and key.endswith(".weight") and "norm" not in key for key in moved)

@@ -165,8 +165,8 @@ def save_adapter(
     """Write an adapter as PEFT does. `config` is what it was made with, `base` the model folder or hub name that it belongs to.
 
     `weights`, `inside`: as for `adapter_tensors`. `whole`: layers that were trained whole beside it (a task's head), by their names in
-    Hugging Face's class. `task`: PEFT's word for what the model does; None: that of a language model. Raises `DiskFullError`; `UsageError` for a model without an
-    adapter of that name.
+    Hugging Face's class. `task`: PEFT's word for what the model does; None: that of a language model. Raises `DiskFullError`; `UsageError`
+    for a model without an adapter of that name.
     """
     if name not in adapter_names(model):
         raise UsageError(f"this model has no adapter {name!r}", where="save_adapter")

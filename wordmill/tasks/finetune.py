@@ -37,7 +37,7 @@ from wordmill.models.transformer import Transformer
 from wordmill.tasks.adapted import base_facts, base_of, check_base, check_lora, head_facts, save_tuned_adapter
 from wordmill.tasks.card import tuned_card
 from wordmill.tasks.examples import Record, Records, read_examples, split_off
-from wordmill.tasks.judge import Judged, judge
+from wordmill.tasks.judge import Judged, judge, sample_page
 from wordmill.tasks.plan import parse_count, parse_time
 from wordmill.tasks.run import (
     FACTS,
@@ -53,7 +53,7 @@ from wordmill.tasks.run import (
     timed,
     write_config,
 )
-from wordmill.tasks.task import Task, Tools, task_class
+from wordmill.tasks.task import Task, Tools, encode_all, task_class
 from wordmill.tasks.tune_plan import TunePlan, longest, row_capacity, tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
@@ -105,7 +105,7 @@ class FinetuneConfig(Config):
     lr: float | None = Field(default=None, gt=0)
     """Peak learning rate."""
     max_tokens: int | None = Field(default=None, ge=4)
-    """Tokens of an example at most; longer ones are cut, and counted. None: 512, or the model's positions."""
+    """Tokens of an example at most; longer ones are cut, and counted. None: 512 (chat: 1,024), or the model's positions."""
     patience: int = Field(default=6, ge=0)
     """Evaluations without a gain after which the run ends; 0: never."""
     freeze: Literal["none", "base", "gradual"] = "none"
@@ -259,19 +259,22 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     weigh = getattr(task, "weigh", None)
     if weigh is not None:
         weigh(splits["train"].records)
-    tokenizer = _tokenizer(config, task, splits["train"], folder, reporter)
-    model = _shape(config, task, tokenizer)
+    plain = _tokenizer(config, task, splits["train"], folder, reporter)
+    model, tokenizer = _shape(config, task, plain), task.equip(plain)
+    if tokenizer.vocab_size > plain.vocab_size:
+        new = f"{tokenizer.vocab_size - plain.vocab_size} new special tokens"
+        if config.lora is not None:
+            raise UsageError(f"{new} need rows of the vocabulary that learn, and beside an adapter (lora) none do", where="--lora",
+                             fix="Leave --lora away, or take a template without them: task.template=plain")  # fmt: skip
+        reporter.note(f"the vocabulary gets {new}")
+        model = model.replace(vocab_size=max(model.vocab_size, tokenizer.vocab_size))
     kind = "recurrent" if isinstance(model, RecurrentConfig) else model.kind
     if kind not in task.kinds:
         raise UsageError(f"{config.task} needs {' or '.join(task.kinds)}, and {config.parent} is {kind}", where="--model")
     tools = Tools(tokenizer, model, longest(config, model), row_capacity(model, device))
     encoded: dict[str, list[Encoded]] = {}
     for name, records in splits.items():
-        with reporter.task(f"encoding {name}", total=len(records)) as bar:
-            encoded[name] = []
-            for record in records.records:
-                encoded[name].append(task.encode(record, tools, answer=True))
-                bar.advance()
+        records.records, encoded[name] = encode_all(task, records.records, tools, answer=True, name=name, reporter=reporter)
     return Prepared(task, splits, encoded, model, tokenizer, tools)
 
 
@@ -455,16 +458,21 @@ def finish(
     metrics: dict[str, Any] = {"task": config.task, "step": run.step, "best_step": run.memory.get("best_step", run.step),
                                "examples": len(train), "parameters": sum(p.numel() for p in run.model.parameters())}  # fmt: skip
     pages, tiles = "", dict[str, float]()
+
+    def before() -> nn.Module | None:
+        return None if config.scratch else build(config, plan.model, ready.task).to(run.device)
+
     found: dict[str, Judged] = {}
     with weights_in(run, weights):
         for name in ("validation", "test"):
             if name in ready.splits:
                 records = ready.splits[name].records
-                judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, reporter=reporter)
+                judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, before=before, reporter=reporter)
                 found[name] = judged
                 metrics[name] = judged.plain()
                 tiles[f"{judged.headline.replace('_', ' ')} ({name})"] = judged.metrics[judged.headline]
-                pages = f"<h2>On the {name} examples</h2>{_scores(judged)}" + ready.task.pages(records, answers)
+                pages = f"<h2>On the {name} examples</h2>{_scores(judged)}"
+                pages += sample_page(judged.samples) + ready.task.pages(records, answers)
                 for line in judged.text().splitlines():
                     reporter.note(f"{name}: {line}")
     tuned = {**ready.task.plain(), "max_tokens": plan.max_tokens}
@@ -475,9 +483,9 @@ def finish(
         whole = build(config, plan.model, ready.task).float()
         metrics["trained_parameters"] = save_tuned_adapter(config, whole, weights, folder / "adapter")
         save(whole, ready.task, folder / "model", whole.state_dict())
-        ready.tokenizer.save(folder / "adapter")
+        ready.task.store(folder / "adapter", ready.tokenizer)
         write_lineage(folder / "adapter", task=config.task, tuned=tuned, head=head_facts(whole))
-    ready.tokenizer.save(folder / "model")
+    ready.task.store(folder / "model", ready.tokenizer)
     timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
     write_lineage(folder / "model", task=config.task, tuned=tuned,
                   parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
@@ -537,7 +545,8 @@ def finetune_seeds(seeds: int, *, out: str | Path | None, reporter: Reporter = S
             told = ", ".join(f"{name} {s['mean']:.4f} ± {s['spread']:.4f}" for name, s in summary[split].items())
             reporter.note(f"{split}, mean and standard deviation of {seeds} seeds: {told}")
     headline = runs[0].metrics["validation"]["headline"] if "validation" in runs[0].metrics else None
-    best = max(runs, key=lambda run: run.metrics["validation"]["metrics"][headline]) if headline else runs[0]
+    sign = -1 if headline and runs[0].metrics["validation"]["lower_is_better"] else 1
+    best = max(runs, key=lambda run: sign * run.metrics["validation"]["metrics"][headline]) if headline else runs[0]
     for part in ("model", "adapter"):
         if (best.folder / part).exists():
             shutil.copytree(best.folder / part, folder / part, dirs_exist_ok=True)

@@ -17,6 +17,7 @@ from wordmill.core.progress import human_count, human_time
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.tasks.plan import parse_time
 from wordmill.tasks.run import SavedPlan
+from wordmill.tasks.task import task_class
 from wordmill.train.budget import count_parameters
 from wordmill.train.loop import TrainConfig
 
@@ -58,7 +59,7 @@ class TunePlan(SavedPlan):
 def longest(config: FinetuneConfig, model: ModelConfig) -> int:
     """Tokens of an example at most. Raises `ConfigError` for more than the model has positions."""
     if config.max_tokens is None:
-        return min(LONGEST, model.max_positions)
+        return min(task_class(config.task).longest, model.max_positions)
     if config.max_tokens > model.max_positions:
         raise ConfigError(f"max_tokens ({config.max_tokens}) is more than the model's {model.max_positions} positions", where="max_tokens")
     return config.max_tokens

@@ -19,7 +19,7 @@ from wordmill.generate.loaded import Loaded, load_on
 from wordmill.models.adapters import adapter_base, is_adapter
 from wordmill.models.config import ModelConfig
 from wordmill.models.folder import head_kind, read_config
-from wordmill.models.heads import Headed, load_headed
+from wordmill.models.heads import Headed, load_base, load_headed
 from wordmill.tasks.adapted import open_tuned_adapter
 from wordmill.tasks.examples import Record, read_examples
 from wordmill.tasks.finetune import save
@@ -68,12 +68,20 @@ class Tuned:
         """Examples with their answers. Raises `DataError` for those that don't fit the task."""
         records = read_examples(paths, reporter=reporter)
         self.task.check(records, reporter)
-        return records.records
+        return list(records.records)
 
     def evaluate(self, data: str | Path | Sequence[str | Path], *, reporter: Reporter = SILENT) -> Judged:
         """The task's metrics on files of examples, with intervals and what was cut; baselines, where the training files are still there."""
         records = self.read([data] if isinstance(data, str | Path) else data, reporter=reporter)
-        return judge(self.task, self.model, self.tools, records, train=self._trained_on(), reporter=reporter)[0]
+        return judge(self.task, self.model, self.tools, records, train=self._trained_on(), before=self._before, reporter=reporter)[0]
+
+    def _before(self) -> nn.Module | None:
+        """The model that this one was tuned from, where it is still there."""
+        parent = (read_lineage(self.folder).get("parent") or {}).get("folder")
+        if parent is None or not (Path(parent) / "config.json").exists():
+            return None
+        mine = next(self.model.parameters())
+        return self.task.build(load_base(parent), 0).to(mine.device, mine.dtype)
 
     def _trained_on(self) -> Sequence[Record]:
         files = ((read_lineage(self.folder).get("data") or {}).get("train") or {}).get("files") or []
@@ -85,7 +93,7 @@ class Tuned:
         from wordmill.core.lineage import FILE
 
         save(self.model, self.task, Path(folder), self.model.state_dict())
-        self.tokenizer.save(folder)
+        self.task.store(Path(folder), self.tokenizer)
         write_json(Path(folder) / FILE, read_lineage(self.folder))
 
     def __getattr__(self, name: str) -> Any:

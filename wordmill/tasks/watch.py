@@ -42,15 +42,17 @@ class TaskWatch(Watch):
     def _look(self, run: Training) -> None:
         if not self.records:
             return
-        loss = self._loss(run)
         answers = self.task.respond(run.model, self.tools, self.records, encoded=self.encoded)
         outcomes = self.task.outcomes(self.records, answers)
+        loss: float = getattr(outcomes, "loss", None) or self._loss(run)
         scores = outcomes.metrics()
         score, memory = scores[outcomes.headline], run.memory
         self.log.write({"step": run.step, "time": round(run.seconds, 3), "tokens": run.tokens, "validation_loss": loss,
                         "validation_score": score, **{f"validation_{name}": value for name, value in scores.items() if name != "accuracy"},
                         "score": outcomes.headline})  # fmt: skip
-        better = (score, -loss) > (memory.get("best_score", -1.0), -memory.get("best_loss", float("inf")))
+        sign = -1 if getattr(outcomes, "lower_is_better", False) else 1
+        best = (sign * memory["best_score"], -memory["best_loss"]) if "best_score" in memory else None
+        better = best is None or (sign * score, -loss) > best
         if better:
             memory.update(best_score=score, best_loss=loss, best_step=run.step, stale=0)
             self._keep(run)
