@@ -53,6 +53,7 @@ def test_the_adapter_and_the_head_learn_and_nothing_else(name, reviews, small_mo
 CLASSES = {"bert": "AutoModelForSequenceClassification", "qwen3": "AutoModelForSequenceClassification"}
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", list(CLASSES))
 def test_peft_opens_the_adapter_with_the_same_logits(name, reviews, small_models, tmp_path):
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
@@ -61,6 +62,7 @@ def test_peft_opens_the_adapter_with_the_same_logits(name, reviews, small_models
     _same_logits(transformers, peft, getattr(transformers, CLASSES[name]), base, out, labels=2)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_peft_opens_a_tagger(conll, small_models, tmp_path):  # noqa: F811
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
     out = tmp_path / "run"

@@ -21,7 +21,7 @@ def finetune(
         list[str] | None,
         typer.Argument(
             metavar="TASK DATA… [name=value…]",
-            help="classify or tag; files of examples; then settings such as task.label=stars or train.rows=16.",
+            help="classify, tag or chat; files of examples; then settings such as task.label=stars or train.rows=16.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Model folder to start from, or a family's name: from scratch.")] = None,

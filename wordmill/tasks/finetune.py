@@ -294,8 +294,9 @@ def _split(config: FinetuneConfig, task: Task, splits: dict[str, Records], folde
     place.parent.mkdir(exist_ok=True)
     lines = (json.dumps(whole.records[i].values, ensure_ascii=False, default=str) for i in aside)
     write_text(place, "".join(f"{line}\n" for line in lines))
-    reporter.note(f"no validation files: {len(aside):,} of {len(whole):,} examples are set aside (the same share of each label, "
-                  f"equal texts on one side): {place}")  # fmt: skip
+    shares = "the same share of each label, " if len({*strata}) > 1 else ""
+    reporter.note(f"no validation files: {len(aside):,} of {len(whole):,} examples are set aside ({shares}equal texts on one side): "
+                  f"{place}")  # fmt: skip
     return {**splits, "train": part(kept), "validation": part(aside)}
 
 

@@ -23,7 +23,10 @@ def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], 
         rows = []
         if one.source is not None:
             rows.append(f"  reads: {' '.join(_plain(tools.tokenizer.token_text(int(i))) for i in one.source)}")
-        shown = [_token(task, tools, int(index), int(target), colour) for index, target in zip(one.ids, one.targets, strict=True)]
+        ids, targets = one.ids.tolist(), one.targets.tolist()
+        if task.generative:  # targets stand one place before the tokens that are to be said
+            ids, targets = [*ids, *targets[-1:]], [IGNORE, *targets]
+        shown = [_token(task, tools, index, target, colour) for index, target in zip(ids, targets, strict=True) if index != IGNORE]
         rows.append("  " + " ".join(shown))
         learned = int((one.targets != IGNORE).sum())
         cut = f", {one.cut} tokens cut" if one.cut else ""

@@ -95,7 +95,7 @@ def tune_plan(
     }  # fmt: skip
     if config.time is not None:
         left = parse_time(config.time) - (time.monotonic() - started)
-        reserve = max(2.0, 0.1 * left)
+        reserve = max(2.0, (0.25 if task_class(config.task).generative else 0.1) * left)  # answers take longer to judge than labels
         if left - reserve < 1.0:
             raise UsageError(f"{config.time} is too short: reading and encoding alone took {human_time(parse_time(config.time) - left)}",
                              where="--time", fix="Give more time")  # fmt: skip
