@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, QuietOption, emit, reporter
 from wordmill.cli.training import split_words, to_the_end
 from wordmill.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from wordmill.tasks.run import Run
 
 SECTIONS = {"task": "options", "model": "shape"}
 """What sections are called on the command line, and in FinetuneConfig."""
@@ -84,7 +87,12 @@ def finetune(
         return 0
     common: dict[str, Any] = {"out": out, "resume": resume, "device": device, "tensorboard": tensorboard, "reporter": show, **settings}
     return to_the_end("finetune", lambda: finetune_seeds(seeds, **common) if seeds > 1 else work(**common), out, json=json, show=show,
-                      following=lambda run: f"wordmill predict {run.model_folder} FILE")  # fmt: skip
+                      following=_following)  # fmt: skip
+
+
+def _following(run: Run) -> str:
+    """The command to give next."""
+    return f"wordmill chat {run.model_folder}" if run.metrics.get("task") == "chat" else f"wordmill predict {run.model_folder} FILE"
 
 
 def _no_model() -> str:

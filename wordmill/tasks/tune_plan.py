@@ -120,8 +120,9 @@ def tune_plan(
         notes.append(f"the best weights on the validation examples are kept; it ends after {config.patience} evaluations without a gain"
                      if config.patience else "the best weights on the validation examples are kept")  # fmt: skip
     if config.lora is not None:
-        notes.append(f"a LoRA of rank {config.lora.rank} learns, and a head; the weights of {config.parent} stay as they are; the "
-                     "learning rate is ten times that of training them")  # fmt: skip
+        head = "" if task_class(config.task).generative else ", and the head whole"
+        times = "; the learning rate is ten times that of training them" if config.lr is None else ""
+        notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are{times}")
     if config.freeze != "none":
         notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
     return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,
