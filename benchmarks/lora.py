@@ -23,7 +23,7 @@ SHAPE: dict[str, Any] = {
     "family": "llama", "vocab_size": 49_152, "width": 576, "layers": 30, "heads": 9, "kv_heads": 3, "head_size": 64, "ffn_size": 1536,
     "max_positions": 2048, "tie_embeddings": True, "qk_norm": False,
 }  # fmt: skip
-CASES = ("idle", "full", "lora")
+CASES = ("idle", "full", "lora", "lora+recompute")
 
 
 def worker(options: argparse.Namespace) -> None:
@@ -33,7 +33,7 @@ def worker(options: argparse.Namespace) -> None:
     from wordmill.core.device import tune_float32, tune_memory
     from wordmill.models.adapters import add_lora
     from wordmill.models.config import TransformerConfig
-    from wordmill.models.folder import build_model
+    from wordmill.models.folder import build_model, recompute_blocks
     from wordmill.models.lora import LoraConfig, lora_layers, merge_lora
     from wordmill.train.objectives import causal
     from wordmill.train.optim import OptimConfig, Optimizer
@@ -50,7 +50,9 @@ def worker(options: argparse.Namespace) -> None:
     model = build_model(TransformerConfig(**SHAPE))
     torch.set_default_dtype(torch.float32)
     model.initialise(0, zero_outputs=False)
-    if options.worker == "lora":
+    if options.worker.endswith("recompute"):
+        recompute_blocks(model)
+    if options.worker.startswith("lora"):
         add_lora(model, LoraConfig(rank=options.rank), 0)
     optimizer = Optimizer(model, OptimConfig(kind="adamw", lr=1e-4))
     ids = torch.randint(0, SHAPE["vocab_size"], (options.rows, options.context + 1), generator=torch.Generator().manual_seed(0))

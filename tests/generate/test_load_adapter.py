@@ -80,3 +80,18 @@ def test_a_base_that_is_not_there(folders, monkeypatch, base, message):
     with pytest.raises(ModelError, match=message) as found:
         wordmill.load(folders / "one", device="cpu")
     assert "adapter_config.json" in str(found.value)
+
+
+def test_one_row_is_decoded_with_its_adapters(folders):
+    """The fast path for one row works on bare weights: what an adapter adds must not be forgotten in it."""
+    adapted = wordmill.load(folders / "one", device="cpu")
+    for layer in lora_layers(adapted.model).values():
+        for pair in layer.pairs("default"):
+            pair.b.data.mul_(20)
+    for weights in ({"default": 1.0}, {}):
+        adapted.use_adapters(weights)
+        ids = adapted.encode_prompt("The mill")
+        for _ in range(8):
+            ids.append(int(adapted.logits(ids)[0, -1].argmax()))
+        made = adapted.generations(["The mill"], max_tokens=8, temperature=0.0)[0].ids
+        assert made == ids[-8:][: len(made)]

@@ -198,7 +198,7 @@ def test_balanced_order_and_packing_waste_little(reviews, small_models):
 
 
 def test_python_interface_and_seeds(reviews, small_models, tmp_path):
-    from wordmill.tasks.finetune import finetune_seeds
+    from wordmill.tasks.seeds import finetune_seeds
 
     common = {
         "task": "classify",

@@ -81,9 +81,10 @@ def open_model(model: str, device: str, dtype: str, *, reading: bool = False, fa
     folder = resolve_model(model)
     from wordmill.core.device import choose_device, choose_dtype, tune_float32
     from wordmill.generate.loaded import load_on
+    from wordmill.models.adapters import adapter_base, is_adapter
     from wordmill.models.folder import read_config
 
-    read_config(folder)
+    read_config(adapter_base(folder) if is_adapter(folder) else folder)
     chosen = choose_device(device)
     numbers = choose_dtype(dtype, chosen, reading=reading)
     if fast and chosen.type == "cpu" and str(numbers) == "torch.float32":

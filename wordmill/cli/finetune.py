@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, QuietOption, emit, reporter
 from wordmill.cli.training import split_words, to_the_end
 from wordmill.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from wordmill.tasks.run import Run
 
 SECTIONS = {"task": "options", "model": "shape"}
 """What sections are called on the command line, and in FinetuneConfig."""
@@ -21,7 +24,7 @@ def finetune(
         list[str] | None,
         typer.Argument(
             metavar="TASK DATA… [name=value…]",
-            help="answer, classify, summarize, tag or translate; files of examples; then settings such as task.label=stars.",
+            help="answer, chat, classify, summarize, tag or translate; files of examples; then settings such as task.label=stars.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Model folder to start from, or a family's name: from scratch.")] = None,
@@ -36,6 +39,9 @@ def finetune(
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Tokens of an example; longer ones are cut, and counted.")] = None,
     freeze: Annotated[str | None, typer.Option("--freeze", help="none, base (only the head learns) or gradual.")] = None,
+    lora: Annotated[
+        int | None, typer.Option("--lora", help="Rank of a LoRA adapter that learns beside the model, which stays as it is (and the head).")
+    ] = None,
     size: Annotated[str | None, typer.Option("--size", help="Number of weights of a model from scratch, such as 5m.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Folder of a tokenizer, from scratch; otherwise one is trained on the examples.")
@@ -62,14 +68,15 @@ def finetune(
     names, pairs = split_words(words or [], PLAIN, "task")
     given: dict[str, Any] = {"task": names[0] if names else None, "data": names[1:], "parent": model, "validation": validation,
                              "test": test, "epochs": epochs, "steps": steps, "time": time, "lr": lr, "max_tokens": max_tokens,
-                             "freeze": freeze, "size": size, "tokenizer_folder": tokenizer, "seed": seed,
+                             "freeze": freeze, "lora": None if lora is None else {"rank": lora}, "size": size,
+                             "tokenizer_folder": tokenizer, "seed": seed,
                              "dtype": None if dtype == "auto" else dtype}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None and value != []}
     over = {SECTIONS.get(name, name): value for name, value in parse_overrides(pairs).items()}
     settings = merge(read_yaml(recipe) if recipe else {}, merge(given, over))
     from wordmill.tasks.finetune import finetune as work
-    from wordmill.tasks.finetune import finetune_seeds
     from wordmill.tasks.finetune import preview as look
+    from wordmill.tasks.seeds import finetune_seeds
 
     show = reporter(quiet)
     if preview:
@@ -80,7 +87,12 @@ def finetune(
         return 0
     common: dict[str, Any] = {"out": out, "resume": resume, "device": device, "tensorboard": tensorboard, "reporter": show, **settings}
     return to_the_end("finetune", lambda: finetune_seeds(seeds, **common) if seeds > 1 else work(**common), out, json=json, show=show,
-                      following=lambda run: f"wordmill predict {run.model_folder} FILE")  # fmt: skip
+                      following=_following)  # fmt: skip
+
+
+def _following(run: Run) -> str:
+    """The command to give next."""
+    return f"wordmill chat {run.model_folder}" if run.metrics.get("task") == "chat" else f"wordmill predict {run.model_folder} FILE"
 
 
 def _no_model() -> str:

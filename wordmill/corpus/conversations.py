@@ -91,6 +91,14 @@ class Record(Protocol):
         """FILE:LINE, for messages."""
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A record to which an empty answer was added."""
+
+    values: dict[str, Any]
+    where: str
+
+
 class Unfit(Exception):
     """A conversation that nothing can be learned from; `reason` is for counting."""
 
@@ -207,6 +215,33 @@ def conversation(row: Record, form: Format) -> tuple[Conversation, int]:
     last = max((number for number, turn in enumerate(messages, 1) if turn["role"] == "assistant"), default=0)
     check(messages)
     return Conversation(messages[:last], row.where, _tools(part.get("tools"))), len(messages) - last
+
+
+def question(row: Record) -> tuple[list[Message], list[dict[str, Any]] | None]:
+    """What is to be answered: the turns of a record up to the last that is not the assistant's (a record of any format, its answer there or
+    not), and the tools. Raises `Unfit` where nobody asks, `DataError` for a record of no known format."""
+    try:
+        form = look(row)
+    except DataError as error:
+        row = _Asked({**row.values, "output": "", "response": ""}, row.where)
+        try:
+            form = look(row)
+        except DataError:
+            raise error from None
+    part = {name: row.values.get(column) for name, column in form.fields.items()}
+    messages = [_message(turn, number) for number, turn in enumerate(_raw(form, part), 1)]
+    system = part.get("system")
+    if system is not None and str(system).strip() and not (messages and messages[0]["role"] == "system"):
+        messages.insert(0, {"role": "system", "content": _text(system, "the system's words")})
+    messages = [turn for turn in messages if turn["role"] != "system" or turn["content"].strip()]
+    while messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    spoken = [turn for turn in messages if turn["role"] != "system"]
+    if not spoken or spoken[0]["role"] != "user":
+        raise Unfit("no_question", "nobody asks anything here: the first to speak must be the user")
+    if not spoken[-1]["content"].strip():
+        raise Unfit("empty_turn", "the last turn is empty")
+    return messages, _tools(part.get("tools"))
 
 
 def check(messages: Sequence[Message]) -> None:

@@ -26,6 +26,7 @@ from wordmill.generate import native
 from wordmill.models.blocks import ACTIVATIONS, Block, Norm
 from wordmill.models.cache import KVCache
 from wordmill.models.config import TransformerConfig
+from wordmill.models.lora import active_adapters
 from wordmill.models.ops import rotary_table
 from wordmill.models.positions import rotary_rates, sinusoids
 from wordmill.models.transformer import Transformer
@@ -61,13 +62,15 @@ class OneRow:
 
     @staticmethod
     def fits(model: Transformer) -> bool:
-        """Whether this path can serve: a decoder on a CPU, of the parts that most have."""
+        """Whether this path can serve: a decoder on a CPU, of the parts that most have. It works on the weights themselves, so that an
+        adapter that counts would be forgotten."""
         weight, config = model.embedding.weight, model.config
         plain = TransformerConfig()
         usual = all(getattr(config, name) == getattr(plain, name) for name in PLAIN_ONLY)
         known = config.kind == "decoder" and config.norm_position != "sandwich" and config.positions != "relative"
         known = known and config.activation in ACTIVATION_CODES
-        return usual and known and weight.is_cpu and weight.dtype in (torch.float32, torch.bfloat16)
+        usable = usual and known and weight.is_cpu and weight.dtype in (torch.float32, torch.bfloat16)
+        return usable and not any(active_adapters(model).values())
 
     def __init__(self, model: Transformer, cache: KVCache, length: int, slots: int, *, compiled: bool | None = None) -> None:
         config = model.config

@@ -145,7 +145,9 @@ class Loaded:
         """
         if self.folder is None or isinstance(self.config, RecurrentConfig):
             return None
-        context = (read_lineage(self.folder).get("train") or {}).get("context")
+        lineage = read_lineage(self.folder)
+        # A fine-tuned model's rows hold several examples, each no longer than `max_tokens`.
+        context = (lineage.get("tuned") or {}).get("max_tokens") or (lineage.get("train") or {}).get("context")
         return min(context, self.config.max_positions) if isinstance(context, int) else None
 
     def encode_prompt(self, text: str) -> list[int]:

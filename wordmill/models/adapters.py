@@ -132,11 +132,13 @@ def _add(layer: LoraLinear, name: str, a: Tensor, b: Tensor, start: int, scale: 
     layer.adapters[name].append(Pair(a.to(**like), b.to(**like), start, scale))  # type: ignore[operator]
 
 
-def adapter_tensors(model: LanguageModel, name: str = "default", weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def adapter_tensors(
+    model: LanguageModel, name: str = "default", weights: Mapping[str, Tensor] | None = None, *, inside: str | None = None
+) -> dict[str, Tensor]:
     """An adapter's tensors in float32 by PEFT's names. `weights` (by the names of the model's parameters) replaces the model's own: the
-    masters of a bfloat16 model, an average."""
-    by_place = {(place.module, place.start): other for other, place in places(model).items()}
-    bare = "" if model.config.lm_head else family(model.config.family).prefix  # type: ignore[union-attr]
+    masters of a bfloat16 model, an average. `inside`: the model stands in a class with a head for a task, under names that begin so."""
+    by_place = {(place.module, place.start): (inside or "") + other for other, place in places(model).items()}
+    bare = "" if model.config.lm_head or inside is not None else family(model.config.family).prefix  # type: ignore[union-attr]
     found = {}
     for path, layer in lora_layers(model).items():
         for i, pair in enumerate(layer.pairs(name)):
@@ -158,20 +160,22 @@ def save_adapter(
     weights: Mapping[str, Tensor] | None = None,
     whole: Mapping[str, Tensor] | None = None,
     task: str | None = None,
+    inside: str | None = None,
 ) -> None:
     """Write an adapter as PEFT does. `config` is what it was made with, `base` the model folder or hub name that it belongs to.
 
-    `weights`: as for `adapter_tensors`. `whole`: layers that were trained whole beside it (a task's head), by Hugging Face's names.
-    `task`: PEFT's word for what the model does; None: that of a language model. Raises `DiskFullError`; `UsageError` for a model without an
-    adapter of that name.
+    `weights`, `inside`: as for `adapter_tensors`. `whole`: layers that were trained whole beside it (a task's head), by their names in
+    Hugging Face's class. `task`: PEFT's word for what the model does; None: that of a language model. Raises `DiskFullError`; `UsageError`
+    for a model without an adapter of that name.
     """
     if name not in adapter_names(model):
         raise UsageError(f"this model has no adapter {name!r}", where="save_adapter")
-    tensors = adapter_tensors(model, name, weights)
+    tensors = adapter_tensors(model, name, weights, inside=inside)
     whole = {} if whole is None else whole
     known = places(model)
     adapted = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors}
-    others = {weight.removesuffix(".weight") for found in weight_list(model.config) or [] for weight in found.theirs} - adapted
+    others = {(inside or "") + weight for found in weight_list(model.config) or [] for weight in found.theirs}
+    others = {weight.removesuffix(".weight") for weight in (*others, *whole)} - adapted
     alpha = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
     path = Path(base)
     values = {
@@ -316,13 +320,15 @@ def load_adapter(model: LanguageModel, folder: str | Path, name: str = "default"
     attach(model, read, name, weight)
 
 
-def attach(model: LanguageModel, read: Adapter, name: str = "default", weight: float = 1.0) -> None:
-    """As `load_adapter`, for an adapter that was read; its whole layers are the caller's business. One that doesn't fit changes nothing."""
+def attach(model: LanguageModel, read: Adapter, name: str = "default", weight: float = 1.0, *, inside: str = "") -> None:
+    """As `load_adapter`, for an adapter that was read; its whole layers are the caller's business. One that doesn't fit changes nothing.
+    `inside`: as for `adapter_tensors`."""
     known = places(model)
     _check_name(model, name)
     ready: list[Callable[[], None]] = []
     prefix = getattr(family(model.config.family), "prefix", "") if not isinstance(model.config, RecurrentConfig) else ""
-    for other, (a, b) in read.pairs.items():
+    for named, (a, b) in read.pairs.items():
+        other = named.removeprefix(inside)
         place = known.get(other) or known.get(prefix + other)
         if place is None:
             raise ModelError(

@@ -177,7 +177,7 @@ def with_head(base: LanguageModel, head: HeadConfig, *, seed: int) -> Headed:
     return model.to(next(bare.parameters()).dtype).requires_grad_(True)
 
 
-def _names(model: Headed) -> dict[str, str]:
+def head_names(model: Headed) -> dict[str, str]:
     """Names of the head's parameters, and what they are called in the folder."""
     layout = model.layout
     layers = {"out": layout.out, "dense": layout.dense, "norm": layout.norm, "crf": "crf"}
@@ -194,7 +194,7 @@ def save_headed(model: Headed, folder: Path, *, dtype: torch.dtype = torch.float
     folders.check_expressible(model.config)
     folder.mkdir(parents=True, exist_ok=True)
     ours = dict(weights if weights is not None else model.state_dict())
-    theirs = {called: ours.pop(name) for name, called in _names(model).items()}
+    theirs = {called: ours.pop(name) for name, called in head_names(model).items()}
     base = {name.removeprefix("base."): tensor for name, tensor in ours.items()}
     theirs |= {model.layout.prefix + name: tensor for name, tensor in folders.to_family(model.config, base)}
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in theirs.items()}
@@ -229,7 +229,7 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
     with torch.device("meta"):
         model = Headed(folders.build_model(config), head)
     own: dict[str, Tensor] = {}
-    for name, called in _names(model).items():
+    for name, called in head_names(model).items():
         parameter = model.get_parameter(name)
         if called not in stored or stored[called].shape != tuple(parameter.shape):
             shape = f" has shape {stored[called].shape}, expected {tuple(parameter.shape)}" if called in stored else " is missing"

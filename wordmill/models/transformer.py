@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from wordmill.core.errors import UsageError
 from wordmill.models import masks
@@ -33,6 +34,8 @@ class Stack(nn.Module):
     def __init__(self, config: TransformerConfig, tokens: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Whether training keeps only what goes into each block, and computes the rest again in the backward pass."""
         if tokens:
             self.embedding = nn.Embedding(tokens, config.width)
         learned = config.max_positions + config.position_offset if config.positions == "learned" else 0
@@ -57,10 +60,12 @@ class Stack(nn.Module):
     def run(self, x: Tensor, view: View, states: list[Tensor] | None = None) -> Tensor:
         """(B, T, D) through all blocks. `states` receives what goes into each of them, and the result."""
         x = dropout(x, self.config.dropout, self.training)
+        again = self.recompute and self.training and view.cache is None and torch.is_grad_enabled()
         for block in self.blocks:
             if states is not None:
                 states.append(x)
-            x = block(x, view)
+            # The random state is kept with what goes in, so that dropout drops the same places again.
+            x = checkpoint(block, x, view, use_reentrant=False) if again else block(x, view)
         x = x if self.norm is None else self.norm(x)
         if states is not None:
             states.append(x)

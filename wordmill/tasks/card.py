@@ -99,6 +99,8 @@ def tuned_card(name: str, config: FinetuneConfig, model: Any, judged: Mapping[st
         "tags": ["wordmill", config.task, family_name],
     }
     origin = "from scratch" if config.scratch else f"from `{config.parent}`"
+    if config.lora is not None:
+        origin += f" (a LoRA adapter of rank {config.lora.rank}, merged into it)"
     lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", "",
              f"A {family_name} fine-tuned {origin} for the task {config.task} by wordmill, on "
              f"{', '.join(f'`{path}`' for path in config.data)}."]  # fmt: skip

@@ -8,8 +8,6 @@ What is particular to a task is in its own file (tasks/task.py says how); here i
 from __future__ import annotations
 
 import json
-import shutil
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,17 +24,20 @@ from wordmill.batches.examples import Encoded, ExampleRows, each
 from wordmill.core.config import Config
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
 from wordmill.core.errors import DataError, UsageError
-from wordmill.core.files import hash_values, new_folder, occupied, read_json, write_json, write_text
+from wordmill.core.files import hash_values, occupied, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
-from wordmill.core.progress import SILENT, Reporter, human_count, human_time
+from wordmill.core.progress import SILENT, Reporter, human_time
 from wordmill.evaluate.watch import best_weights, weights_in
+from wordmill.models.adapters import add_lora
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.folder import LanguageModel, build_model, check_expressible, read_config, save_model
 from wordmill.models.heads import Headed, load_base, save_headed
+from wordmill.models.lora import LoraConfig
 from wordmill.models.transformer import Transformer
+from wordmill.tasks.adapted import base_facts, base_of, check_base, check_lora, head_facts, save_tuned_adapter
 from wordmill.tasks.card import tuned_card
 from wordmill.tasks.examples import Record, Records, split_off
-from wordmill.tasks.judge import Judged, judge
+from wordmill.tasks.judge import Judged, judge, sample_page
 from wordmill.tasks.plan import parse_count, parse_time
 from wordmill.tasks.run import (
     FACTS,
@@ -52,7 +53,7 @@ from wordmill.tasks.run import (
     timed,
     write_config,
 )
-from wordmill.tasks.task import Task, Tools, task_class
+from wordmill.tasks.task import Task, Tools, encode_all, task_class
 from wordmill.tasks.tune_plan import TunePlan, longest, row_capacity, tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
@@ -68,7 +69,7 @@ VALIDATION_MOST = 2000
 """Validation examples that are looked at while training, at most; in the end all are."""
 
 WRITTEN_MOST = 500
-"""Validation examples that a generative task answers in the end, at most (of the test examples all): writing takes long."""
+"""Validation examples that are answered in writing in the end, at most (of the test examples all): writing takes long."""
 
 
 class FinetuneConfig(Config):
@@ -107,11 +108,13 @@ class FinetuneConfig(Config):
     lr: float | None = Field(default=None, gt=0)
     """Peak learning rate."""
     max_tokens: int | None = Field(default=None, ge=4)
-    """Tokens of an example at most; longer ones are cut, and counted. None: 512, or the model's positions."""
+    """Tokens of an example at most; longer ones are cut, and counted. None: 512 (chat: 1,024), or the model's positions."""
     patience: int = Field(default=6, ge=0)
     """Evaluations without a gain after which the run ends; 0: never."""
     freeze: Literal["none", "base", "gradual"] = "none"
     """base: only the head learns. gradual: the head first, then one block after the other from the top."""
+    lora: LoraConfig | None = None
+    """Learn an adapter beside the weights of `parent`, which stay as they are, and the head whole; None: all weights learn."""
     dtype: str = "auto"
     """Numbers to compute with: auto, bf16 or fp32."""
     seed: int = Field(default=0, ge=0)
@@ -127,6 +130,10 @@ class FinetuneConfig(Config):
         chosen = [name for name in ("epochs", "steps", "time") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} both say how long to train: give one of them")
+        if self.lora is not None and self.freeze != "none":
+            raise ValueError(f"beside an adapter (lora) all weights of the model are frozen anyway: leave freeze={self.freeze} away")
+        if self.lora is not None and self.parent is not None and self.scratch:
+            raise ValueError(f"an adapter (lora) is trained beside a model that has learned something, and {self.parent!r} is no folder")
         return self
 
 
@@ -191,6 +198,7 @@ def finetune(
             watch = _callbacks(run, config, plan, ready, bar, tensorboard)
             saved = checkpoint.load_newest(folder / "checkpoints")
             if saved is not None:
+                check_base(config, saved.facts)
                 restore(run, saved)
                 log.note(f"resumed at step {run.step}")
             watch.rewind(run)
@@ -230,6 +238,8 @@ def check_settings(config: FinetuneConfig) -> FinetuneConfig:
         raise UsageError("no model given", fix="Name a model folder, or a family to start from scratch: --model runs/x/model, --model bert")
     if config.time is not None:
         parse_time(config.time)
+    if config.lora is not None:
+        check_lora(config)
     if config.scratch:
         if "/" in config.parent or config.parent.startswith("."):
             raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
@@ -270,17 +280,20 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     weigh = getattr(task, "weigh", None)
     if weigh is not None:
         weigh(splits["train"].records)
-    tokenizer = _tokenizer(config, task, splits["train"], folder, reporter)
-    model = _shape(config, task, tokenizer)
+    plain = _tokenizer(config, task, splits["train"], folder, reporter)
+    model, tokenizer = _shape(config, task, plain), task.equip(plain)
+    if tokenizer.vocab_size > plain.vocab_size:
+        new = f"{tokenizer.vocab_size - plain.vocab_size} new special tokens"
+        if config.lora is not None:
+            raise UsageError(f"{new} need rows of the vocabulary that learn, and beside an adapter (lora) none do", where="--lora",
+                             fix="Leave --lora away, or take a template without them: task.template=plain")  # fmt: skip
+        reporter.note(f"the vocabulary gets {new}")
+        model = model.replace(vocab_size=max(model.vocab_size, tokenizer.vocab_size))
     tools = Tools(tokenizer, model, longest(config, model), row_capacity(model, device))
     task.settle(tools, splits["train"].records, reporter)
     encoded: dict[str, list[Encoded]] = {}
     for name, records in splits.items():
-        with reporter.task(f"encoding {name}", total=len(records)) as bar:
-            encoded[name] = []
-            for record in records.records:
-                encoded[name].append(task.encode(record, tools, answer=True))
-                bar.advance()
+        records.records, encoded[name] = encode_all(task, records.records, tools, answer=True, name=name, reporter=reporter)
         windows = len(each(encoded[name]))
         if windows > len(records):
             reporter.note(f"{name}: {len(records):,} examples in {windows:,} overlapping windows of at most {tools.max_tokens} tokens")
@@ -307,8 +320,9 @@ def _split(config: FinetuneConfig, task: Task, splits: dict[str, Records], folde
     place.parent.mkdir(exist_ok=True)
     lines = (json.dumps(whole.records[i].values, ensure_ascii=False, default=str) for i in aside)
     write_text(place, "".join(f"{line}\n" for line in lines))
-    reporter.note(f"no validation files: {len(aside):,} of {len(whole):,} examples are set aside "
-                  f"({'' if task.generative else 'the same share of each label, '}equal texts on one side): {place}")  # fmt: skip
+    shares = "the same share of each label, " if len({*strata}) > 1 else ""
+    reporter.note(f"no validation files: {len(aside):,} of {len(whole):,} examples are set aside ({shares}equal texts on one side): "
+                  f"{place}")  # fmt: skip
     return {**splits, "train": part(kept), "validation": part(aside)}
 
 
@@ -433,11 +447,13 @@ def assemble(
         if not isinstance(model, Headed):
             raise UsageError(f"{config.task} has no head that could learn alone", where="freeze", fix="Use freeze=gradual or none")
         model.base.requires_grad_(False)
+    if config.lora is not None:
+        add_lora(base_of(model), config.lora, config.seed)
     encoded, shares = ready.encoded["train"], ready.task.shares(ready.splits["train"].records)
     if shares is not None:
         shares = np.repeat(shares, [1 + len(one.more) for one in encoded])
     rows = ExampleRows(each(encoded), plan.train.rows, config.seed, capacity=plan.capacity, shares=shares)
-    resumed_config = {"model": plan.model.plain(), "train": plan.train.plain()}
+    resumed_config = {"model": plan.model.plain(), "train": plan.train.plain(), **base_facts(config)}
     return Training(cast(LanguageModel, model), ready.task.objective, rows, plan.train, folder, device, group, reporter,
                     resumed_config=resumed_config)  # fmt: skip
 
@@ -473,27 +489,40 @@ def finish(
     metrics: dict[str, Any] = {"task": config.task, "step": run.step, "best_step": run.memory.get("best_step", run.step),
                                "examples": len(train), "parameters": sum(p.numel() for p in run.model.parameters())}  # fmt: skip
     pages, tiles = "", dict[str, float]()
+
+    def before() -> nn.Module | None:
+        return None if config.scratch else build(config, plan.model, ready.task).to(run.device)
+
     found: dict[str, Judged] = {}
     with weights_in(run, weights):
         for name in ("validation", "test"):
             if name in ready.splits:
                 records = ready.splits[name].records
-                if name == "validation" and ready.task.generative and len(records) > WRITTEN_MOST:
+                if name == "validation" and ready.task.writes and len(records) > WRITTEN_MOST:
                     step = -(-len(records) // WRITTEN_MOST)
                     reporter.note(f"validation: every {step}th of {len(records):,} examples is answered")
                     records = records[::step]
-                judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, reporter=reporter)
+                judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, before=before, reporter=reporter)
                 found[name] = judged
                 metrics[name] = judged.plain()
                 tiles[f"{judged.headline.replace('_', ' ')} ({name})"] = judged.metrics[judged.headline]
-                pages = f"<h2>On the {name} examples</h2>{_scores(judged)}" + ready.task.pages(records, answers)
+                pages = f"<h2>On the {name} examples</h2>{_scores(judged)}"
+                pages += sample_page(judged.samples) + ready.task.pages(records, answers)
                 for line in judged.text().splitlines():
                     reporter.note(f"{name}: {line}")
-    frozen = {name: parameter.detach() for name, parameter in run.model.named_parameters() if name not in weights}
-    save(run.model, ready.task, folder / "model", {**frozen, **weights})
-    ready.tokenizer.save(folder / "model")
+    tuned = {**ready.task.plain(), "max_tokens": plan.max_tokens}
+    if config.lora is None:
+        frozen = {name: parameter.detach() for name, parameter in run.model.named_parameters() if name not in weights}
+        save(run.model, ready.task, folder / "model", {**frozen, **weights})
+    else:
+        whole = build(config, plan.model, ready.task).float()
+        metrics["trained_parameters"] = save_tuned_adapter(config, whole, weights, folder / "adapter")
+        save(whole, ready.task, folder / "model", whole.state_dict())
+        ready.task.store(folder / "adapter", ready.tokenizer)
+        write_lineage(folder / "adapter", task=config.task, tuned=tuned, head=head_facts(whole))
+    ready.task.store(folder / "model", ready.tokenizer)
     timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
-    write_lineage(folder / "model", task=config.task, tuned={**ready.task.plain(), "max_tokens": plan.max_tokens},
+    write_lineage(folder / "model", task=config.task, tuned=tuned,
                   parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
                   recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings)  # fmt: skip
     write_text(folder / "model" / "README.md", tuned_card(folder.name, config, run.model, found, ready.task.describe()))
@@ -527,40 +556,6 @@ def _scores(judged: Judged) -> str:
     return f'<p class=sub>{cut}</p><div class="card"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def finetune_seeds(seeds: int, *, out: str | Path | None, reporter: Reporter = SILENT, **given: Any) -> Run:
-    """The same run with `seeds` seeds, each in OUT/seed-N; the mean and spread of their scores, and the best by validation as OUT/model.
-
-    Finished ones are left alone with `resume`. Raises as `finetune`.
-    """
-    resume = bool(given.pop("resume", False))
-    folder = Path(out) if out is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    if not resume:
-        new_folder(folder)
-    first = int(given.pop("seed", 0) or 0)
-    runs = []
-    for seed in range(first, first + seeds):
-        place = folder / f"seed-{seed}"
-        reporter.note(f"seed {seed}:")
-        again = resume and (place / "config.yaml").exists()
-        runs.append(finetune(out=place, reporter=reporter, **({"resume": True} if again else {**given, "seed": seed})))
-    summary: dict[str, Any] = {}
-    for split in ("validation", "test"):
-        if split in runs[0].metrics:
-            scores = {name: [run.metrics[split]["metrics"][name] for run in runs] for name in runs[0].metrics[split]["metrics"]}
-            summary[split] = {name: {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else 0.0,
-                                     "values": values} for name, values in scores.items()}  # fmt: skip
-            told = ", ".join(f"{name} {s['mean']:.4f} ± {s['spread']:.4f}" for name, s in summary[split].items())
-            reporter.note(f"{split}, mean and standard deviation of {seeds} seeds: {told}")
-    headline = runs[0].metrics["validation"]["headline"] if "validation" in runs[0].metrics else None
-    best = max(runs, key=lambda run: run.metrics["validation"]["metrics"][headline]) if headline else runs[0]
-    shutil.copytree(best.model_folder, folder / "model", dirs_exist_ok=True)
-    shutil.copyfile(best.report, folder / "report.html")
-    metrics = {"seeds": seeds, "best": best.folder.name, **summary}
-    write_json(folder / "seeds.json", metrics)
-    reporter.note(f"{folder / 'model'} is the model of {best.folder.name}, about {human_count(best.metrics['parameters'])} weights")
-    return Run(folder, metrics)
-
-
 def preview(
     task: str, data: Any, *, model: str | Path, reporter: Reporter = SILENT, colour: bool = False, **settings: Any
 ) -> dict[str, Any]:
@@ -576,4 +571,4 @@ def preview(
         return show(ready.task, ready.tools, {name: (ready.splits[name].records, ready.encoded[name]) for name in ready.splits}, colour)
 
 
-__all__ = ["FinetuneConfig", "Record", "finetune", "finetune_seeds", "preview"]
+__all__ = ["FinetuneConfig", "Record", "finetune", "preview"]

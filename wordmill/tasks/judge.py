@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import Outcomes, intervals
 from wordmill.tasks.examples import Record
-from wordmill.tasks.task import Task, Tools
+from wordmill.tasks.task import Task, Tools, encode_all
 
 
 @dataclass
@@ -34,6 +35,10 @@ class Judged:
     """Tables by class and the like."""
     remarks: list[str] = field(default_factory=list)
     """What has to be known beside the scores."""
+    lower_is_better: bool = False
+    """Whether a lower headline is a better one."""
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """What a generative model said to a few of the examples."""
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -46,8 +51,16 @@ class Judged:
             low, high = self.intervals[name]
             beside = ", ".join(f"{other} {scores[name]:.4f}" for other, scores in self.baselines.items() if name in scores)
             lines.append(f"{name} {value:.4f} (95 % interval {low:.4f} … {high:.4f})" + (f"; {beside}" if beside else ""))
+        for one in self.samples[:2]:
+            lines.append(f"asked {short(one['asked'])!r}: {short(one['said'])!r}")
         lines.append(f"{self.examples:,} examples, {cut_text(self.cut, self.tokens_cut)}")
         return "\n".join([*lines, *self.remarks])
+
+
+def short(text: str, most: int = 100) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 2]} …"
 
 
 def cut_text(examples: int, tokens: int) -> str:
@@ -56,15 +69,34 @@ def cut_text(examples: int, tokens: int) -> str:
 
 
 def judge(
-    task: Task, model: nn.Module, tools: Tools, records: Sequence[Record], *, train: Sequence[Record] = (), reporter: Reporter = SILENT
-) -> tuple[Judged, list[Any]]:
-    """Answer all records and compare with what they say; also the answers. With `train`, the baselines are computed from it."""
-    encoded = [task.encode(record, tools, answer=False) for record in records]
+    task: Task, model: nn.Module, tools: Tools, records: Sequence[Record], *, train: Sequence[Record] = (),
+    before: Callable[[], nn.Module | None] | None = None, reporter: Reporter = SILENT,
+) -> tuple[Judged, list[Any]]:  # fmt: skip
+    """Answer all records and compare with what they say; also the answers. With `train`, the baselines are computed from it; `before` gives
+    the model as it was before it was tuned, for tasks that it could do then."""
+    records, encoded = encode_all(task, records, tools, answer=False, reporter=reporter)
     answers = task.respond(model, tools, records, reporter=reporter, encoded=encoded)
     outcomes: Outcomes = task.outcomes(records, answers)
     beside = task.baselines(train, records, reporter) if train else {}
+    untuned = before() if before is not None and task.before is not None else None
+    if untuned is not None:
+        beside[task.before or ""] = task.outcomes(records, task.respond(untuned, tools, records, reporter=reporter, encoded=encoded))
     cuts = [one.cut for one in encoded if one.cut]
     judged = Judged(len(records), outcomes.headline, outcomes.metrics(), intervals(outcomes), len(cuts), sum(cuts),
-                    {name: other.metrics() for name, other in beside.items()},
-                    task.details(records, answers), task.remarks(records, answers))  # fmt: skip
+                    {name: other.metrics() for name, other in beside.items()}, task.details(records, answers),
+                    task.remarks(records, answers), getattr(outcomes, "lower_is_better", False),
+                    task.samples(model, tools, records))  # fmt: skip
     return judged, answers
+
+
+def sample_page(samples: Sequence[Mapping[str, Any]]) -> str:
+    """HTML: what was asked, expected and said."""
+    if not samples:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(one['asked'][:600])}</td><td>{escape(one['expected'][:600])}</td>"
+        f"<td>{escape(one['said'][:600])}{'' if one['finished'] else ' …'}</td></tr>"
+        for one in samples
+    )
+    note = "<p class=sub>To examples that it did not learn from; … : the answer was cut at the most tokens that it may have.</p>"
+    return f'<h2>What it says</h2>{note}<div class="card"><table><tr><th>asked</th><th>expected</th><th>said</th></tr>{rows}</table></div>'

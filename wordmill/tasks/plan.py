@@ -21,7 +21,7 @@ from wordmill.core.progress import Reporter, human_count, human_time
 from wordmill.models.adapters import add_lora
 from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import family
-from wordmill.models.folder import build_model, check_expressible, compile_blocks, read_config
+from wordmill.models.folder import build_model, check_expressible, compile_blocks, read_config, recompute_blocks
 from wordmill.models.hub import resolve_model
 from wordmill.tasks.run import SavedPlan
 from wordmill.tokenizer import Tokenizer
@@ -361,7 +361,8 @@ def _rows(model: ModelConfig, tokens: float, context: int, train: TokenStore) ->
 def _compiled(asked: _Asked, model: ModelConfig, values: dict[str, Any], speed: budget.Speed, tokens: float) -> tuple[bool, str | None]:
     """Whether the blocks are compiled, and why. `auto` tries it on a GPU, when the run is long enough for the trial itself: compiled steps
     must win back what compiling them took. A CPU's kernels do as much (docs/log.md), so there `auto` leaves it."""
-    if asked.config.compile != "auto" or asked.device.type != "cuda" or isinstance(model, RecurrentConfig):
+    never = isinstance(model, RecurrentConfig) or asked.config.train.get("recompute")
+    if asked.config.compile != "auto" or asked.device.type != "cuda" or never:
         return asked.config.compile == "on", None
     length = tokens / speed.tokens_per_second
     if length < TRIAL_PAYS:
@@ -386,6 +387,8 @@ def _measure(
         add_lora(trial, asked.config.lora, 0)
     if compiled:
         compile_blocks(trial)
+    if asked.config.train.get("recompute"):
+        recompute_blocks(trial)
     batches = training_rows(asked.config, model, asked.train, asked.tokenizer, asked.context, rows)
     objective = OBJECTIVES[asked.config.objective or "clm"]
     return budget.measure_speed(trial.to(asked.device, asked.dtype), objective, batches, optim, micro, seconds=seconds)

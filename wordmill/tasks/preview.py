@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import Encoded, each
 from wordmill.tasks.examples import Record
@@ -25,10 +23,10 @@ def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], 
         rows = []
         if one.source is not None:
             rows.append(f"  reads: {' '.join(_plain(tools.tokenizer.token_text(int(i))) for i in one.source)}")
-        # What is written counts where it stands, not where it is predicted from: the targets in the place of the tokens that follow.
-        whole = [one.ids[0], *np.where(one.targets != IGNORE, one.targets, np.append(one.ids[1:], 0))]
-        pairs = zip(whole, [IGNORE, *one.targets], strict=True) if task.generative else zip(one.ids, one.targets, strict=True)
-        shown = [_token(task, tools, int(index), int(target), colour) for index, target in pairs]
+        ids, targets = one.ids.tolist(), one.targets.tolist()
+        if task.generative:  # targets stand one place before the tokens that are to be said
+            ids, targets = [*ids, *targets[-1:]], [IGNORE, *targets]
+        shown = [_token(task, tools, index, target, colour) for index, target in zip(ids, targets, strict=True) if index != IGNORE]
         rows.append("  " + " ".join(shown))
         learned = int((one.targets >= 0).sum())
         cut = f", {one.cut} tokens cut" if one.cut else ""

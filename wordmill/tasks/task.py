@@ -12,6 +12,7 @@ in which they are called:
     look       find columns and labels in the records and keep them in `self.spec` (plain JSON: it is saved, and is all that is known when
                the model is used); say what was taken for what; raise `DataError` with `record.where` for what can't be trained on
     stratum, key   the split keeps shares of strata, and equal keys on one side
+    equip      the tokenizer with what the task adds to it (before encoding; as a rule nothing)
     settle     what depends on the tokenizer and the model too (a task that writes: its prompt, its end token), into `self.spec`
     encode     a record → `Encoded`: ids with targets (`IGNORE` where nothing is learned), counting what was cut; a text in several
                windows → the first, with the `more` of them
@@ -28,6 +29,7 @@ in which they are called:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -40,7 +42,7 @@ from torch import Tensor, nn
 from wordmill.batches.batch import IGNORE, Batch
 from wordmill.batches.examples import Encoded, batches_of
 from wordmill.core.config import Config
-from wordmill.core.errors import UsageError, nearest
+from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.config import ModelConfig
@@ -49,8 +51,8 @@ from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
-TASKS = {"answer": "answer:Answer", "classify": "classify:Classify", "summarize": "summarize:Summarize", "tag": "tag:Tag",
-         "translate": "translate:Translate"}  # fmt: skip
+TASKS = {"answer": "answer:Answer", "chat": "chat:ChatTask", "classify": "classify:Classify", "summarize": "summarize:Summarize",
+         "tag": "tag:Tag", "translate": "translate:Translate"}  # fmt: skip
 """Name → "module:class" below wordmill.tasks."""
 BATCH_TOKENS = 8192
 """Tokens that are read at a time when nothing is learned."""
@@ -76,6 +78,12 @@ class Task:
     Settings: ClassVar[type[Config]]
     generative: ClassVar[bool] = False
     """Whether the model stays a language model (saved as one, and able to generate)."""
+    writes: ClassVar[bool] = False
+    """Whether answers are written token by token, which takes far longer than reading: then few are, while training."""
+    before: ClassVar[str | None] = None
+    """Where the model can do the task before it is tuned for it, what that baseline is called."""
+    longest: ClassVar[int] = 512
+    """Tokens of an example at most, unless asked otherwise."""
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder", "encoder-decoder", "recurrent")
     """Which models can learn it."""
 
@@ -134,6 +142,10 @@ class Task:
         """The record as the model sees it; without `answer` the targets only say where an answer is wanted."""
         raise NotImplementedError
 
+    def equip(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer with what the task needs of it: a template, further special tokens. Raises `ModelError` where that can't be."""
+        return tokenizer
+
     def target_text(self, target: int) -> str | None:
         """A target as people read it, for `--preview`; None: targets are tokens."""
         return None
@@ -184,6 +196,10 @@ class Task:
         """The answers while training: those of `respond`, or what is had in less time."""
         return self.respond(model, tools, records, encoded=encoded)
 
+    def samples(self, model: nn.Module, tools: Tools, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """What a generative model says to a few of the records, for people to read: asked, expected, said, finished."""
+        return []
+
     def outcomes(self, records: Sequence[Record], answers: Sequence[Any]) -> Outcomes:
         """Answers against what the records say."""
         raise NotImplementedError
@@ -212,9 +228,41 @@ class Task:
         """Lines for the model card: how the model wants to be asked."""
         return []
 
+    def store(self, folder: Path, tokenizer: Tokenizer) -> None:
+        """Write the tokenizer, and what else of the task belongs into the model folder beside the weights."""
+        tokenizer.save(folder)
+
     def plain(self) -> dict[str, Any]:
         """What is saved in wordmill.json, JSON-ready; `restore` takes it back."""
         return {"name": self.name, "settings": self.settings.plain(), "spec": self.spec}
+
+
+class LeftOut(DataError):
+    """A record that is left out and counted; what is said is the reason."""
+
+
+def encode_all(
+    task: Task, records: Sequence[Record], tools: Tools, *, answer: bool, name: str = "", reporter: Reporter = SILENT
+) -> tuple[list[Record], list[Encoded]]:
+    """The records that can be encoded, and what they become; says how many others were left out, by reason. Raises `DataError` where none
+    is left."""
+    kept: list[Record] = []
+    encoded: list[Encoded] = []
+    dropped: Counter[str] = Counter()
+    with reporter.task(f"encoding {name}".strip(), total=len(records)) as bar:
+        for record in records:
+            try:
+                encoded.append(task.encode(record, tools, answer=answer))
+                kept.append(record)
+            except LeftOut as reason:
+                dropped[reason.what] += 1
+            bar.advance()
+    if dropped:
+        told = ", ".join(f"{why} {n:,}" for why, n in sorted(dropped.items()))
+        reporter.warn(f"{dropped.total():,} of {len(records):,} examples{f' of {name}' if name else ''} are left out: {told}")
+    if not kept:
+        raise DataError("no example is left", where=records[0].where if records else None, fix="Raise --max-tokens")
+    return kept, encoded
 
 
 def task_class(name: str) -> type[Task]:

@@ -17,6 +17,7 @@ from wordmill.core.progress import human_count, human_time
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.tasks.plan import parse_time
 from wordmill.tasks.run import SavedPlan
+from wordmill.tasks.task import task_class
 from wordmill.train.budget import count_parameters
 from wordmill.train.loop import TrainConfig
 
@@ -27,6 +28,8 @@ RATE, REFERENCE = 5e-5, 110e6
 """The learning rate of a model of that many weights; small models take larger ones, as 1/√weights."""
 SCRATCH = {"transformer": 5e-4, "recurrent": 2e-3}
 """Learning rates of models that have learned nothing yet."""
+ADAPTER = 10.0
+"""An adapter's learning rate in proportion to that of all weights (Schulman et al. 2025, thinkingmachines.ai/blog/lora)."""
 LONGEST = 512
 """Tokens of an example at most, unless asked otherwise."""
 CPU_ROW, GPU_ROW = 1024, 512
@@ -56,7 +59,7 @@ class TunePlan(SavedPlan):
 def longest(config: FinetuneConfig, model: ModelConfig) -> int:
     """Tokens of an example at most. Raises `ConfigError` for more than the model has positions."""
     if config.max_tokens is None:
-        return min(LONGEST, model.max_positions)
+        return min(task_class(config.task).longest, model.max_positions)
     if config.max_tokens > model.max_positions:
         raise ConfigError(f"max_tokens ({config.max_tokens}) is more than the model's {model.max_positions} positions", where="max_tokens")
     return config.max_tokens
@@ -81,8 +84,7 @@ def tune_plan(
     rows = int(config.train.get("rows") or (8 if n < 300 else 16 if n < 2000 else 32))
     steps_per_epoch = -(-n // rows)
     epochs, why = _epochs(config, n)
-    rate = config.lr or (SCRATCH["recurrent" if recurrent else "transformer"] if scratch
-                         else min(1e-3, max(5e-6, RATE * math.sqrt(REFERENCE / weights))))  # fmt: skip
+    rate = config.lr or _rate(config, weights, recurrent=recurrent)
     capacity = row_capacity(model, device)
     width = max(capacity, longest_example)
     values: dict[str, Any] = {
@@ -93,7 +95,7 @@ def tune_plan(
     }  # fmt: skip
     if config.time is not None:
         left = parse_time(config.time) - (time.monotonic() - started)
-        reserve = max(2.0, 0.1 * left)
+        reserve = max(2.0, (0.25 if task_class(config.task).writes else 0.1) * left)  # answers take longer to judge than labels
         if left - reserve < 1.0:
             raise UsageError(f"{config.time} is too short: reading and encoding alone took {human_time(parse_time(config.time) - left)}",
                              where="--time", fix="Give more time")  # fmt: skip
@@ -117,10 +119,22 @@ def tune_plan(
     if n_validation:
         notes.append(f"the best weights on the validation examples are kept; it ends after {config.patience} evaluations without a gain"
                      if config.patience else "the best weights on the validation examples are kept")  # fmt: skip
+    if config.lora is not None:
+        head = "" if task_class(config.task).generative else ", and the head whole"
+        times = "; the learning rate is ten times that of training them" if config.lr is None else ""
+        notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are{times}")
     if config.freeze != "none":
         notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
     return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,
                     config.patience if n_validation else 0, task, data, summary, notes)  # fmt: skip
+
+
+def _rate(config: FinetuneConfig, weights: int, *, recurrent: bool) -> float:
+    """The learning rate of a model of that many weights."""
+    if config.scratch:
+        return SCRATCH["recurrent" if recurrent else "transformer"]
+    rate = max(5e-6, RATE * math.sqrt(REFERENCE / weights))
+    return min(1e-3, rate) if config.lora is None else min(5e-3, ADAPTER * rate)
 
 
 def _epochs(config: FinetuneConfig, n: int) -> tuple[float, str]:

@@ -16,9 +16,11 @@ from wordmill.core.lineage import read_lineage
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import Comparison, Outcomes, paired
 from wordmill.generate.loaded import Loaded, load_on
+from wordmill.models.adapters import adapter_base, is_adapter
 from wordmill.models.config import ModelConfig
 from wordmill.models.folder import head_kind, read_config
-from wordmill.models.heads import Headed, load_headed
+from wordmill.models.heads import Headed, load_base, load_headed
+from wordmill.tasks.adapted import open_tuned_adapter
 from wordmill.tasks.examples import Record
 from wordmill.tasks.finetune import save
 from wordmill.tasks.judge import Judged, judge
@@ -68,12 +70,20 @@ class Tuned:
         """Examples with their answers. Raises `DataError` for those that don't fit the task."""
         records = self.task.read(paths, reporter=reporter)
         self.task.check(records, reporter)
-        return records.records
+        return list(records.records)
 
     def evaluate(self, data: str | Path | Sequence[str | Path], *, reporter: Reporter = SILENT) -> Judged:
         """The task's metrics on files of examples, with intervals and what was cut; baselines, where the training files are still there."""
         records = self.read([data] if isinstance(data, str | Path) else data, reporter=reporter)
-        return judge(self.task, self.model, self.tools, records, train=self._trained_on(), reporter=reporter)[0]
+        return judge(self.task, self.model, self.tools, records, train=self._trained_on(), before=self._before, reporter=reporter)[0]
+
+    def _before(self) -> nn.Module | None:
+        """The model that this one was tuned from, where it is still there."""
+        parent = (read_lineage(self.folder).get("parent") or {}).get("folder")
+        if parent is None or not (Path(parent) / "config.json").exists():
+            return None
+        mine = next(self.model.parameters())
+        return self.task.build(load_base(parent), 0).to(mine.device, mine.dtype)
 
     def _trained_on(self) -> Sequence[Record]:
         files = ((read_lineage(self.folder).get("data") or {}).get("train") or {}).get("files") or []
@@ -87,7 +97,7 @@ class Tuned:
         from wordmill.core.lineage import FILE
 
         save(self.model, self.task, Path(folder), self.model.state_dict())
-        self.tokenizer.save(folder)
+        self.task.store(Path(folder), self.tokenizer)
         write_json(Path(folder) / FILE, read_lineage(self.folder))
 
     def __getattr__(self, name: str) -> Any:
@@ -109,19 +119,24 @@ def model_folder(place: str | Path) -> Path:
 def is_tuned(place: str | Path) -> bool:
     """Whether the folder holds a model that was fine-tuned for a task."""
     folder = model_folder(place)
+    if is_adapter(folder):
+        return "tuned" in read_lineage(folder)
     return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) in ("sequence", "span"))
 
 
 def load_tuned(place: str | Path, *, device: str = "auto", dtype: str | None = None) -> Tuned:
     """Open a fine-tuned model folder (or its run folder); the rest as in `wordmill.load`. Raises `ModelError` for another folder."""
     folder = model_folder(place)
-    config = read_config(folder)
+    config = read_config(adapter_base(folder) if is_adapter(folder) else folder)
     facts = read_lineage(folder).get("tuned") or _foreign(folder)
     task, tokenizer = restore(facts), Tokenizer.load(folder)
     chosen = choose_device(device)
     kind: torch.dtype | None = None if dtype is None else choose_dtype(dtype, chosen)
     loaded = load_on(folder, chosen, kind) if task.generative else None
-    model: Any = loaded.model if loaded is not None else load_headed(folder, device=chosen, dtype=kind)
+    model: Any = loaded.model if loaded is not None else None
+    if model is None:
+        opener = open_tuned_adapter if is_adapter(folder) else load_headed
+        model = opener(folder, device=chosen, dtype=kind)
     if isinstance(model, Headed) and task.spec.get("labels") and list(model.head.labels) != list(task.spec["labels"]):
         raise ModelError(
             "the labels in config.json are not those in wordmill.json", where=folder, fix="Restore the two files as they were written"

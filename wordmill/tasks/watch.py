@@ -16,13 +16,13 @@ from wordmill.train.log import Log
 from wordmill.train.loop import Event, Training
 
 WRITTEN = 64
-"""Validation answers that a generative task writes each time, at most."""
+"""Validation answers that a task that writes them gives each time, at most."""
 
 
 class TaskWatch(Watch):
     """Judges the model on validation examples as often as the plan says, keeps the best weights (the better score, then the lower loss;
-    of a generative task the lower loss), and ends the run after `patience` evaluations without a gain (0: never). No other examples are
-    ever looked at."""
+    of a task that writes its answers the lower loss), and ends the run after `patience` evaluations without a gain (0: never). No other
+    examples are ever looked at."""
 
     def __init__(self, log: Log, task: Task, tools: Tools, records: Sequence[Record], encoded: Sequence[Encoded], *, patience: int) -> None:
         super().__init__(log, None, tools.tokenizer, prompts=(), max_targets=None, keep_best=True)
@@ -46,26 +46,29 @@ class TaskWatch(Watch):
     def _look(self, run: Training) -> None:
         if not self.records:
             return
-        loss = self._loss(run)
         # Writing takes far longer than reading: a few answers show where it goes, and the loss tells which weights are best.
-        step = max(1, -(-len(self.records) // WRITTEN)) if self.task.generative else 1
+        step = max(1, -(-len(self.records) // WRITTEN)) if self.task.writes else 1
         records = self.records[::step]
         answers = self.task.sketch(run.model, self.tools, records, self.encoded[::step])
         outcomes = self.task.outcomes(records, answers)
+        loss: float = getattr(outcomes, "loss", None) or self._loss(run)
         scores = outcomes.metrics()
         score, memory = scores[outcomes.headline], run.memory
         self.log.write({"step": run.step, "time": round(run.seconds, 3), "tokens": run.tokens, "validation_loss": loss,
                         "validation_score": score, **{f"validation_{name}": value for name, value in scores.items() if name != "accuracy"},
                         "score": outcomes.headline})  # fmt: skip
-        judged = (-loss,) if self.task.generative else (score, -loss)
-        before = -memory.get("best_loss", float("inf"))
-        better = judged > ((before,) if self.task.generative else (memory.get("best_score", -1.0), before))
+        sign = -1 if getattr(outcomes, "lower_is_better", False) else 1
+
+        def rank(score: float, loss: float) -> tuple[float, ...]:
+            return (-loss,) if self.task.writes else (sign * score, -loss)
+
+        better = "best_loss" not in memory or rank(score, loss) > rank(memory["best_score"], memory["best_loss"])
         if better:
             memory.update(best_score=score, best_loss=loss, best_step=run.step, stale=0)
             self._keep(run)
         else:
             memory["stale"] = memory.get("stale", 0) + 1
-        told = f"{outcomes.headline} {score:.4f}{f' ({len(records)} answers)' if self.task.generative else ''}"
+        told = f"{outcomes.headline} {score:.4f}{f' ({len(records)} answers)' if self.task.writes else ''}"
         run.reporter.note(f"step {run.step} · validation {told} · loss {loss:.4f}{' · best so far' if better else ''}")
 
     def _loss(self, run: Training) -> float:

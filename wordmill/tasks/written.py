@@ -90,6 +90,7 @@ class Written(Task):
     that ends an answer) and "most" (tokens of an answer at most)."""
 
     generative: ClassVar[bool] = True
+    writes: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "recurrent")
     prompts: ClassVar[Mapping[bool, str]] = {True: FIELD, False: f"{FIELD}\n\n"}
     """The templates: of a model with an encoder of its own, and of one that reads and writes in one row."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from wordmill.core.errors import DataError, ModelError, UsageError
@@ -134,6 +135,18 @@ class Tokenizer:
         if lineage is not None:
             write_lineage(folder, **{"tokenizer": {"hash": self.hash, "kind": self.kind, "vocab": self.vocab_size}, **lineage})
         return folder
+
+    def with_special(self, names: Sequence[str]) -> Tokenizer:
+        """A tokenizer with further special tokens, whose ids come after all that there are; those that it has stay.
+
+        Raises `ModelError` for a vocabulary with gaps, in which the new ids would fall.
+        """
+        backend = Backend.from_str(self._json)
+        new = [name for name in names if self.token_id(name) is None]
+        backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+        if any((backend.token_to_id(name) or 0) < self.vocab_size for name in new):
+            raise ModelError("this tokenizer's ids have gaps, into which new special tokens would fall", fix="Take a template without them")
+        return type(self)(backend.to_str(), self.settings, self.templates)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._json, self.settings, self.templates)

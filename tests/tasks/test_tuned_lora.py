@@ -1,0 +1,159 @@
+"""`wordmill finetune TASK --lora R`: what learns, what is left, PEFT opens it, resuming it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import wordmill
+from tests.tasks.test_tag import conll  # noqa: F401
+from wordmill.cli.app import main
+from wordmill.models.folder import load_model
+from wordmill.tasks import finetune as tuning
+from wordmill.tasks.adapted import open_tuned_adapter
+from wordmill.tasks.watch import TaskWatch
+
+COMMON = ["--lora", "4", "lora.alpha=16", "lora.dropout=0.05", "--seed", "2", "train.evaluations=4", "train.rows=12"]
+
+
+def tuned(task, data, model, out, *more):
+    return main(["finetune", task, *map(str, data), "--model", str(model), "-o", str(out), *COMMON, *more])
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen3", "t5"])
+def test_the_adapter_and_the_head_learn_and_nothing_else(name, reviews, small_models, tmp_path, capsys):
+    base, out = small_models(name), tmp_path / "run"
+    assert tuned("classify", [reviews / "train.tsv"], base, out, "--steps", "60", "--lr", "0.01", "train.save_steps=20", "--json") == 0
+    found = capsys.readouterr()
+    metrics = json.loads(found.out)
+    assert "LoRA of rank 4" in found.err
+    losses = [row["loss"] for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
+    assert min(losses) < 0.9 * losses[0]
+    own, changed = load_model(base).state_dict(), wordmill.load(out / "model", device="cpu").model.base.state_dict()
+    moved = {key for key, weight in changed.items() if not torch.equal(weight, own[key])}
+    assert moved and all(".blocks." in f".{key}" and key.endswith(".weight") and "norm" not in key for key in moved)
+    saved = load_file(sorted((out / "checkpoints").glob("step-*"))[-1] / "state.safetensors")
+    masters = [key.removeprefix("master.") for key in saved if key.startswith("master.")]
+    assert all(".adapters." in key or not key.startswith("base.") for key in masters), "what is frozen has no place there"
+    assert metrics["trained_parameters"] == sum(saved[f"master.{key}"].numel() for key in masters)
+
+    merged, apart = wordmill.load(out), wordmill.load(out / "adapter")
+    texts = ["the good mill", "a sad day by the cold river", "flour"]
+    for one, other in zip(merged.predict(texts), apart.predict(texts), strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=2e-6)
+    rows = [str(out / "data" / "validation.jsonl"), "--json", "--quiet"]
+    assert main(["evaluate", str(out / "model"), *rows]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == pytest.approx(metrics["validation"]["metrics"])
+
+
+CLASSES = {"bert": "AutoModelForSequenceClassification", "qwen3": "AutoModelForSequenceClassification"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", list(CLASSES))
+def test_peft_opens_the_adapter_with_the_same_logits(name, reviews, small_models, tmp_path):
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    base, out = small_models(name), tmp_path / "run"
+    assert tuned("classify", [reviews / "train.tsv"], base, out, "--steps", "20", "--lr", "0.01", "--quiet") == 0
+    _same_logits(transformers, peft, getattr(transformers, CLASSES[name]), base, out, labels=2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_peft_opens_a_tagger(conll, small_models, tmp_path):  # noqa: F811
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    out = tmp_path / "run"
+    assert tuned("tag", [conll / "train.conll"], small_models("bert"), out, "--steps", "20", "--lr", "0.01", "--quiet") == 0
+    labels = len(wordmill.load(out).model.head.labels)
+    _same_logits(transformers, peft, transformers.AutoModelForTokenClassification, small_models("bert"), out, labels=labels)
+
+
+def _same_logits(transformers, peft, kind, base, out, *, labels):
+    config = transformers.AutoConfig.from_pretrained(base, num_labels=labels)
+    theirs = peft.PeftModel.from_pretrained(kind.from_pretrained(base, config=config, dtype=torch.float32), out / "adapter").eval()
+    merged = kind.from_pretrained(out / "model", dtype=torch.float32).eval()
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    with torch.no_grad():
+        a, b = theirs(input_ids=ids).logits, merged(input_ids=ids).logits
+    assert a.shape == b.shape and (a - b).abs().max() <= 1e-5
+    plain = kind.from_pretrained(base, config=config, dtype=torch.float32).eval()
+    assert (plain(input_ids=ids).logits - a).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("more", [[], ["train.recompute=true", "train.optim.layer_decay=0.8", "patience=2"]])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(reviews, small_models, tmp_path, monkeypatch, more):
+    how = ["--steps", "16", "--lr", "0.004", "train.save_steps=3", "train.ema=0.9", "task.sampling=balanced", "--dtype", "bf16", "--quiet"]
+    files = [reviews / "train.tsv"]
+    assert tuned("classify", files, small_models("bert"), tmp_path / "whole", *how, *more) == 0
+
+    class Stopping(TaskWatch):
+        def __call__(self, run, event):
+            super().__call__(run, event)
+            if run.step == 5 and event == "step":
+                run.stop = "SIGTERM"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "TaskWatch", Stopping)
+        assert tuned("classify", files, small_models("bert"), tmp_path / "cut", *how, *more) == 143
+    assert not (tmp_path / "cut" / "model").exists()
+    assert main(["finetune", "-o", str(tmp_path / "cut"), "--resume", "--quiet"]) == 0
+    for file in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_resuming_beside_another_base_is_refused(reviews, small_models, tmp_path, monkeypatch, capsys):
+    base, out = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(small_models("bert"), base)
+
+    class Stopping(TaskWatch):
+        def __call__(self, run, event):
+            super().__call__(run, event)
+            run.stop = "SIGTERM"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "TaskWatch", Stopping)
+        assert tuned("classify", [reviews / "train.tsv"], base, out, "--steps", "8", "--quiet") == 143
+    tensors = load_file(base / "model.safetensors")
+    save_file({name: x + 0.01 for name, x in tensors.items()}, base / "model.safetensors", metadata={"format": "pt"})
+    assert main(["finetune", "-o", str(out), "--resume", "--quiet"]) == 2
+    assert "not those that this run began with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "message"),
+    [
+        ("bert", ["--freeze", "base"], "frozen anyway"),
+        ("bert", ["--freeze", "gradual"], "frozen anyway"),
+        ("bert", ["lora.targets=[attention.qvk]"], "attention.qkv"),
+        ("lstm", [], "recurrent"),
+    ],
+)
+def test_what_can_t_be_honoured_is_said_before_anything_is_read(small_models, tmp_path, capsys, model, more, message):
+    assert tuned("classify", ["nowhere.tsv"], small_models(model), tmp_path / "run", "--quiet", *more) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_from_scratch_there_is_nothing_to_adapt(tmp_path, capsys):
+    assert tuned("classify", ["nowhere.tsv"], "bert", tmp_path / "run", "--quiet") == 2
+    assert "has learned something" in capsys.readouterr().err
+
+
+def test_seeds_keep_the_best_adapter(reviews, small_models, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert tuned("classify", [reviews / "train.tsv"], small_models("bert"), out, "--steps", "6", "--seeds", "2", "--json", "--quiet") == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    for file in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
+        assert (out / file).read_bytes() == (out / best / file).read_bytes()
+
+
+def test_an_adapter_without_its_head_is_refused(reviews, small_models, tmp_path):
+    out = tmp_path / "run"
+    assert tuned("classify", [reviews / "train.tsv"], small_models("bert"), out, "--steps", "2", "--quiet") == 0
+    folder = out / "adapter"
+    tensors = {name: x for name, x in load_file(folder / "adapter_model.safetensors").items() if "classifier" not in name}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(wordmill.WordmillError, match="head does not fit"):
+        open_tuned_adapter(folder, device=torch.device("cpu"), dtype=None)

@@ -1,0 +1,116 @@
+"""Frozen encoder, gradual unfreezing, layer-wise rates, several seeds, balanced sampling: for each task, and beside an adapter."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import wordmill
+from tests.tasks.test_tag import conll  # noqa: F401
+from wordmill.cli.app import main
+from wordmill.models.adapters import add_lora
+from wordmill.models.folder import load_model
+from wordmill.models.heads import HeadConfig, with_head
+from wordmill.models.lora import LoraConfig
+from wordmill.tasks.classify import Classify
+from wordmill.tasks.examples import Record
+from wordmill.tasks.finetune import depths
+from wordmill.tasks.watch import Thaw
+from wordmill.train.optim import BEHIND, OptimConfig, assign, depth
+
+QUICK = ["--steps", "6", "train.evaluations=2", "train.rows=8", "--quiet"]
+
+
+@pytest.fixture
+def files(reviews, conll):  # noqa: F811
+    return {"classify": str(reviews / "train.tsv"), "tag": str(conll / "train.conll")}
+
+
+def _base(folder):
+    model = wordmill.load(folder, device="cpu").model
+    return model.base.state_dict(), {name: x for name, x in model.state_dict().items() if not name.startswith("base.")}
+
+
+@pytest.mark.parametrize("task", ["classify", "tag"])
+@pytest.mark.parametrize("name", ["bert", "lstm"])
+def test_with_a_frozen_base_the_head_alone_moves(task, name, files, small_models, tmp_path):
+    for freeze in ("base", "none"):
+        out = tmp_path / freeze
+        assert main(["finetune", task, files[task], "--model", str(small_models(name)), "-o", str(out), "--freeze", freeze, *QUICK]) == 0
+    own, (kept, head), (moved, other) = load_model(small_models(name)).state_dict(), _base(tmp_path / "base"), _base(tmp_path / "none")
+    assert kept.keys() == moved.keys() and all(torch.equal(kept[key], own[key]) for key in kept)
+    assert any(not torch.equal(moved[key], own[key]) for key in moved) and head.keys() == other.keys()
+    assert any(not torch.equal(head[key], other[key]) for key in head)
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen3", "t5", "lstm"])
+def test_gradual_unfreezing_goes_from_the_head_to_the_embedding(name, small_models):
+    model = with_head(load_model(small_models(name)), HeadConfig(kind="sequence", labels=("a", "b")), seed=0)
+
+    class Run:
+        progress = 0.0
+
+    run = Run()
+    run.model = model
+    thaw = Thaw(run, depths(model))
+    seen = []
+    for progress in np.linspace(0, 1, 21):
+        run.progress = float(progress)
+        thaw(run, "step")
+        seen.append({key for key, parameter in model.named_parameters() if parameter.requires_grad})
+    assert seen[0] == {key for key in depths(model) if not key.startswith("base.")}
+    assert all(early <= late for early, late in zip(seen, seen[1:], strict=False)), "what has thawed stays so"
+    assert seen[-1] == set(depths(model)) == seen[10] and not any("embedding.weight" in key for key in seen[5])
+
+
+@pytest.mark.parametrize("task", ["classify", "tag"])
+def test_gradual_unfreezing_and_layer_wise_rates_run(task, files, small_models, tmp_path):
+    more = ["--freeze", "gradual", "train.optim.layer_decay=0.5"]
+    assert main(["finetune", task, files[task], "--model", str(small_models("bert")), "-o", str(tmp_path / "run"), *QUICK, *more]) == 0
+    own, (moved, _) = load_model(small_models("bert")).state_dict(), _base(tmp_path / "run")
+    assert any(not torch.equal(moved[key], own[key]) for key in moved)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_layer_wise_rates_fall_with_the_distance_from_the_output(small_models, adapter):
+    model = with_head(load_model(small_models("bert")), HeadConfig(kind="sequence", labels=("a", "b")), seed=0)
+    if adapter:
+        add_lora(model.base, LoraConfig(rank=2), 0)
+    groups = assign(model, OptimConfig(kind="adamw", lr=1.0, layer_decay=0.5))
+    rates = {name: group.lr for group in groups for name in group.names}
+    assert rates.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    expected = {BEHIND: 1.0, 2: 1.0, 1: 0.5, 0: 0.25}
+    assert all(rate == expected[depth(name)] for name, rate in rates.items())
+    assert {depth(name) for name in rates} == ({BEHIND, 1, 2} if adapter else {BEHIND, 0, 1, 2})
+
+
+@pytest.mark.parametrize("more", [[], ["--lora", "2", "train.optim.layer_decay=0.5"]])
+def test_several_seeds_of_a_tagger(files, small_models, tmp_path, capsys, more):
+    out = tmp_path / "run"
+    common = ["--model", str(small_models("bert")), "-o", str(out), "--seeds", "2", "--json", *QUICK, *more]
+    assert main(["finetune", "tag", files["tag"], *common]) == 0
+    found = json.loads(capsys.readouterr().out)
+    values = found["validation"]["f1"]["values"] if "f1" in found["validation"] else next(iter(found["validation"].values()))["values"]
+    assert found["seeds"] == 2 and len(values) == 2
+    weights = [(out / name / "model" / "model.safetensors").read_bytes() for name in ("seed-0", "seed-1")]
+    assert weights[0] != weights[1] and (out / "model" / "model.safetensors").read_bytes() in weights
+
+
+def test_balanced_sampling_draws_all_classes_alike():
+    records = [Record({"text": str(n), "label": "rare" if n % 10 == 0 else "often"}, str(n)) for n in range(100)]
+    task = Classify({"sampling": "balanced"}, {"columns": {"text": "text", "label": "label"}, "labels": ["often", "rare"],
+                                               "multi_label": False})  # fmt: skip
+    shares = task.shares(records)
+    rare = np.array([record.values["label"] == "rare" for record in records])
+    assert shares[rare].sum() == pytest.approx(shares[~rare].sum())
+
+
+def test_balanced_sampling_goes_with_an_adapter_and_is_refused_where_words_have_labels(files, small_models, tmp_path, capsys):
+    model = ["--model", str(small_models("bert")), "task.sampling=balanced", *QUICK]
+    assert main(["finetune", "classify", files["classify"], "-o", str(tmp_path / "a"), "--lora", "2", *model]) == 0
+    capsys.readouterr()
+    assert main(["finetune", "tag", files["tag"], "-o", str(tmp_path / "b"), *model]) == 2
+    assert "sampling" in capsys.readouterr().err and not (tmp_path / "b").exists()
