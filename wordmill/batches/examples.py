@@ -36,11 +36,19 @@ class Encoded:
     """Further values of the example, by name; in a batch they stand as (rows, most examples of a row, …)."""
     cut: int = 0
     """Tokens of the example's text that were left out because it was too long."""
+    pieces: tuple[Encoded, ...] = ()
+    """What is read in its place, where it is longer than the model reads at a time: parts that overlap, each target in one of them."""
 
     @property
     def length(self) -> int:
         """Tokens, the source's included."""
         return len(self.ids) + (0 if self.source is None else len(self.source))
+
+
+def in_pieces(examples: Sequence[Encoded]) -> tuple[list[Encoded], list[int]]:
+    """What is read of the examples: they themselves, or the pieces of those that have some; and whose each is, by number."""
+    parts = [(part, number) for number, one in enumerate(examples) for part in one.pieces or (one,)]
+    return [part for part, _ in parts], [number for _, number in parts]
 
 
 class ExampleRows:

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from wordmill.batches.examples import Encoded, ExampleRows
+from wordmill.batches.examples import Encoded, ExampleRows, in_pieces
 from wordmill.core.config import Config
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
 from wordmill.core.errors import DataError, UsageError
@@ -66,6 +66,10 @@ VALIDATION_MOST = 2000
 """Validation examples that are looked at while training, at most; in the end all are."""
 
 
+MOST_CHARACTERS = 8192
+"""Tokens of a tokenizer of characters, at most."""
+
+
 class FinetuneConfig(Config):
     """What is asked of a fine-tuning run: also the layout of a recipe. What is not given is chosen by family and amount of data."""
 
@@ -81,6 +85,8 @@ class FinetuneConfig(Config):
     """Share of the examples set aside where no validation files are given; 0: none, and the last weights are kept."""
     parent: str | None = None
     """What to start from: a model folder, or a family's name to start from scratch."""
+    fresh: bool = False
+    """Only the shape and the tokenizer of `parent` are taken: its weights are drawn anew. What pretraining brings is the difference."""
     tokenizer_folder: str | None = None
     """A trained tokenizer, from scratch; without one, one is trained on the examples."""
     tokenizer: TokenizerConfig = TokenizerConfig(vocab=None, allow_smaller=True)
@@ -115,7 +121,12 @@ class FinetuneConfig(Config):
     @property
     def scratch(self) -> bool:
         """Whether the model starts from scratch."""
-        return self.parent is not None and not Path(self.parent).exists()
+        return self.parent is not None and (self.fresh or not self.shaped)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether shape and tokenizer are those of a model folder."""
+        return self.parent is not None and Path(self.parent).exists()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -223,10 +234,12 @@ def check_settings(config: FinetuneConfig) -> FinetuneConfig:
         raise UsageError("no model given", fix="Name a model folder, or a family to start from scratch: --model runs/x/model, --model bert")
     if config.time is not None:
         parse_time(config.time)
-    if config.scratch:
+    if not config.shaped:
         if "/" in config.parent or config.parent.startswith("."):
             raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
         budget.family_shape(config.parent, 64, 1)
+        if config.fresh:
+            raise UsageError(f"{config.parent} is a family, which starts with new weights anyway", where="--fresh", fix="Leave --fresh away")
     else:
         only = {"size": config.size, "tokenizer_folder": config.tokenizer_folder}
         wrong = [name for name, value in only.items() if value is not None] + [f"model.{name}" for name in set(config.shape) - {"dropout"}]
@@ -286,7 +299,7 @@ def _split(config: FinetuneConfig, task: Task, splits: dict[str, Records], folde
 
 def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path, reporter: Reporter) -> Tokenizer:
     """The model's own; from scratch the one named, or one trained on the training examples alone."""
-    if not config.scratch:
+    if config.shaped:
         return Tokenizer.load(config.parent or "")
     if config.tokenizer_folder is not None:
         return Tokenizer.load(config.tokenizer_folder)
@@ -296,6 +309,8 @@ def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path,
     texts = [text for record in train.records for text in task.texts(record)]
     shape = budget.family_shape(config.parent or "", 64, 1)
     wanted = config.tokenizer
+    if task.spec.get("characters") and "kind" not in wanted.model_fields_set:
+        wanted = wanted.replace(kind="char", vocab=wanted.vocab or MOST_CHARACTERS)  # a tag for each character: a token for each
     if wanted.purpose == "causal" and "cell" not in shape and not shape.get("causal", True):
         wanted = wanted.replace(purpose="masked")
     tokenizer = train_tokenizer(texts, wanted, reporter=reporter)
@@ -307,7 +322,7 @@ def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path,
 def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelConfig:
     """The model's shape, dropout set: of the folder, or of a new model of the family. Raises `ConfigError` for what doesn't fit."""
     assert config.parent is not None
-    if not config.scratch:
+    if config.shaped:
         model = read_config(Path(config.parent))
         if model.vocab_size < tokenizer.vocab_size:
             raise UsageError(
@@ -345,10 +360,13 @@ def _planned(
         if "plan" in saved:
             return TunePlan.from_plain(saved["plan"])
         cut = {name: sum(1 for one in examples if one.cut) for name, examples in ready.encoded.items()}
-        n = len(ready.encoded["train"])
-        made = tune_plan(config, ready.model, n=n, n_validation=len(ready.encoded.get("validation", ())), cut=cut,
-                         longest_example=max(len(one.ids) for one in ready.encoded["train"]), task=ready.task.plain(), data=ready.data,
+        read, _ = in_pieces(ready.encoded["train"])
+        made = tune_plan(config, ready.model, n=len(read), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
+                         longest_example=max(len(one.ids) for one in read), task=ready.task.plain(), data=ready.data,
                          device=device, started=started)  # fmt: skip
+        whole = sum(1 for examples in ready.encoded.values() for one in examples if one.pieces)
+        if whole:
+            made.notes.append(f"{whole:,} examples are longer than that and are read in pieces that overlap; none of their words is left out")
         model = ready.model
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         write_json(folder / FACTS, {
@@ -403,8 +421,9 @@ def assemble(
         if not isinstance(model, Headed):
             raise UsageError(f"{config.task} has no head that could learn alone", where="freeze", fix="Use freeze=gradual or none")
         model.base.requires_grad_(False)
-    rows = ExampleRows(ready.encoded["train"], plan.train.rows, config.seed, capacity=plan.capacity,
-                       shares=ready.task.shares(ready.splits["train"].records))  # fmt: skip
+    read, owners = in_pieces(ready.encoded["train"])
+    shares = ready.task.shares(ready.splits["train"].records)
+    rows = ExampleRows(read, plan.train.rows, config.seed, capacity=plan.capacity, shares=None if shares is None else shares[owners])
     resumed_config = {"model": plan.model.plain(), "train": plan.train.plain()}
     return Training(cast(LanguageModel, model), ready.task.objective, rows, plan.train, folder, device, group, reporter,
                     resumed_config=resumed_config)  # fmt: skip

@@ -23,10 +23,11 @@ def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], 
         rows = []
         if one.source is not None:
             rows.append(f"  reads: {' '.join(_plain(tools.tokenizer.token_text(int(i))) for i in one.source)}")
-        shown = [_token(task, tools, int(index), int(target), colour) for index, target in zip(one.ids, one.targets, strict=True)]
-        rows.append("  " + " ".join(shown))
+        for part in one.pieces or (one,):
+            shown = [_token(task, tools, int(index), int(target), colour) for index, target in zip(part.ids, part.targets, strict=True)]
+            rows.append("  " + " ".join(shown))
         learned = int((one.targets != IGNORE).sum())
-        cut = f", {one.cut} tokens cut" if one.cut else ""
+        cut = (f", {one.cut} tokens cut" if one.cut else "") + (f", read in {len(one.pieces)} pieces that overlap" if one.pieces else "")
         lines += [f"{record.where}: {len(one.ids)} tokens, {learned} count in the loss{cut}", *rows]
         examples.append({"where": record.where, "ids": one.ids.tolist(), "targets": one.targets.tolist(), "cut": one.cut,
                          "tokens": [tools.tokenizer.token_text(int(i)) for i in one.ids]})  # fmt: skip
