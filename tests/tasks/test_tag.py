@@ -198,8 +198,8 @@ def long_sentences(n: int, seed: int) -> list[Record]:
 def test_long_sentences_are_read_in_pieces_and_nothing_is_left_out(small_models, tmp_path, capsys):
     lines = [json.dumps(record.values) for record in long_sentences(40, 0)]
     (tmp_path / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    command = ["finetune", "tag", str(tmp_path / "train.jsonl"), "--model", str(small_models("bert")), "--max-tokens", "16", "--steps", "80",
-               "--lr", "0.01", "task.crf=true", "train.evaluations=2", "-o", str(tmp_path / "run")]  # fmt: skip
+    command = ["finetune", "tag", str(tmp_path / "train.jsonl"), "--model", str(small_models("bert")), "--max-tokens", "16",
+               "--steps", "80", "--lr", "0.01", "task.crf=true", "train.evaluations=2", "-o", str(tmp_path / "run")]  # fmt: skip
     assert main([*command[:-2], "--preview"]) == 0
     assert "read in" in capsys.readouterr().out
     assert main(command) == 0

@@ -34,7 +34,9 @@ def finetune(
     steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
     time: Annotated[str | None, typer.Option("--time", help="Time for everything, such as 10m.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Tokens read at a time: of longer examples taggers read pieces; others cut, and count.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Tokens read at a time: taggers read longer examples in pieces, others cut and count.")
+    ] = None,
     freeze: Annotated[str | None, typer.Option("--freeze", help="none, base (only the head learns) or gradual.")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Take only shape and tokenizer of --model, with new weights: shows what pretraining brings.")

@@ -239,7 +239,7 @@ def check_settings(config: FinetuneConfig) -> FinetuneConfig:
             raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
         budget.family_shape(config.parent, 64, 1)
         if config.fresh:
-            raise UsageError(f"{config.parent} is a family, which starts with new weights anyway", where="--fresh", fix="Leave --fresh away")
+            raise UsageError(f"{config.parent} is a family: its weights are new anyway", where="--fresh", fix="Leave --fresh away")
     else:
         only = {"size": config.size, "tokenizer_folder": config.tokenizer_folder}
         wrong = [name for name, value in only.items() if value is not None] + [f"model.{name}" for name in set(config.shape) - {"dropout"}]
@@ -366,7 +366,7 @@ def _planned(
                          device=device, started=started)  # fmt: skip
         whole = sum(1 for examples in ready.encoded.values() for one in examples if one.pieces)
         if whole:
-            made.notes.append(f"{whole:,} examples are longer than that and are read in pieces that overlap; none of their words is left out")
+            made.notes.append(f"{whole:,} examples are longer than that and are read in pieces that overlap")
         model = ready.model
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         write_json(folder / FACTS, {
