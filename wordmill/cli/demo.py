@@ -61,7 +61,7 @@ def demo(
     for share in EPOCHS:
         for fresh in (False, True):
             title = f"{share} % of the labels → classifier, {'from scratch' if fresh else 'from the pretrained model'}"
-            steps.append((title, finetune_words(share, fresh, folder, model, seed)))
+            steps.append((title, [*finetune_words(share, fresh, folder, model, seed)]))
     # With --json, standard output holds the result alone.
     with redirect_stdout(sys.stderr) if json or quiet else nullcontext():
         for number, (title, words) in enumerate(steps, start=1):
