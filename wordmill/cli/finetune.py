@@ -35,7 +35,7 @@ def finetune(
     time: Annotated[str | None, typer.Option("--time", help="Time for everything, such as 10m.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", help="Tokens read at a time: longer examples are read in pieces by taggers, cut by others.")
+        int | None, typer.Option("--max-tokens", help="Tokens read at a time: longer examples are cut; taggers read them in pieces.")
     ] = None,
     freeze: Annotated[str | None, typer.Option("--freeze", help="none, base (only the head learns) or gradual.")] = None,
     fresh: Annotated[
