@@ -5,10 +5,10 @@ Repeat it (DATA holds the folders sst2, chnsenticorp, cluener, wnut17 and people
     python benchmarks/from_scratch.py DATA --sets cluener --seeds 0
 Needs: scikit-learn for the baselines of classifying.
 
-For each data set: a tokenizer and an encoder are trained on the texts of its training file alone (masked language modelling, `--pretrain`
-of time), then fine-tuned on its labels; the same shape is fine-tuned from new weights (`--fresh`); and a BiLSTM. The best weights are chosen
-by validation examples (the set's dev file, or a tenth of the training file where that file is what the published figures are told on);
-the test file is looked at once.
+For each data set: a tokenizer and an encoder are trained on the texts of its training file alone (masked language modelling, for the
+time that `--pretrain` gives), then fine-tuned on its labels; the same shape is fine-tuned from new weights (`--fresh`); and a BiLSTM.
+The best weights are chosen by validation examples (the set's dev file, or a tenth of the training file where that dev file is what
+published figures are told on); the test file is looked at once.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ VALIDATION_MOST = 2000
 """Validation examples that are looked at while training, at most; in the end all are."""
 
 
+LABELLER: dict[str, Any] = {"layers": 1, "width": 384, "dropout": 0.5}
+"""A recurrent model from scratch that labels texts or words, where nothing is asked for (docs/log.md)."""
 MOST_CHARACTERS = 8192
 """Tokens of a tokenizer of characters, at most."""
 
@@ -332,8 +334,8 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
     common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
                               "pad_id": tokenizer.pad_id}  # fmt: skip
     if config.parent in budget.RECURRENT:
-        label = {} if task.generative else {"bidirectional": True, "lm_head": False}
-        common |= {**label, "dropout": 0.3}
+        label = {} if task.generative else {"bidirectional": True, "lm_head": False, "layers": LABELLER["layers"]}
+        common |= {**label, "dropout": 0.3 if task.generative else LABELLER["dropout"]}
     else:
         parts = budget.family_shape(config.parent, 64, 1)
         common |= {"dropout": 0.1, **({} if parts.get("positions") == "relative" else {"max_positions": 1024})}
@@ -341,7 +343,8 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
     if config.size is not None:
         chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common)
     else:
-        width = int(config.shape.get("width") or config.shape.get("hidden_size") or 256)
+        usual = LABELLER["width"] if common.get("bidirectional") else 256
+        width = int(config.shape.get("width") or config.shape.get("hidden_size") or usual)
         shape = budget.family_shape(config.parent, width, int(config.shape.get("layers") or 4))
         chosen = budget.model_config(config.parent, {**shape, **common})
     kind = RecurrentConfig if config.parent in budget.RECURRENT else TransformerConfig

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RATE, REFERENCE = 5e-5, 110e6
 """The learning rate of a model of that many weights; small models take larger ones, as 1/√weights."""
-SCRATCH = {"transformer": 5e-4, "recurrent": 2e-3}
+SCRATCH = {"transformer": 5e-4, "recurrent": 3e-3}
 """Learning rates of models that have learned nothing yet."""
 LONGEST = 512
 """Tokens of an example at most, unless asked otherwise."""
