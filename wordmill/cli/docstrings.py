@@ -138,4 +138,4 @@ def gain_page(gains: Sequence[Gain]) -> str:
             "Held-out docstrings; pretraining had read all of the library, without labels.")  # fmt: skip
     table = f"<table><tr>{head}</tr>{rows}</table>"
     return (f"<h2>What pretraining bought</h2><p class=sub>{told}</p>"
-            f'<div class="plots"><div class="card">{gain_plot(gains)}</div><div class="card">{table}</div></div>')  # fmt: skip
+            f'<div class="card"><div style="max-width:760px">{gain_plot(gains)}</div>{table}</div>')  # fmt: skip

@@ -365,7 +365,7 @@ def _calibration(outcomes: LabelOutcomes) -> str:
     plot = line_plot({"this model": points, "as sure as right": [(0.0, 0.0), (1.0, 1.0)]}, title="Calibration", marks=True,
                      x_label="how sure the model was (mean of the bin)", y_label="share that is right", y_from_zero=True)  # fmt: skip
     told = f"Below the line it is surer than it should be. Expected calibration error: {outcomes.calibration_error():.3f}."
-    return f'<h2>Calibration</h2><p class=sub>{told}</p><div class="plots"><div class="card">{plot}</div></div>'
+    return f'<h2>Calibration</h2><p class=sub>{told}</p><div class="card"><div style="max-width:600px">{plot}</div></div>'
 
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
