@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import wordmill
 from tests.tuning import FILL, make_folder
 from wordmill.batches.batch import ASKED, IGNORE
-from wordmill.batches.examples import each, pack
+from wordmill.batches.examples import in_pieces, pack
 from wordmill.cli.app import main
 from wordmill.core.errors import DataError
 from wordmill.core.progress import SILENT, Reporter
@@ -128,9 +128,9 @@ def test_long_contexts_are_learned_and_answered_in_windows(models, tmp_path, cap
     judged = json.loads(out.out)["test"]
     assert judged["metrics"]["f1"] > 0.7 and judged["cut"] == 0
     assert judged["details"]["in_several_windows"] > 30 and judged["details"]["windows"] > 100
-    assert "overlapping windows of at most 24 tokens" in out.err
+    assert "read in pieces that overlap" in out.err
     assert main(["finetune", "answer", files[0], "--model", str(models("bert")), "--preview", "--max-tokens", "24"]) == 0
-    assert "the first of" in capsys.readouterr().out
+    assert "pieces that overlap" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("family", ["qwen3", "t5", "lstm"])
@@ -181,7 +181,7 @@ def test_other_models_learn_spans_too(family, squad, models):
     task.look({"train": records}, SILENT)
     tools = Tools(Tokenizer.load(folder), read_config(folder), 64)
     model = task.build(load_base(folder).requires_grad_(True), 0)
-    batch, _ = pack(each([task.encode(record, tools, answer=True) for record in records.records[:24]]))
+    batch, _ = pack(in_pieces([task.encode(record, tools, answer=True) for record in records.records[:24]])[0])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(25):
@@ -358,7 +358,7 @@ def test_every_answer_is_found_and_maps_back(tokenizers, make_config, context, d
         most = data.draw(st.integers(12, 40))
         task = Answer(spec={"unanswerable": True})
         one = task.encode(record, Tools(tokenizer, make_config, most), answer=True)
-        parts = (one, *one.more)
+        parts = one.pieces or (one,)
         assert all(len(part.ids) <= most for part in parts)
         asked = [part.places for part in parts]
         assert all(len(where) == int((part.targets != IGNORE).sum()) for where, part in zip(asked, parts))
@@ -445,7 +445,7 @@ def test_alone_in_a_batch_and_in_a_row(family, models, squad):
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
     tools = Tools(Tokenizer.load(folder), read_config(folder), 16)
-    examples = each([task.encode(record, tools, answer=True) for record in records.records[:8]])
+    examples = in_pieces([task.encode(record, tools, answer=True) for record in records.records[:8]])[0]
     assert len(examples) > 8
     with torch.no_grad():
         alone = [task.answers(model, pack([one])[0])[0] for one in examples]

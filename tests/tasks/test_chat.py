@@ -77,7 +77,7 @@ def base(tmp_path_factory):
     return folder_of(tmp_path_factory.mktemp("base"))
 
 
-QUICK = ["--steps", "80", "--lr", "0.01", "train.optim.kind=muon", "train.rows=16", "train.evaluations=3", "task.answer_tokens=24"]
+QUICK = ["--steps", "120", "--lr", "0.01", "train.optim.kind=muon", "train.rows=16", "train.evaluations=3", "task.answer_tokens=24"]
 
 
 def tuned(data, model, out, *more):

@@ -14,6 +14,7 @@ import wordmill
 from tests.tuning import QUICK, SHAPES, write_table
 from wordmill.cli.app import main
 from wordmill.core.progress import Reporter
+from wordmill.models.heads import load_base, load_headed
 from wordmill.tasks.classify import Classify
 from wordmill.tasks.examples import Record, Records, split_off
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
@@ -122,6 +123,46 @@ def test_several_labels_and_their_loss(tiny_tokenizer, make_model):
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1).sum()
     torch.testing.assert_close(found.loss_sum, expected)
     assert found.n_targets == 4
+
+
+def test_baselines_of_several_labels():
+    pytest.importorskip("sklearn")
+    words = {"wet": "river rain", "old": "ruin stone", "all": ""}
+    rows = [{"text": f"mill {' '.join(words[k] for k in labels)} {i}", "labels": [*labels, "all"]}
+            for i, labels in enumerate([["wet"], ["wet", "old"], [], ["old"]] * 10)]  # fmt: skip
+    task, reporter = look(rows, ["text", "labels"])
+    records = [Record(row, "f") for row in rows]
+    found = task.baselines(records[:28], records[28:], reporter)
+    assert list(found) == ["majority of each label", "TF-IDF + logistic regression"]
+    assert found["TF-IDF + logistic regression"].metrics()["exact"] == 1.0
+    assert found["majority of each label"].metrics()["micro_f1"] == pytest.approx(2 * 0.5 / 1.5)  # "all" alone: precision 1, recall 1/2
+
+
+def test_calibration_by_bins():
+    outcomes = LabelOutcomes(["a", "b"], np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]),
+                             np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.45, 0.55]]))  # fmt: skip
+    rows = outcomes.calibration()
+    assert [row["examples"] for row in rows] == [1, 3]
+    assert [row["sure"] for row in rows] == pytest.approx([0.55, 0.9]) and [row["right"] for row in rows] == pytest.approx([1.0, 2 / 3])
+    assert outcomes.calibration_error() == pytest.approx(0.25 * 0.45 + 0.75 * (0.9 - 2 / 3))
+
+
+def test_the_same_shape_with_new_weights(reviews, small_models, tmp_path, capsys):
+    folder = small_models("bert")
+    data = [str(reviews / "train.tsv"), "--validation", str(reviews / "dev.tsv"), "--model", str(folder), "--steps", "1", "--quiet"]
+    first = {}
+    for name, more in (("tuned", []), ("fresh", ["--fresh"]), ("other", ["--fresh", "--seed", "1"])):
+        assert main(["finetune", "classify", *data, *more, "--lr", "1e-9", "-o", str(tmp_path / name)]) == 0
+        first[name] = load_headed(tmp_path / name / "model").base.state_dict()
+        assert (tmp_path / name / "model" / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
+    given = load_base(folder).state_dict()
+    name = next(name for name in given if name.endswith("weight") and given[name].ndim == 2 and name in first["fresh"])
+    torch.testing.assert_close(first["tuned"][name], given[name], atol=1e-6, rtol=0)
+    assert (first["other"][name] - first["fresh"][name]).abs().mean() > 1e-3
+    assert {k: v.shape for k, v in first["fresh"].items()} == {k: v.shape for k, v in first["tuned"].items()}
+    capsys.readouterr()
+    assert main(["finetune", "classify", *data[:3], "--model", "bert", "--fresh"]) == 2
+    assert "--fresh" in capsys.readouterr().err
 
 
 def test_class_weights_average_one_and_weigh_classes_alike():

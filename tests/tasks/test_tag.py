@@ -6,7 +6,6 @@ import json
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,10 +14,13 @@ from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import pack
 from wordmill.cli.app import main
 from wordmill.core.progress import SILENT, Reporter
+from wordmill.models.folder import read_config
+from wordmill.models.heads import load_base
 from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tasks.spans import Span, bio, scheme_of, spans_of, words_of
-from wordmill.tasks.tag import EntityOutcomes, Tag
+from wordmill.tasks.tag import EntityOutcomes, Tag, windows
 from wordmill.tasks.task import Tools, padded, target_counts
+from wordmill.tokenizer import Tokenizer
 
 NAMES = "anna boris clara".split()
 TOWNS = ["new town", "old mill", "york"]
@@ -153,11 +155,12 @@ def test_batches_keep_sentences_apart(tiny_tokenizer, make_model):
     assert target_counts(batch) == [len(records[i].values["tokens"]) for i in order]
     model.requires_grad_(False)
     together = dict(zip(order, task.answers(model, batch), strict=True))
+    told = task.respond(model, tools, records, encoded=examples)
     total = 0.0
     for n, example in enumerate(examples):
         alone = pack([example])[0]
-        np.testing.assert_allclose(together[n][1], task.answers(model, alone)[0][1], atol=1e-5)
-        assert together[n][0].tolist() == task.answers(model, alone)[0][0].tolist()
+        torch.testing.assert_close(together[n], task.answers(model, alone)[0], atol=1e-5, rtol=1e-5)
+        assert told[n][0].tolist() == task.respond(model, tools, [records[n]])[0][0].tolist() and len(told[n][0]) == len(together[n])
         total += float(task.objective(model, alone).loss_sum) if alone.n_targets else 0.0
     assert float(task.objective(model, batch).loss_sum) == pytest.approx(total, rel=1e-4)
 
@@ -167,17 +170,84 @@ def test_rows_become_sentences():
     assert whole[..., 0].tolist() == [[0, 1, 0], [2, 3, 4]] and real.tolist() == [[True, True, False], [True] * 3]
 
 
-def test_what_is_too_long_is_cut_at_a_word_and_counted(small_models):
-    from wordmill.models.folder import read_config
-    from wordmill.tokenizer import Tokenizer
+@pytest.mark.parametrize("room", [7, 12, 30, 500])
+def test_windows_ask_for_each_word_once_and_never_hold_too_much(room):
+    generator = random.Random(room)
+    for _ in range(50):
+        sizes = [generator.randint(1, min(7, room)) for _ in range(generator.randint(1, 60))]
+        found = windows(sizes, room)
+        asked = [n for _, first, last, _ in found for n in range(first, last)]
+        assert asked == list(range(len(sizes)))
+        for a, first, last, b in found:
+            assert a <= first < last <= b and sum(sizes[a:b]) <= room
+        if room == 30:  # what is asked for in the middle has words on either side
+            assert all(first > a and b > last for a, first, last, b in found[1:-1])
+    assert windows([], 5) == [(0, 0, 0, 0)]
 
+
+def long_sentences(n: int, seed: int) -> list[Record]:
+    """Sentences of some 40 words with names all along."""
+    generator = random.Random(seed)
+    found = []
+    for number in range(n):
+        words = [generator.choice([*NAMES, "the", "grain", "went", "with", "a"]) for _ in range(40)]
+        found.append(Record({"tokens": words, "tags": ["B-PER" if word in NAMES else "O" for word in words]}, f"f:{number}"))
+    return found
+
+
+def test_long_sentences_are_read_in_pieces_and_nothing_is_left_out(small_models, tmp_path, capsys):
+    lines = [json.dumps(record.values) for record in long_sentences(40, 0)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    command = ["finetune", "tag", str(tmp_path / "train.jsonl"), "--model", str(small_models("bert")), "--max-tokens", "16",
+               "--steps", "80", "--lr", "0.01", "task.crf=true", "train.evaluations=2", "-o", str(tmp_path / "run")]  # fmt: skip
+    assert main([*command[:-2], "--preview"]) == 0
+    assert "read in" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "40 examples are longer than that and are read in pieces" in capsys.readouterr().err
+    model = wordmill.load(tmp_path / "run")
+    record = long_sentences(1, 7)[0]
+    told = model.predict([record.values["tokens"]])[0]
+    assert len(told["tags"]) == 40 and "cut" not in told
+    right = sum(a == b for a, b in zip(told["tags"], record.values["tags"], strict=True))
+    assert right >= 38, "entities are found to the very end"
+    assert any(span["start"] > 100 for span in told["spans"])
+
+
+def test_pieces_are_told_together(small_models):
+    """A CRF tells the tags of all pieces as one sentence: an entity may go on from one piece into the next."""
     folder = small_models("bert")
-    record = Record({"tokens": ["unheardof"] * 6, "tags": ["B-A", *["O"] * 5]}, "f")
+    record = Record({"tokens": ["mill"] * 30, "tags": ["B-A", *["I-A"] * 29]}, "f")
+    task = Tag({"crf": True})
+    task.look({"train": Records([record], ["tokens", "tags"], "json", files=["f"])}, SILENT)
+    model = task.build(load_base(folder), 0).eval().requires_grad_(False)
+    tools = Tools(Tokenizer.load(folder), read_config(folder), 12)
+    one = task.encode(record, tools, answer=True)
+    assert len(one.pieces) > 2 and sum(int((piece.targets != IGNORE).sum()) for piece in one.pieces) == 30
+    assert max(len(piece.ids) for piece in one.pieces) <= 12
+    outside, begin, inside = task.spec["labels"].index("O"), task.spec["labels"].index("B-A"), task.spec["labels"].index("I-A")
+    with torch.no_grad():
+        model.out.weight.zero_()
+        model.out.bias[[outside, begin, inside]] = torch.tensor([0.0, 0.0, 5.0])
+    assert [task.spec["labels"][n] for n in task.respond(model, tools, [record])[0][0]] == ["B-A", *["I-A"] * 29]
+
+
+def test_a_word_longer_than_what_is_read_is_cut_and_counted(small_models):
+    folder = small_models("bert")
+    record = Record({"tokens": ["unheardof" * 4, "x"], "tags": ["B-A", "O"]}, "f")
     task = Tag()
     task.look({"train": Records([record], ["tokens", "tags"], "json", files=["f"])}, SILENT)
     tools = Tools(Tokenizer.load(folder), read_config(folder), 64)
-    one = len(task.encode(record, tools, answer=True).ids) - 2
-    short = task.encode(record, Tools(tools.tokenizer, tools.config, 2 + one // 2 + 1), answer=True)
-    kept = int((short.targets != IGNORE).sum())
-    assert short.cut + len(short.ids) - 2 == one and 0 < kept < 6
-    assert task.say(record, (np.zeros(kept, int), np.ones(kept)))["tags"] == ["O"] * 6
+    whole = task.encode(record, tools, answer=True)
+    short = task.encode(record, Tools(tools.tokenizer, tools.config, 10), answer=True)
+    assert not whole.cut and not whole.pieces and len(short.pieces) == 2
+    assert [int((piece.targets != IGNORE).sum()) for piece in short.pieces] == [1, 1]
+    assert short.cut == len(whole.ids) - len(short.ids) > 0
+
+
+def test_from_scratch_a_tag_for_each_character_needs_a_token_for_each(tmp_path):
+    lines = [json.dumps({"text": f"王芳在北京{n}号", "spans": [[0, 2, "PER"], [3, 5, "LOC"]]}, ensure_ascii=False) for n in range(20)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    run = wordmill.finetune("tag", tmp_path / "train.jsonl", model="lstm", out=tmp_path / "run", steps=2,
+                            shape={"embedding_size": 8, "hidden_size": 8})  # fmt: skip
+    tokenizer = Tokenizer.load(run.model_folder)
+    assert tokenizer.kind == "char" and len(tokenizer.encode("王芳在北京")) == 5

@@ -35,5 +35,5 @@ def test_it_stays_text_in_questions_and_contexts(small_models):
     task = Answer()
     one = task.encode(Record(values, "f"), Tools(tokenizer, read_config(folder), 64), answer=True)
     found = one.ids.tolist()
-    assert [found.count(index) for index in (tokenizer.sep_id, tokenizer.cls_id)] == [2, 1] and not one.more
+    assert [found.count(index) for index in (tokenizer.sep_id, tokenizer.cls_id)] == [2, 1] and not one.pieces
     assert one.places is not None and (one.places.max(0) == len(values["context"])).any(), "the context's places reach its end"

@@ -38,8 +38,9 @@ class Encoded:
     """Tokens of the example's text that were left out because it was too long."""
     places: Ids | None = None
     """(P, 2) for each target the stretch of the text that its token stands for: start, and one past the end; None: no task asks."""
-    more: tuple[Encoded, ...] = ()
-    """Further examples that the same record gives: the other windows of a long text. They are trained on like any other (`each`)."""
+    pieces: tuple[Encoded, ...] = ()
+    """What is read in its place, where it is longer than the model reads at a time: parts that overlap. A label stands in one of them; an
+    answer in each that holds all of it."""
 
     @property
     def length(self) -> int:
@@ -47,9 +48,10 @@ class Encoded:
         return len(self.ids) + (0 if self.source is None else len(self.source))
 
 
-def each(examples: Sequence[Encoded]) -> list[Encoded]:
-    """The examples, each followed by the further ones of its record."""
-    return [one for example in examples for one in (example, *example.more)]
+def in_pieces(examples: Sequence[Encoded]) -> tuple[list[Encoded], list[int]]:
+    """What is read of the examples: they themselves, or the pieces of those that have some; and whose each is, by number."""
+    parts = [(part, number) for number, one in enumerate(examples) for part in one.pieces or (one,)]
+    return [part for part, _ in parts], [number for _, number in parts]
 
 
 class ExampleRows:

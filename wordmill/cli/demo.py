@@ -7,14 +7,18 @@ import shutil
 import sys
 import sysconfig
 import time as clock
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wordmill.cli.common import JsonOption, QuietOption, SeedOption, emit, reporter
+from wordmill.cli.docstrings import EPOCHS, Gain, finetune_words, gain_page, gain_plot, gain_text, read_gain, write_examples
 from wordmill.core.errors import DataError, WordmillError
+from wordmill.core.files import write_text
 from wordmill.core.progress import Reporter, human_bytes, human_time
 
 PROMPTS = ("def read_file(", "class Queue:", "import ")
@@ -24,7 +28,7 @@ MOST_BYTES = 60_000_000
 
 
 def demo(
-    time: Annotated[str, typer.Option("--time", help="How long to train: 90s, 5m, 1h.")] = "5m",
+    time: Annotated[str, typer.Option("--time", help="How long to pretrain: 90s, 3m, 1h.")] = "3m",
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make; runs/demo-2 and so on where it exists.")] = Path(
         "runs/demo"
     ),
@@ -34,8 +38,9 @@ def demo(
 ) -> int:
     """The whole way on this machine's own Python library, offline.
 
-    Copies the library's .py files, then builds a corpus, trains a tokenizer, trains a model, evaluates it and lets it write. Each step is
-    shown as the command that does it.
+    Copies the library's .py files, then builds a corpus, trains a tokenizer, trains a model, evaluates it, lets it write, and fine-tunes it
+    to tell which package a docstring comes from, beside the same network without pretraining. Each step is shown as the command that does
+    it.
     """
     started = clock.monotonic()
     notes = reporter(quiet)
@@ -52,12 +57,22 @@ def demo(
         ("model → evaluation", ["evaluate", model, corpus]),
         ("model → text", ["generate", model, *PROMPTS, "--max-tokens", "80", "--temperature", "0.7", "--seed", seed]),
     ]
+    counts = write_examples(texts, folder / "docstrings", seed)
+    for share in EPOCHS:
+        for fresh in (False, True):
+            title = f"{share} % of the labels → classifier, {'from scratch' if fresh else 'from the pretrained model'}"
+            steps.append((title, [*finetune_words(share, fresh, folder, model, seed)]))
     # With --json, standard output holds the result alone.
     with redirect_stdout(sys.stderr) if json or quiet else nullcontext():
         for number, (title, words) in enumerate(steps, start=1):
             _do(f"{number}/{len(steps)} {title}", [str(word) for word in words], notes, quiet)
+    gains = [read_gain(share, counts[f"train-{share}"], folder) for share in EPOCHS]
+    write_text(folder / "pretraining.svg", gain_plot(gains) + "\n")
+    report_gains(run, gains)
     seconds = clock.monotonic() - started
-    result = {"folder": str(folder), "model": str(model), "report": str(run / "report.html"), "seconds": round(seconds, 1)}
+    notes.note(f"\nWhich package is this docstring from? Right on {counts['test']:,} held-out docstrings:\n{gain_text(gains)}")
+    result = {"folder": str(folder), "model": str(model), "report": str(run / "report.html"), "seconds": round(seconds, 1),
+              "gains": [asdict(gain) for gain in gains]}  # fmt: skip
     emit(json, result, _closing(folder, model, run, time, seconds))
     return 0
 
@@ -95,6 +110,14 @@ def copy_library(target: Path, source: Path | None = None) -> tuple[int, int]:
     return files, size
 
 
+def report_gains(run: Path, gains: Sequence[Gain]) -> None:
+    """Put what pretraining bought at the head of the run's report."""
+    from wordmill.train.report import PAGES, write_report
+
+    write_text(run / PAGES, gain_page(gains))
+    write_report(run)
+
+
 def _do(title: str, words: list[str], notes: Reporter, quiet: bool) -> None:
     """Show a command as the user would type it, and run it."""
     from wordmill.cli.app import call
@@ -128,4 +151,5 @@ Now with your own text:
 And with what was made here:
   wordmill generate {shlex.quote(str(model))} "class Stack:" --max-tokens 200 --temperature 0.8
   wordmill evaluate {shlex.quote(str(model))} some_file.py
+  echo "Return the number of seconds since the epoch." | wordmill predict {shlex.quote(str(folder / "tuned-100" / "model"))} -
   wordmill {shlex.join(lstm)}"""

@@ -37,11 +37,16 @@ def finetune(
     steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
     time: Annotated[str | None, typer.Option("--time", help="Time for everything, such as 10m.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Tokens of an example; longer ones are cut, and counted.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Tokens read at a time: longer examples are cut; taggers read them in pieces.")
+    ] = None,
     freeze: Annotated[str | None, typer.Option("--freeze", help="none, base (only the head learns) or gradual.")] = None,
     lora: Annotated[
         int | None, typer.Option("--lora", help="Rank of a LoRA adapter that learns beside the model, which stays as it is (and the head).")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Take only shape and tokenizer of --model, with new weights: shows what pretraining brings.")
+    ] = False,
     size: Annotated[str | None, typer.Option("--size", help="Number of weights of a model from scratch, such as 5m.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Folder of a tokenizer, from scratch; otherwise one is trained on the examples.")
@@ -68,7 +73,7 @@ def finetune(
     names, pairs = split_words(words or [], PLAIN, "task")
     given: dict[str, Any] = {"task": names[0] if names else None, "data": names[1:], "parent": model, "validation": validation,
                              "test": test, "epochs": epochs, "steps": steps, "time": time, "lr": lr, "max_tokens": max_tokens,
-                             "freeze": freeze, "lora": None if lora is None else {"rank": lora}, "size": size,
+                             "freeze": freeze, "fresh": fresh or None, "lora": None if lora is None else {"rank": lora}, "size": size,
                              "tokenizer_folder": tokenizer, "seed": seed,
                              "dtype": None if dtype == "auto" else dtype}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None and value != []}

@@ -12,6 +12,7 @@ Shapes: N windows, P places of a window that may be chosen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wordmill.batches.batch import ASKED, IGNORE, Batch
-from wordmill.batches.examples import Encoded, each
+from wordmill.batches.examples import Encoded, in_pieces
 from wordmill.core.config import Config
 from wordmill.core.errors import ConfigError
 from wordmill.core.progress import SILENT, Reporter
@@ -124,7 +125,7 @@ class Answer(Questions):
                                 places=np.array(spots, np.int64)))  # fmt: skip
         same = made[0].types is None  # where one window has types, all do
         assert all((one.types is None) == same for one in made)
-        return Encoded(made[0].ids, made[0].targets, made[0].types, cut=cut, places=made[0].places, more=tuple(made[1:]))
+        return replace(made[0], cut=cut, pieces=tuple(made) if len(made) > 1 else ())
 
     def _frame(self, tokenizer: Tokenizer, causal: bool) -> Frame:
         key = (tokenizer.hash, causal)
@@ -189,11 +190,11 @@ class Answer(Questions):
     ) -> list[Any]:
         """A `Found` for each record, the best over its windows."""
         whole = encoded or [self.encode(record, tools, answer=False) for record in records]
-        logits = super().respond(model, tools, records, reporter=reporter, encoded=each(whole))
+        logits = super().respond(model, tools, records, reporter=reporter, encoded=in_pieces(whole)[0])
         longest = self.settings.max_answer or self.spec.get("longest") or LONGEST
         found, at = [], 0
         for one in whole:
-            parts = (one, *one.more)
+            parts = one.pieces or (one,)
             places = [part.places for part in parts if part.places is not None]
             found.append(best_span(places, logits[at : at + len(parts)], longest, none=bool(self.spec.get("unanswerable"))))
             at += len(parts)

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from wordmill.core.progress import Reporter
 from wordmill.tasks.spans import words_of
 
@@ -15,12 +17,33 @@ ENDS = frozenset(".!?。！？")
 
 
 def tfidf_classifier(train: Sequence[str], labels: Any, test: Sequence[str], reporter: Reporter) -> Any:
-    """Logistic regression on TF-IDF of words and pairs of words, of one to three characters where a text has few spaces (Chinese):
-    the labels' numbers for `test`. None, with a note, where scikit-learn is not installed."""
+    """Logistic regression on TF-IDF (see `_vectors`): the labels' numbers for `test`, from numbers (N,); or which labels hold (M, L) bool,
+    each judged alone, from (N, L) bool. None, with a note, where scikit-learn is not installed, or the texts have no words."""
+    found = _vectors(train, test, reporter)
+    if found is None:
+        return None
+    if labels.ndim == 1:
+        return _regression(*found, labels)
+    # A label that all or none of the examples have needs no regression, which would refuse it.
+    columns = [_regression(*found, each) if each.any() and not each.all() else np.full(len(test), each.all()) for each in labels.T]
+    return np.stack(columns, 1)
+
+
+def _regression(known: Any, asked: Any, labels: Any) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=10.0, max_iter=300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(known, labels)
+    return model.predict(asked)
+
+
+def _vectors(train: Sequence[str], test: Sequence[str], reporter: Reporter) -> tuple[Any, Any] | None:
+    """TF-IDF of words and pairs of words, of one to three characters where a text has few spaces (Chinese)."""
     try:
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
     except ImportError:
         reporter.note("the baseline TF-IDF + logistic regression needs scikit-learn: pip install 'wordmill[tasks]'")
         return None
@@ -33,11 +56,7 @@ def tfidf_classifier(train: Sequence[str], labels: Any, test: Sequence[str], rep
     except ValueError:  # no text with a word in it
         reporter.note("the baseline TF-IDF + logistic regression finds no words in these texts")
         return None
-    model = LogisticRegression(C=10.0, max_iter=300)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(known, labels)
-    return model.predict(vectors.transform(test))
+    return known, vectors.transform(test)
 
 
 def shared_words(question: str, context: str, usual: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -21,7 +21,7 @@ from wordmill.batches.examples import Encoded
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.progress import Reporter
-from wordmill.core.svg import matrix_plot
+from wordmill.core.svg import line_plot, matrix_plot
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
@@ -289,11 +289,16 @@ class Classify(Task):
         labels = self.spec["labels"]
         probabilities = np.stack(answers)
         if self.spec["multi_label"]:
-            truth = np.zeros((len(records), len(labels)), bool)
-            for n, record in enumerate(records):
-                truth[n, [labels.index(label) for label in self.labels_of(record)]] = True
-            return SetOutcomes(labels, truth, probabilities >= self.settings.threshold)
+            return SetOutcomes(labels, self._holds(records), probabilities >= self.settings.threshold)
         return LabelOutcomes(labels, self._truth(records), probabilities.argmax(-1), probabilities)
+
+    def _holds(self, records: Sequence[Record]) -> Any:
+        """Which labels hold (N, L) bool."""
+        place = {label: n for n, label in enumerate(self.spec["labels"])}
+        truth = np.zeros((len(records), len(place)), bool)
+        for n, record in enumerate(records):
+            truth[n, [place[label] for label in self.labels_of(record)]] = True
+        return truth
 
     def _truth(self, records: Sequence[Record]) -> Any:
         place = {label: n for n, label in enumerate(self.spec["labels"])}
@@ -308,16 +313,18 @@ class Classify(Task):
         return {"label": best, "probability": every[best], "probabilities": every}
 
     def baselines(self, train: Sequence[Record], test: Sequence[Record], reporter: Reporter) -> dict[str, Outcomes]:
-        """The most frequent label, and logistic regression on TF-IDF."""
-        if self.spec["multi_label"]:
-            return {}
-        labels, truth = self.spec["labels"], self._truth(test)
-        known = self._truth(train)
-        most = int(np.bincount(known, minlength=len(labels)).argmax())
-        found: dict[str, Outcomes] = {"majority class": LabelOutcomes(labels, truth, np.full(len(test), most))}
+        """The most frequent label (each label's more frequent case, where several may hold), and logistic regression on TF-IDF."""
+        labels, several = self.spec["labels"], self.spec["multi_label"]
+        truth, known = ((self._holds if several else self._truth)(records) for records in (test, train))
+        if several:
+            simplest = np.broadcast_to(known.mean(0) > 0.5, truth.shape)
+        else:
+            simplest = np.full(len(test), int(np.bincount(known, minlength=len(labels)).argmax()))
+        outcomes = SetOutcomes if several else LabelOutcomes
+        found: dict[str, Outcomes] = {"majority of each label" if several else "majority class": outcomes(labels, truth, simplest)}
         predicted = tfidf_classifier([self.key(r) for r in train], known, [self.key(r) for r in test], reporter)
         if predicted is not None:
-            found["TF-IDF + logistic regression"] = LabelOutcomes(labels, truth, predicted)
+            found["TF-IDF + logistic regression"] = outcomes(labels, truth, predicted)
         return found
 
     def details(self, records: Sequence[Record], answers: Sequence[Any]) -> dict[str, Any]:
@@ -327,7 +334,7 @@ class Classify(Task):
         return outcomes.details()
 
     def pages(self, records: Sequence[Record], answers: Sequence[Any]) -> str:
-        """A table by class, the confusion matrix, and the examples that went most wrong."""
+        """A table by class, the confusion matrix, calibration, and the examples that went most wrong."""
         outcomes = self.outcomes(records, answers)
         assert isinstance(outcomes, LabelOutcomes | SetOutcomes)
         parts = ["<h2>By class</h2>", outcomes.table()]
@@ -336,6 +343,7 @@ class Classify(Task):
             if len(labels) <= 40:
                 parts.append(f'<div class="card">{matrix_plot(labels, outcomes.confusion().tolist(), title="Confusion matrix")}</div>')
             assert outcomes.probabilities is not None
+            parts.append(_calibration(outcomes))
             wrong = np.flatnonzero(outcomes.predicted != outcomes.truth)
             worst = sorted(wrong, key=lambda n: outcomes.probabilities[n, outcomes.truth[n]])[:SHOWN]
             rows = [
@@ -349,6 +357,15 @@ class Classify(Task):
                     f'<div class="card"><table><tr><th>label</th><th>said</th><th>sure</th><th>text</th></tr>{"".join(rows)}</table></div>'
                 )
         return "".join(parts)
+
+
+def _calibration(outcomes: LabelOutcomes) -> str:
+    """How often the model is right beside how sure it was, as a picture."""
+    points = [(row["sure"], row["right"]) for row in outcomes.calibration()]
+    plot = line_plot({"this model": points, "as sure as right": [(0.0, 0.0), (1.0, 1.0)]}, title="Calibration", marks=True,
+                     x_label="how sure the model was (mean of the bin)", y_label="share that is right", y_from_zero=True)  # fmt: skip
+    told = f"Below the line it is surer than it should be. Expected calibration error: {outcomes.calibration_error():.3f}."
+    return f'<h2>Calibration</h2><p class=sub>{told}</p><div class="card"><div style="max-width:600px">{plot}</div></div>'
 
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from wordmill.batches.examples import Encoded, ExampleRows, each
+from wordmill.batches.examples import Encoded, ExampleRows, in_pieces
 from wordmill.core.config import Config
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
 from wordmill.core.errors import DataError, UsageError
@@ -72,6 +71,12 @@ WRITTEN_MOST = 500
 """Validation examples that are answered in writing in the end, at most (of the test examples all): writing takes long."""
 
 
+LABELLER: dict[str, Any] = {"layers": 1, "width": 384, "dropout": 0.5}
+"""A recurrent model from scratch that labels texts or words, where nothing is asked for (docs/log.md)."""
+MOST_CHARACTERS = 8192
+"""Tokens of a tokenizer of characters, at most."""
+
+
 class FinetuneConfig(Config):
     """What is asked of a fine-tuning run: also the layout of a recipe. What is not given is chosen by family and amount of data."""
 
@@ -87,6 +92,8 @@ class FinetuneConfig(Config):
     """Share of the examples set aside where no validation files are given; 0: none, and the last weights are kept."""
     parent: str | None = None
     """What to start from: a model folder, or a family's name to start from scratch."""
+    fresh: bool = False
+    """Only the shape and the tokenizer of `parent` are taken: its weights are drawn anew. What pretraining brings is the difference."""
     tokenizer_folder: str | None = None
     """A trained tokenizer, from scratch; without one, one is trained on the examples."""
     tokenizer: TokenizerConfig = TokenizerConfig(vocab=None, allow_smaller=True)
@@ -123,7 +130,12 @@ class FinetuneConfig(Config):
     @property
     def scratch(self) -> bool:
         """Whether the model starts from scratch."""
-        return self.parent is not None and not Path(self.parent).exists()
+        return self.parent is not None and (self.fresh or not self.shaped)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether shape and tokenizer are those of a model folder."""
+        return self.parent is not None and Path(self.parent).exists()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -240,10 +252,12 @@ def check_settings(config: FinetuneConfig) -> FinetuneConfig:
         parse_time(config.time)
     if config.lora is not None:
         check_lora(config)
-    if config.scratch:
+    if not config.shaped:
         if "/" in config.parent or config.parent.startswith("."):
             raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
         budget.family_shape(config.parent, 64, 1)
+        if config.fresh:
+            raise UsageError(f"{config.parent} is a family: its weights are new anyway", where="--fresh", fix="Leave --fresh away")
     else:
         only = {"size": config.size, "tokenizer_folder": config.tokenizer_folder}
         wrong = [name for name, value in only.items() if value is not None] + [f"model.{name}" for name in set(config.shape) - {"dropout"}]
@@ -257,7 +271,7 @@ def check_settings(config: FinetuneConfig) -> FinetuneConfig:
 def _kind(config: FinetuneConfig) -> str:
     """What kind of model is started from: encoder, decoder, encoder-decoder or recurrent. Raises `ModelError` for no model folder."""
     assert config.parent is not None
-    if not config.scratch:
+    if config.shaped:
         model = read_config(Path(config.parent))
         return "recurrent" if isinstance(model, RecurrentConfig) else model.kind
     parts = budget.family_shape(config.parent, 64, 1)
@@ -294,10 +308,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     encoded: dict[str, list[Encoded]] = {}
     for name, records in splits.items():
         records.records, encoded[name] = encode_all(task, records.records, tools, answer=True, name=name, reporter=reporter)
-        windows = len(each(encoded[name]))
-        if windows > len(records):
-            reporter.note(f"{name}: {len(records):,} examples in {windows:,} overlapping windows of at most {tools.max_tokens} tokens")
-    lost = sum(not any((one.targets >= 0).any() for one in (example, *example.more)) for example in encoded["train"])
+    lost = sum(not any((one.targets >= 0).any() for one in example.pieces or (example,)) for example in encoded["train"])
     if lost:
         what = f"{lost:,} of {len(encoded['train']):,} training examples teach nothing"
         reporter.warn(f"{what}: their answer was cut away, or is longer than what windows have in common")
@@ -328,7 +339,7 @@ def _split(config: FinetuneConfig, task: Task, splits: dict[str, Records], folde
 
 def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path, reporter: Reporter) -> Tokenizer:
     """The model's own; from scratch the one named, or one trained on the training examples alone."""
-    if not config.scratch:
+    if config.shaped:
         return Tokenizer.load(config.parent or "")
     if config.tokenizer_folder is not None:
         return Tokenizer.load(config.tokenizer_folder)
@@ -338,6 +349,8 @@ def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path,
     texts = [text for record in train.records for text in task.texts(record)]
     shape = budget.family_shape(config.parent or "", 64, 1)
     wanted = config.tokenizer
+    if task.spec.get("characters") and "kind" not in wanted.model_fields_set:
+        wanted = wanted.replace(kind="char", vocab=wanted.vocab or MOST_CHARACTERS)  # a tag for each character: a token for each
     if wanted.purpose == "causal" and "cell" not in shape and not shape.get("causal", True):
         wanted = wanted.replace(purpose="masked")
     if wanted.purpose == "causal" and task.generative and shape.get("encoder_layers"):
@@ -351,7 +364,7 @@ def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path,
 def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelConfig:
     """The model's shape, dropout set: of the folder, or of a new model of the family. Raises `ConfigError` for what doesn't fit."""
     assert config.parent is not None
-    if not config.scratch:
+    if config.shaped:
         model = read_config(Path(config.parent))
         if model.vocab_size < tokenizer.vocab_size:
             raise UsageError(
@@ -361,8 +374,8 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
     common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
                               "pad_id": tokenizer.pad_id}  # fmt: skip
     if config.parent in budget.RECURRENT:
-        label = {} if task.generative else {"bidirectional": True, "lm_head": False}
-        common |= {**label, "dropout": 0.3}
+        label = {} if task.generative else {"bidirectional": True, "lm_head": False, "layers": LABELLER["layers"]}
+        common |= {**label, "dropout": 0.3 if task.generative else LABELLER["dropout"]}
     else:
         parts = budget.family_shape(config.parent, 64, 1)
         common |= {"dropout": 0.1, **({} if parts.get("positions") == "relative" else {"max_positions": 1024})}
@@ -370,7 +383,8 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
     if config.size is not None:
         chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common)
     else:
-        width = int(config.shape.get("width") or config.shape.get("hidden_size") or 256)
+        usual = LABELLER["width"] if common.get("bidirectional") else 256
+        width = int(config.shape.get("width") or config.shape.get("hidden_size") or usual)
         shape = budget.family_shape(config.parent, width, int(config.shape.get("layers") or 4))
         chosen = budget.model_config(config.parent, {**shape, **common})
     kind = RecurrentConfig if config.parent in budget.RECURRENT else TransformerConfig
@@ -389,17 +403,20 @@ def _planned(
         if "plan" in saved:
             return TunePlan.from_plain(saved["plan"])
         cut = {name: sum(1 for one in examples if one.cut) for name, examples in ready.encoded.items()}
-        examples_seen = each(ready.encoded["train"])
-        wide = max(max(len(one.ids), one.length - len(one.ids)) for one in examples_seen)
-        made = tune_plan(config, ready.model, n=len(examples_seen), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
+        read, _ = in_pieces(ready.encoded["train"])
+        wide = max(max(len(one.ids), one.length - len(one.ids)) for one in read)
+        made = tune_plan(config, ready.model, n=len(read), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
                          longest_example=wide, task=ready.task.plain(), data=ready.data, device=device, started=started)  # fmt: skip
+        whole = sum(1 for examples in ready.encoded.values() for one in examples if one.pieces)
+        if whole:
+            made.notes.append(f"{whole:,} examples are longer than that and are read in pieces that overlap")
         model = ready.model
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         write_json(folder / FACTS, {
             "summary": made.summary,
             "model": {"family": family, "parameters": budget.count_parameters(model), "layers": model.layers, "dtype": made.dtype,
                       "device": str(device)},
-            "data": {"splits": {name: {"examples": len(ready.splits[name]), "tokens": sum(one.length for one in each(examples)),
+            "data": {"splits": {name: {"examples": len(ready.splits[name]), "tokens": sum(one.length for one in in_pieces(examples)[0]),
                                        "cut": cut[name]} for name, examples in ready.encoded.items()},
                      "labels": ready.task.counts(ready.splits["train"].records)},
             "notes": made.notes,
@@ -412,7 +429,7 @@ def _planned(
     if changed:
         raise DataError(f"the examples of {' and '.join(changed)} have changed since the run began", where=folder,
                         fix="Start a new run with another -o")  # fmt: skip
-    if not any(len(one.targets[one.targets >= 0]) for one in each(ready.encoded["train"])):
+    if not any(len(one.targets[one.targets >= 0]) for one in in_pieces(ready.encoded["train"])[0]):
         raise DataError("no training example has anything to learn: every answer was cut away", where=ready.splits["train"].files[0])
     reporter.note(made.summary)
     for line in made.notes:
@@ -449,10 +466,9 @@ def assemble(
         model.base.requires_grad_(False)
     if config.lora is not None:
         add_lora(base_of(model), config.lora, config.seed)
-    encoded, shares = ready.encoded["train"], ready.task.shares(ready.splits["train"].records)
-    if shares is not None:
-        shares = np.repeat(shares, [1 + len(one.more) for one in encoded])
-    rows = ExampleRows(each(encoded), plan.train.rows, config.seed, capacity=plan.capacity, shares=shares)
+    read, owners = in_pieces(ready.encoded["train"])
+    shares = ready.task.shares(ready.splits["train"].records)
+    rows = ExampleRows(read, plan.train.rows, config.seed, capacity=plan.capacity, shares=None if shares is None else shares[owners])
     resumed_config = {"model": plan.model.plain(), "train": plan.train.plain(), **base_facts(config)}
     return Training(cast(LanguageModel, model), ready.task.objective, rows, plan.train, folder, device, group, reporter,
                     resumed_config=resumed_config)  # fmt: skip

@@ -83,11 +83,14 @@ class LabelOutcomes:
 
     def calibration_error(self) -> float:
         """Expected calibration error: the mean distance of how sure from how often right, over `BINS` bins (Guo et al. 2017)."""
-        sure = self.probabilities.max(-1)
+        return sum(abs(row["sure"] - row["right"]) * row["examples"] for row in self.calibration()) / len(self)
+
+    def calibration(self) -> list[dict[str, float]]:
+        """For each of `BINS` equal bins of the highest probability that has examples: its mean, the share that is right, and how many."""
+        sure, right = self.probabilities.max(-1), self.correct()
         bins = np.minimum((sure * BINS).astype(int), BINS - 1)
-        right = self.correct()
-        gaps = [abs(sure[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
-        return float(sum(gaps))
+        return [{"sure": float(sure[bins == b].mean()), "right": float(right[bins == b].mean()), "examples": int((bins == b).sum())}
+                for b in np.unique(bins)]  # fmt: skip
 
     def details(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -95,7 +98,7 @@ class LabelOutcomes:
         found: dict[str, Any] = {"by_class": class_table(self.labels, np.diag(table), table.sum(0), table.sum(1))}
         found["confusion"] = {"labels": list(self.labels), "rows_are_right": table.tolist()}
         if self.probabilities is not None:
-            found["calibration_error"] = self.calibration_error()
+            found |= {"calibration_error": self.calibration_error(), "calibration": self.calibration()}
         return found
 
     def table(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wordmill.batches.batch import IGNORE
-from wordmill.batches.examples import Encoded, each
+from wordmill.batches.examples import Encoded, in_pieces
 from wordmill.tasks.examples import Record
 from wordmill.tasks.task import Task, Tools
 
@@ -23,20 +23,21 @@ def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], 
         rows = []
         if one.source is not None:
             rows.append(f"  reads: {' '.join(_plain(tools.tokenizer.token_text(int(i))) for i in one.source)}")
-        ids, targets = one.ids.tolist(), one.targets.tolist()
-        if task.generative:  # targets stand one place before the tokens that are to be said
-            ids, targets = [*ids, *targets[-1:]], [IGNORE, *targets]
-        shown = [_token(task, tools, index, target, colour) for index, target in zip(ids, targets, strict=True) if index != IGNORE]
-        rows.append("  " + " ".join(shown))
-        learned = int((one.targets >= 0).sum())
-        cut = f", {one.cut} tokens cut" if one.cut else ""
-        cut += f", the first of {1 + len(one.more)} windows" if one.more else ""
+        parts = one.pieces or (one,)
+        for part in parts:
+            ids, targets = part.ids.tolist(), part.targets.tolist()
+            if task.generative:  # targets stand one place before the tokens that are to be said
+                ids, targets = [*ids, *targets[-1:]], [IGNORE, *targets]
+            shown = [_token(task, tools, index, target, colour) for index, target in zip(ids, targets, strict=True) if index != IGNORE]
+            rows.append("  " + " ".join(shown))
+        learned = sum(int((part.targets >= 0).sum()) for part in parts)
+        cut = (f", {one.cut} tokens cut" if one.cut else "") + (f", read in {len(one.pieces)} pieces that overlap" if one.pieces else "")
         lines += [f"{record.where}: {len(one.ids)} tokens, {learned} count in the loss{cut}", *rows]
         examples.append({"where": record.where, "ids": one.ids.tolist(), "targets": one.targets.tolist(), "cut": one.cut,
                          "tokens": [tools.tokenizer.token_text(int(i)) for i in one.ids]})  # fmt: skip
     facts: dict[str, Any] = {}
     for name, (members, ones) in splits.items():
-        lengths = sorted(one.length for one in each(ones))
+        lengths = sorted(one.length for one in in_pieces(ones)[0])
         cuts = [one.cut for one in ones if one.cut]
         facts[name] = {"examples": len(members), "windows": len(lengths), "shortest": lengths[0], "median": lengths[len(lengths) // 2],
                        "longest": lengths[-1], "cut": len(cuts), "tokens_cut": sum(cuts), "labels": task.counts(members)}  # fmt: skip

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wordmill.batches.batch import IGNORE, Batch
-from wordmill.batches.examples import Encoded
+from wordmill.batches.examples import Encoded, in_pieces
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import Index, Outcomes
+from wordmill.models.crf import CRF
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
 from wordmill.tasks.examples import Record, Records
@@ -40,6 +41,8 @@ TEXTS = ("text", "sentence", "content")
 SPANS = ("spans", "entities", "label", "labels", "annotations", "ents")
 SHOWN = 15
 """Sentences that went most wrong, in the report."""
+DECODED = 256
+"""Sentences whose tags a CRF tells at a time."""
 
 
 class TagConfig(Config):
@@ -246,29 +249,24 @@ class Tag(Task):
         return [self.sentence(record).text]
 
     def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
-        """The sentence's sub-words, those of each word told apart; what is too long is cut at a word, and counted."""
-        sentence, tokenizer = self.sentence(record), tools.tokenizer
-        room = tools.max_tokens - tokenizer.wrap_size()
-        ids: list[int] = []
-        starts: list[int] = []
+        """The sentence's sub-words, those of each word told apart. A sentence of more than `max_tokens` comes with its `pieces`.
+        Nothing is left out but the end of a single word longer than that, which is counted."""
+        sentence, room = self.sentence(record), tools.max_tokens - tools.tokenizer.wrap_size()
+        labels = {label: n for n, label in enumerate(self.spec["labels"])}
+        wanted = [labels[tag] for tag in sentence.tags] if answer else [0] * len(sentence.words)
+        words: list[list[int]] = []
         cut = before = 0
         for _, end in sentence.words:
             # The space before a word belongs to its first sub-word in vocabularies of bytes; others drop it.
-            pieces = self._split(sentence.text[before:end], tools)
-            before = end
-            if cut or len(ids) + len(pieces) > room:
-                cut += len(pieces)
-                continue
-            starts.append(len(ids))
-            ids += pieces
-        marks = tokenizer.wrap([-1 - n for n in range(len(ids))]).ids
-        place = {-1 - index: n for n, index in enumerate(marks) if index < 0}
-        whole = np.array([ids[-1 - index] if index < 0 else index for index in marks] or [tokenizer.eos_id or 0], np.int64)
-        targets = np.full(len(whole), IGNORE, np.int64)
-        labels = {label: n for n, label in enumerate(self.spec["labels"])}
-        for n, at in enumerate(starts):
-            targets[place[at]] = labels[sentence.tags[n]] if answer else 0
-        return Encoded(whole, targets, cut=cut)
+            found = self._split(sentence.text[before:end], tools)
+            before, cut = end, cut + max(0, len(found) - room)
+            words.append(found[:room])
+        whole = _wrapped(words, wanted, 0, len(words), tools)
+        parts = windows([len(word) for word in words], room)
+        if len(parts) == 1:
+            return replace(whole, cut=cut)
+        pieces = tuple(_wrapped(words[a:b], wanted[a:b], first - a, last - a, tools) for a, first, last, b in parts)
+        return replace(whole, cut=cut, pieces=pieces)
 
     def _split(self, text: str, tools: Tools) -> list[int]:
         """The ids of a word (with the space before it), at least one."""
@@ -313,21 +311,40 @@ class Tag(Task):
     # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def answers(self, model: Headed, batch: Batch) -> list[Any]:
-        """Tags' numbers (W,) and how sure the model is of each (W,), of each sentence; words that were cut are not there."""
+        """The scores of all tags (W, L) for the words of each sentence, or of each piece of one."""
         counts = target_counts(batch)
         if not sum(counts):
-            return [(np.zeros(0, int), np.zeros(0)) for _ in counts]
-        logits = model(batch).float()
-        p = logits.softmax(-1)
-        if model.crf is None:
-            best = logits.argmax(-1)
-        else:
-            scores, real = padded(logits, [count for count in counts if count])
-            paths = model.crf.decode(scores, real, self._allowed().to(logits.device))
-            best = torch.tensor([tag for path in paths for tag in path], device=logits.device)
-        sure = p.gather(1, best[:, None])[:, 0]
-        parts = zip(best.cpu().split(counts), sure.cpu().split(counts), strict=True)
-        return [(tags.numpy(), how.numpy()) for tags, how in parts]
+            return [torch.zeros(0, len(self.spec["labels"])) for _ in counts]
+        return list(model(batch).float().cpu().split(counts))
+
+    def respond(
+        self, model: nn.Module, tools: Tools, records: Sequence[Record], *, reporter: Reporter = SILENT, encoded: Sequence[Encoded] = ()
+    ) -> list[Any]:
+        """Tags' numbers (W,) and how sure the model is of each (W,), of each sentence. Scores of pieces are put together first, so that
+        tags are told over the whole sentence."""
+        examples = encoded or [self.encode(record, tools, answer=False) for record in records]
+        read, owners = in_pieces(examples)
+        parts: list[list[Tensor]] = [[] for _ in examples]
+        for owner, scores in zip(owners, super().respond(model, tools, records, reporter=reporter, encoded=read), strict=True):
+            parts[owner].append(scores)
+        return self._told([torch.cat(found) for found in parts], cast(Headed, model).crf)
+
+    @torch.no_grad()
+    def _told(self, scores: Sequence[Tensor], crf: CRF | None) -> list[Any]:
+        """The best tags of each sentence, and their probabilities among the tags of the word."""
+        found: list[Any] = [(s.argmax(-1).numpy(), s.softmax(-1).amax(-1).numpy()) for s in scores]
+        if crf is None:
+            return found
+        device, allowed = crf.transitions.device, self._allowed().to(crf.transitions.device)
+        order = sorted((n for n, s in enumerate(scores) if len(s)), key=lambda n: len(scores[n]))
+        for start in range(0, len(order), DECODED):
+            group = order[start : start + DECODED]
+            counts = [len(scores[n]) for n in group]
+            whole, real = padded(torch.cat([scores[n] for n in group]).to(device), counts)
+            for n, path in zip(group, crf.decode(whole, real, allowed), strict=True):
+                tags = torch.tensor(path)
+                found[n] = (tags.numpy(), scores[n].softmax(-1).gather(1, tags[:, None])[:, 0].numpy())
+        return found
 
     def _allowed(self) -> Tensor:
         """Which tag may follow which (L + 1, L), the last row for the start: an I- only what it goes on from."""
@@ -340,10 +357,9 @@ class Tag(Task):
         return found
 
     def _tags(self, sentence: Sentence, answer: Any) -> list[str]:
-        """A tag for every word of the sentence; O for those that were cut."""
-        said = [self.spec["labels"][int(n)] for n in answer[0]]
-        rest = "O" if "O" in self.spec["labels"] else self.spec["labels"][0]
-        return [*said, *[rest] * (len(sentence.words) - len(said))]
+        """A tag for every word of the sentence."""
+        assert len(answer[0]) == len(sentence.words)
+        return [self.spec["labels"][int(n)] for n in answer[0]]
 
     def outcomes(self, records: Sequence[Record], answers: Sequence[Any]) -> Outcomes:
         """Entities that are right in border and kind; words, where tags are plain."""
@@ -422,6 +438,40 @@ def _line(record: Record, word: int) -> str:
     """FILE:LINE of a word, where words have lines of their own."""
     lines = record.values.get("lines")
     return f"{record.where.rpartition(':')[0]}:{lines[word]}" if isinstance(lines, list) and word < len(lines) else record.where
+
+
+def _wrapped(words: Sequence[list[int]], wanted: Sequence[int], first: int, last: int, tools: Tools) -> Encoded:
+    """Words as the family wraps a text; words `first`…`last` are asked for, at their first sub-word."""
+    tokenizer = tools.tokenizer
+    ids = [index for word in words for index in word]
+    marks = tokenizer.wrap([-1 - n for n in range(len(ids))]).ids
+    place = {-1 - index: n for n, index in enumerate(marks) if index < 0}
+    whole = np.array([ids[-1 - index] if index < 0 else index for index in marks] or [tokenizer.eos_id or 0], np.int64)
+    targets, at = np.full(len(whole), IGNORE, np.int64), 0
+    for n, word in enumerate(words):
+        if first <= n < last:
+            targets[place[at]] = wanted[n]
+        at += len(word)
+    return Encoded(whole, targets)
+
+
+def windows(sizes: Sequence[int], room: int) -> list[tuple[int, int, int, int]]:
+    """Windows over words of `sizes` tokens, each of at most `room` tokens, as word numbers (a, first, last, b): words a…b are read and
+    words first…last are asked for. Each word is asked for once, and has up to a quarter of the room of words on either side."""
+    ends = np.cumsum([0, *sizes])
+    if ends[-1] <= room:
+        return [(0, 0, len(sizes), len(sizes))]
+    found, first = [], 0
+    while first < len(sizes):
+        # What stands before takes a quarter at most; then as many words as fit; the last quarter of them is only looked at.
+        a = int(np.searchsorted(ends, ends[first] - room // 4))
+        if ends[first + 1] - ends[a] > room:
+            a = first
+        b = int(np.searchsorted(ends, ends[a] + room, side="right")) - 1
+        last = len(sizes) if b == len(sizes) else max(first + 1, int(np.searchsorted(ends, ends[b] - room // 4, side="right")) - 1)
+        found.append((a, first, last, b))
+        first = last
+    return found
 
 
 @dataclass

@@ -58,7 +58,7 @@ class Tuned:
         cut = [one.cut for one in encoded if one.cut]
         if cut:
             reporter.warn(
-                f"{len(cut):,} of {len(records):,} inputs are longer than {self.tools.max_tokens} tokens; {sum(cut):,} tokens were cut"
+                f"{len(cut):,} of {len(records):,} inputs are too long for {self.tools.max_tokens} tokens; {sum(cut):,} tokens were cut"
             )
         answers = self.task.respond(self.model, self.tools, records, reporter=reporter, encoded=encoded)
         for line in self.task.remarks(records, answers):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from wordmill.batches.examples import Encoded, batches_of, each
+from wordmill.batches.examples import Encoded, batches_of, in_pieces
 from wordmill.evaluate.watch import Watch
 from wordmill.generate.score import evaluating
 from wordmill.tasks.examples import Record
@@ -75,7 +75,7 @@ class TaskWatch(Watch):
         """Nats a target on the validation examples."""
         total, targets = 0.0, 0
         with evaluating(run.model):
-            for _, batch in batches_of(each(self.encoded), BATCH_TOKENS, capacity=self.tools.capacity):
+            for _, batch in batches_of(in_pieces(self.encoded)[0], BATCH_TOKENS, capacity=self.tools.capacity):
                 found: Any = self.task.objective(run.model, batch.to(run.device))
                 total, targets = total + float(found.loss_sum), targets + found.n_targets
         return total / max(1, targets)
