@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -95,3 +96,19 @@ def test_sigterm_unwinds_so_that_nothing_half_made_is_left(tmp_path, capsys):
     assert common.run(work) == 143
     assert not part.exists() and "SIGTERM" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EFBIG, errno.EDQUOT, errno.ENOTDIR])
+def test_what_the_system_refuses_is_one_line_wherever_it_happens(capsys, number):
+    def refused():
+        raise OSError(number, os.strerror(number), "somewhere/file")
+
+    assert common.run(refused) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: somewhere/file: {os.strerror(number).lower()}") and error.count("\n") == 1
+
+    def fault():
+        raise FileNotFoundError(errno.ENOENT, "a fault of ours", "x")
+
+    with pytest.raises(FileNotFoundError):
+        common.run(fault)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 import signal
@@ -54,6 +56,43 @@ def test_no_such_file(expect_refusal, tmp_path):
 def test_nothing_readable(expect_refusal, tmp_path):
     _write(tmp_path / "pictures" / "a.png", "x")
     expect_refusal(r"pictures.*(no|nothing)", tmp_path / "pictures", "--steps", 2)
+
+
+def test_what_is_no_file(expect_refusal, tmp_path):
+    """A link that leads nowhere, and a named pipe, which would be waited for for ever."""
+    folder = tmp_path / "texts"
+    _write(folder / "a.txt", "Some text.\n" * 50)
+    (folder / "z.txt").symlink_to(tmp_path / "nowhere")
+    expect_refusal(r"z\.txt.*leads nowhere.*nowhere", folder, "--steps", 2)
+    (folder / "z.txt").unlink()
+    os.mkfifo(folder / "p.txt")
+    expect_refusal(r"p\.txt.*named pipe", folder, "--steps", 2)
+    expect_refusal(r"p\.txt.*named pipe", folder / "p.txt", "--steps", 2)
+
+
+@pytest.mark.parametrize("content", [b"asked: [", b"other: 1", b"- 1", b"\xff\xfe\x00\xd8", b"asked:\n  family: \x00", b"asked: {family: 3}"])
+def test_a_damaged_config(expect_refusal, tmp_path, content):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.yaml").write_bytes(content)
+    expect_refusal("(config.yaml|family)", "--resume", left=True)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("place", ["corpus.json", "tokenizer.json", "index.json", "step-", "model.safetensors", "report.html"])
+def test_writing_is_refused(expect_refusal, texts, tmp_path, monkeypatch, place, number):
+    """Wherever a run saves, what the system refuses is one line that says how to go on."""
+    real = os.replace
+
+    def refuse(source, target):
+        if place in str(target):
+            raise OSError(number, os.strerror(number), str(source), None, str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    line = expect_refusal("(read-only|permission denied|no space left)", texts, "--steps", 2, "train.save_steps=1", *TINY_RUN, left=True)
+    assert place in line or (place == "index.json" and "tokens" in line)
+    assert "--resume" in line
 
 
 def test_empty_text(expect_refusal, tmp_path):

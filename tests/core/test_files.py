@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from wordmill.core.errors import DataError, DiskFullError, UsageError, disk_errors
+from wordmill.core.errors import DataError, DiskFullError, UsageError, WriteError, disk_errors
 from wordmill.core.files import hash_file, hash_values, new_folder, read_json, write_atomic, write_json, write_text
 
 
@@ -32,7 +32,24 @@ def test_no_space_left_is_said(tmp_path):
         write_atomic(tmp_path / "a.txt", full)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(PermissionError), disk_errors(tmp_path, "writing"):
-        raise PermissionError
+        raise PermissionError  # nothing that the system said: a fault of ours
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.ENOSPC, DiskFullError, "no space left while"),
+        (errno.EDQUOT, DiskFullError, "quota while"),
+        (errno.EFBIG, DiskFullError, "ulimit -f.* while"),
+        (errno.EROFS, WriteError, "read-only file system while"),
+        (errno.EACCES, WriteError, "permission denied while"),
+        (errno.EIO, WriteError, "input/output error while"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(tmp_path, number, kind, words):
+    with pytest.raises(kind, match=words) as caught:
+        write_atomic(tmp_path / "a.txt", lambda part: (_ for _ in ()).throw(OSError(number, "what it says", str(part))))
+    assert "\n" not in str(caught.value) and "a.txt" in str(caught.value)
 
 
 def test_json(tmp_path):

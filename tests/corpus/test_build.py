@@ -94,7 +94,7 @@ def test_texts_are_cleaned(build: Callable[..., Corpus]) -> None:
 
 def test_other_files_are_counted(build: Callable[..., Corpus]) -> None:
     corpus = build({"a.jsonl": filler(), "b.png": b"", "c.PNG": b"", "LICENSE": "text", ".hidden.txt": "text", ".git/x.txt": "text"})
-    assert corpus.info["skipped_files"] == {".png": 2, "without extension": 1}
+    assert corpus.info["skipped_files"] == {".png": 2, "hidden": 2, "without extension": 1}
     assert all_texts(corpus) == sorted(sentences(30))
 
 

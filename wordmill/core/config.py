@@ -108,18 +108,22 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A recipe's values. Raises `ConfigError` when the file is missing, is not YAML, or is not a mapping."""
+    """The settings in a recipe or a run's config.yaml. Raises `ConfigError` when the file is missing, is not YAML, or is not a mapping."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError("no such recipe", where=path) from None
+    except OSError as error:
+        raise ConfigError(f"can't read this file: {error.strerror}", where=path) from error
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+        raise ConfigError("not valid YAML: this file is not text in UTF-8", where=path) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(
             f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}:{mark.line + 1}" if mark else path
         ) from error
     if not isinstance(values, dict):
-        raise ConfigError("a recipe is a mapping of settings", where=path)
+        raise ConfigError("settings are a mapping (name: value), which this file is not", where=path)
     return values
 
 

@@ -93,7 +93,7 @@ class _Builder:
     def run(self, found: Found, split: str | None) -> None:
         """Put files through all stages, into `split`, or into the split that each document's hash says (None)."""
         if found.skipped:
-            self.reporter.note(f"skipped files of other kinds: {found.skipped_text()}")
+            self.reporter.note(f"left out: {found.skipped_text()}")
         if split is not None:
             self.held = None
         read, clean, dedupe = self.meter["read"], self.meter["clean"], self.meter["dedupe"]
@@ -227,7 +227,7 @@ class _Builder:
         total.seconds, total.documents, total.bytes = seconds, self.meter["read"].documents, self.read_bytes
         self._report(found_validation)
         sources = [
-            {"name": item.name, "path": str(item.path), "bytes": item.size, "sha256": future.result()} for item, future in self.hashes
+            {"name": item.name, "path": item.shown, "bytes": item.size, "sha256": future.result()} for item, future in self.hashes
         ]
         skipped = found.skipped + (found_validation.skipped if found_validation else type(found.skipped)())
         return {

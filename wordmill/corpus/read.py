@@ -42,7 +42,7 @@ def read_source(source: Source, reading: Reading) -> Iterator[RawBatch]:
         else:
             yield from readers[source.kind](source, reading)
     except BrokenFile as error:
-        reading.ledger.bad("bad_file", source.name, str(source.path), str(error))
+        reading.ledger.bad("bad_file", source.name, source.shown, str(error))
 
 
 def read_text(source: Source, reading: Reading) -> Iterator[RawBatch]:
@@ -61,7 +61,7 @@ def read_text(source: Source, reading: Reading) -> Iterator[RawBatch]:
                 yield RawBatch([text], [source.name], [""])
         elif config.split_text == "file":
             what = f"more than {WHOLE_LIMIT:,} characters are too much for one document"
-            raise DataError(what, where=source.path, fix="Use split_text=auto")
+            raise DataError(what, where=source.shown, fix="Use split_text=auto")
         else:
             yield from batched(cut(chain([text, following], blocks), config.piece_bytes), source, "piece")
 
@@ -128,7 +128,7 @@ def decoded(stream: ByteStream, source: Source, reading: Reading) -> Iterator[st
         elif guess is None or guess == "binary":
             reason = guess or "undecodable"
             what = "not text, left out" if guess else "the encoding can't be told, left out; if you know it, name it (encoding=…)"
-            ledger.fault(reason, f"{source.path}, from byte {start}", what)
+            ledger.fault(reason, f"{source.shown}, from byte {start}", what)
             ledger.drop(reason, source.name)
             return
         else:
@@ -136,6 +136,6 @@ def decoded(stream: ByteStream, source: Source, reading: Reading) -> Iterator[st
     ledger.encodings[encoding] += 1
 
     def report(offset: int) -> None:
-        ledger.fault("undecodable", f"{source.path}, byte {offset}", f"not valid {encoding}; the document around it is left out")
+        ledger.fault("undecodable", f"{source.shown}, byte {offset}", f"not valid {encoding}; the document around it is left out")
 
     yield from decode_stream(blocks, encoding, report, start=start)

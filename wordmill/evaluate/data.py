@@ -42,7 +42,7 @@ class Texts:
             raise UsageError("only a corpus folder has splits", where=paths[0], fix="Leave out --split")
         self.found = find_sources(paths)
         if self.found.skipped:
-            reporter.note(f"skipped files of other kinds: {self.found.skipped_text()}")
+            reporter.note(f"left out: {self.found.skipped_text()}")
         self.total_bytes = sum(source.size for source in self.found.files)
         self.ledger = Ledger(reporter)
 
