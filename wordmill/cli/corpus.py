@@ -13,7 +13,9 @@ Folder = Annotated[Path, typer.Argument(help="A corpus folder.", show_default=Fa
 
 
 def build(
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Files and folders to read.", show_default=False)],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SRC...", help="Files and folders to read; - is standard input.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
     field: Annotated[str | None, typer.Option("--field", help="The JSON key, column or column number that holds the text.")] = None,
     keep: Annotated[str, typer.Option("--keep", help="Other fields to keep as metadata: title,url")] = "",

@@ -107,8 +107,7 @@ def _vocab(vocab: str, kind: str) -> int | None:
     from wordmill.core.errors import UsageError
 
     if vocab == "auto":
-        # A char vocabulary is bounded by the text, not by us, unless it is asked to be.
-        return 2**20 if kind == "char" else None
+        return None
     if kind == "byte":
         raise UsageError("a byte tokenizer has the 256 bytes and its special tokens, no other number", where="--vocab", fix="Leave it out")
     try:

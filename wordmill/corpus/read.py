@@ -61,7 +61,8 @@ def read_text(source: Source, reading: Reading) -> Iterator[RawBatch]:
                 yield RawBatch([text], [source.name], [""])
         elif config.split_text == "file":
             what = f"more than {WHOLE_LIMIT:,} characters are too much for one document"
-            raise DataError(what, where=source.shown, fix="Use split_text=auto")
+            fix = "Cut it into several files; or let corpus build cut it (--split-text auto), and give the corpus"
+            raise DataError(what, where=source.shown, fix=fix)
         else:
             yield from batched(cut(chain([text, following], blocks), config.piece_bytes), source, "piece")
 
@@ -127,7 +128,8 @@ def decoded(stream: ByteStream, source: Source, reading: Reading) -> Iterator[st
             yield block.decode("ascii")
         elif guess is None or guess == "binary":
             reason = guess or "undecodable"
-            what = "not text, left out" if guess else "the encoding can't be told, left out; if you know it, name it (encoding=…)"
+            unknown = "the encoding can't be told, left out; if you know it, name it: --encoding NAME (in pretrain corpus.encoding=NAME)"
+            what = "not text, left out" if guess else unknown
             ledger.fault(reason, f"{source.shown}, from byte {start}", what)
             ledger.drop(reason, source.name)
             return

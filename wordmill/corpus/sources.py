@@ -112,7 +112,12 @@ def _walk(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
 
 def is_built(folder: Path) -> bool:
     """Whether `build_corpus` wrote this folder (a file of the user's may be called corpus.json too)."""
-    return (folder / "corpus.json").is_file() and next(folder.glob("train-*.parquet"), None) is not None
+    place = folder / "corpus.json"
+    if not place.is_file():
+        return False
+    with open(place, "rb") as file:
+        head = file.read(100)
+    return head.lstrip().startswith(b"{") and b'"format"' in head
 
 
 def _add(found: Found, seen: set[Path], path: Path, name: str) -> None:
@@ -124,7 +129,8 @@ def _add(found: Found, seen: set[Path], path: Path, name: str) -> None:
         if path.is_symlink() and not path.exists():
             raise DataError(f"this link leads nowhere (to {os.readlink(path)})", where=path, fix="Mend it or take it away")
         what = "a named pipe" if path.is_fifo() else "a folder" if path.is_dir() else "a device or a socket"
-        raise DataError(f"this is {what}, not a file", where=path, fix="Copy what it holds into a file, or pipe it in: COMMAND | wordmill … -")
+        fix = "Copy what it holds into a file, or pipe it in: COMMAND | wordmill … -"
+        raise DataError(f"this is {what}, not a file", where=path, fix=fix)
     if (real := path.resolve()) not in seen:
         seen.add(real)
         found.files.append(Source(path, name, *kind))

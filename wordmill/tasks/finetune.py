@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from wordmill.batches.examples import Encoded, ExampleRows
@@ -32,6 +32,7 @@ from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConf
 from wordmill.models.folder import LanguageModel, build_model, check_expressible, read_config, save_model
 from wordmill.models.heads import Headed, load_base, save_headed
 from wordmill.models.transformer import Transformer
+from wordmill.tasks.asked import ELSEWHERE, check_training, named, without_effect
 from wordmill.tasks.card import tuned_card
 from wordmill.tasks.examples import Record, Records, read_examples, split_off
 from wordmill.tasks.judge import Judged, judge
@@ -54,11 +55,12 @@ from wordmill.tasks.task import Task, Tools, task_class
 from wordmill.tasks.tune_plan import TunePlan, longest, row_capacity, tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
+from wordmill.tokenizer.config import sized_by_text
 from wordmill.tokenizer.train import train_tokenizer
 from wordmill.train import budget, checkpoint
 from wordmill.train.distributed import World, world
 from wordmill.train.log import Log
-from wordmill.train.loop import Training, fit, restore
+from wordmill.train.loop import TrainConfig, Training, fit, restore
 from wordmill.train.optim import BEHIND, depth
 from wordmill.train.report import PAGES, write_report
 
@@ -111,6 +113,8 @@ class FinetuneConfig(Config):
     """Numbers to compute with: auto, bf16 or fp32."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
+
+    _sized = field_validator("tokenizer", mode="before")(sized_by_text)
 
     @property
     def scratch(self) -> bool:
@@ -210,12 +214,12 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
         return resumed(FinetuneConfig, given, out)
     if not given.get("task"):
         raise UsageError("no task given", fix="For example: wordmill finetune classify reviews.csv --model FOLDER")
-    config = FinetuneConfig.of(given)
-    return config, new_run(check_settings(config), out, group)
+    config = check_settings(FinetuneConfig.of(given), given)
+    return config, new_run(config, out, group)
 
 
-def check_settings(config: FinetuneConfig) -> FinetuneConfig:
-    """What can be known to be wrong before anything is read. Raises `WordmillError`."""
+def check_settings(config: FinetuneConfig, given: Mapping[str, Any]) -> FinetuneConfig:
+    """What can be known to be wrong before anything is read; `given` is what was said. Raises `WordmillError`."""
     task_class(config.task)(config.options)
     if not config.data:
         raise UsageError("no examples given", fix="Name a file: wordmill finetune TASK FILE --model FOLDER")
@@ -223,13 +227,19 @@ def check_settings(config: FinetuneConfig) -> FinetuneConfig:
         raise UsageError("no model given", fix="Name a model folder, or a family to start from scratch: --model runs/x/model, --model bert")
     if config.time is not None:
         parse_time(config.time)
+    check_training(config.train, config.dtype, config.size, ELSEWHERE | {"compile": "nothing: fine-tuning is not compiled"})
+    TrainConfig.of({"steps": 1, **config.train}, where="train")
+    if config.tokenizer_folder is not None:
+        without_effect(named(given, "tokenizer"), f"the tokenizer in {config.tokenizer_folder} is used")
+        Tokenizer.load(config.tokenizer_folder)
     if config.scratch:
         if "/" in config.parent or config.parent.startswith("."):
             raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
         budget.family_shape(config.parent, 64, 1)
     else:
-        only = {"size": config.size, "tokenizer_folder": config.tokenizer_folder}
-        wrong = [name for name, value in only.items() if value is not None] + [f"model.{name}" for name in set(config.shape) - {"dropout"}]
+        only = {"--size": config.size, "--tokenizer": config.tokenizer_folder}
+        wrong = [name for name, value in only.items() if value is not None] + named(given, "tokenizer")
+        wrong += [f"model.{name}" for name in set(config.shape) - {"dropout"}]
         if wrong:
             raise UsageError(f"the shape and the tokenizer of {config.parent} are settled: {', '.join(sorted(wrong))} can't be set",
                              fix="Only model.dropout can; a family's name starts from scratch")  # fmt: skip
@@ -532,10 +542,11 @@ def preview(
 
     from wordmill.tasks.preview import show
 
-    config = FinetuneConfig.of({**settings, "task": task, "parent": str(model),
-                                **_files(data=data, validation=settings.get("validation"), test=settings.get("test"))})  # fmt: skip
+    given = {**settings, "task": task, "parent": str(model),
+             **_files(data=data, validation=settings.get("validation"), test=settings.get("test"))}  # fmt: skip
+    config = check_settings(FinetuneConfig.of(given), given)
     with TemporaryDirectory(prefix="wordmill-") as scratch:
-        ready = prepare(check_settings(config), Path(scratch), choose_device("cpu"), reporter)
+        ready = prepare(config, Path(scratch), choose_device("cpu"), reporter)
         return show(ready.task, ready.tools, {name: (ready.splits[name].records, ready.encoded[name]) for name in ready.splits}, colour)
 
 
