@@ -33,10 +33,7 @@ class Config(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or cls.__name__
-            message = str(first["msg"]).removeprefix("Value error, ")
-            raise ConfigError(f"{name}: {message} (got {first.get('input')!r})", where=where) from error
+            raise ConfigError(_said(error, cls), where=where) from error
 
     def replace(self, **changes: Any) -> Self:
         """A new object with some values changed, validated again."""
@@ -45,6 +42,33 @@ class Config(BaseModel):
     def plain(self) -> dict[str, Any]:
         """JSON-ready values, complete (defaults included)."""
         return self.model_dump(mode="json")
+
+
+LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "tuple": "a list", "list": "a list",
+         "dict": "a mapping", "model": "a mapping", "finite": "a finite number"}  # fmt: skip
+
+
+def _said(error: ValidationError, cls: type[BaseModel]) -> str:
+    """The first of pydantic's complaints in one line: the setting, what is allowed, what was given."""
+    first = error.errors()[0]
+    # What isn't a field or a place in a list is pydantic's name for one of several allowed types.
+    parts = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    name = ".".join(part for n, part in enumerate(parts) if not n or part not in ("int", "float", "str", "bool", "none")) or cls.__name__
+    limits = [f"{words} {first['ctx'][limit]}" for limit, words in LIMITS.items() if limit in first.get("ctx", {})]
+    kind = KINDS.get(first["type"].partition("_")[0])
+    if limits:
+        message = f"must be {limits[0]}"
+    elif first["type"] == "literal_error":
+        message = f"must be {first['ctx']['expected']}"
+    elif kind is not None:
+        message = f"must be {kind}"
+    else:
+        message = str(first["msg"]).removeprefix("Value error, ")
+    given = repr(first.get("input"))
+    if isinstance(first.get("input"), Mapping) and not parts:
+        return message  # about several settings at once, which it names
+    return f"{name}: {message} (got {given if len(given) <= 60 else given[:57] + '…'})"
 
 
 def _nested(cls: type[Config], name: str) -> type[Config] | None:
