@@ -112,3 +112,13 @@ def test_what_the_system_refuses_is_one_line_wherever_it_happens(capsys, number)
 
     with pytest.raises(FileNotFoundError):
         common.run(fault)
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_place(capsys, tmp_path):
+    word = os.fsdecode(b"caf\xe9")
+    assert main(["generate", "model", word]) == 2
+    assert capsys.readouterr().err == "error: argument 3: these bytes are not UTF-8: 'caf\\\\xe9'. Write it in UTF-8\n"
+    assert main(["fill", "model", "--device", "cpu", word]) == 2
+    assert "argument 5" in capsys.readouterr().err
+    (tmp_path / f"{word}.txt").write_text("".join(f"Name {n} of a file may have them.\n" for n in range(60)))
+    assert main(["corpus", "build", str(tmp_path / f"{word}.txt"), "-o", str(tmp_path / "c"), "-q"]) == 0

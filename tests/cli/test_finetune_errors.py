@@ -49,7 +49,7 @@ def test_classify_bad_tables(expect_refusal, tmp_path):
     line = expect_refusal("there is no column 'stars'; columns: text, label", "classify", table(file, *ROWS), "task.label=stars")
     assert "a.tsv:1" in line
     expect_refusal(r"a.tsv:14: this row has no label", "classify", table(file, *ROWS, "the river\t"))
-    expect_refusal(r"a.tsv:4: 3 columns where the first line has 2", "classify", table(file, *ROWS[:2], "a\tb\tc", *ROWS))
+    expect_refusal(r"a.tsv:4: 3 columns where the first line has 2", "classify", table(file, *ROWS[:2], *["a\tb\tc"] * 3, *ROWS))
     expect_refusal("all 3 examples have the same label", "classify", table(file, "a\tx", "b\tx", "c\tx"))
     many = table(file, *(f"the mill {i}\t{i}" for i in range(300)))
     expect_refusal("300 distinct labels in 300 examples: is this a regression", "classify", many)

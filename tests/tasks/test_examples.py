@@ -24,13 +24,13 @@ def test_tabs_and_quotes_inside_texts_stay_in_them(tmp_path):
     rows, said = _read(tmp_path / "sms", ['ham\tfirst\tsecond "third', *NORMAL])
     assert rows[0] == {"1": "ham", "2": 'first\tsecond "third'} and len(rows) == 21
     assert "1 of 21 lines have tabs in their texts (first: line 1)" in said
-    rows, _ = _read(tmp_path / "turned.tsv", ["a\tb\tham", *("\t".join(reversed(row.split("\t"))) for row in NORMAL)])
-    assert rows[0] == {"1": "a\tb", "2": "ham"}
+    rows, _ = _read(tmp_path / "turned.tsv", ["a, then\tb?\tham", *("\t".join(reversed(row.split("\t"))) for row in NORMAL)])
+    assert rows[0] == {"1": "a, then\tb?", "2": "ham"}
 
 
 def test_columns_that_all_lines_have_and_hardly_any_fills_are_left_out_and_said(tmp_path):
-    rows, said = _read(tmp_path / "sms", ["ham\ttext\t\t\t0", *(f"{row}\t\t\t" for row in NORMAL)])
-    assert rows[0] == {"1": "ham", "2": "text"}
+    rows, said = _read(tmp_path / "sms", ["ham\tGo on, then …\t\t\t0", *(f"{row}\t\t\t" for row in NORMAL)])
+    assert rows[0] == {"1": "ham", "2": "Go on, then …"}
     assert "columns from 3 on are empty in all but 1 of 21 lines" in said
 
 

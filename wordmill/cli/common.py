@@ -32,7 +32,7 @@ TERMINATED = 143
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes; warnings still show.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder (runs/x/model), or a name on the Hugging Face hub.", show_default=False)
 ]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from wordmill.cli.common import JsonOption, QuietOption, SeedOption, emit, reporter
+from wordmill.core.progress import plural
 
 Folder = Annotated[Path, typer.Argument(help="A corpus folder.", show_default=False)]
 
@@ -45,7 +46,7 @@ def build(
     settings |= {"keep_fields": tuple(filter(None, map(str.strip, keep.split(",")))), "skip_bad": skip_bad, "seed": seed}
     config = CorpusConfig.of(settings | ({"validation": share} if share is not None else {}), where="corpus build")
     corpus = build_corpus(sources, out, config, validation=files, rejects=rejects, reporter=reporter(quiet))
-    counts = "; ".join(f"{split} {corpus.count(split):,} documents" for split in ("train", "validation"))
+    counts = "; ".join(f"{split} {plural(corpus.count(split), 'document')}" for split in ("train", "validation"))
     hint = f"next: wordmill tokenizer train {corpus.folder} -o tok/"
     emit(json, {"folder": str(corpus.folder), **corpus.info}, f"{corpus.folder}: {counts}\n{hint}")
 
@@ -70,7 +71,7 @@ def show(
     corpus = Corpus.open(folder)
     documents = list(islice(corpus.documents(split), count))
     counts = {name: {"documents": corpus.count(name), "bytes": corpus.bytes(name)} for name in ("train", "validation")}
-    lines = [f"{name}: {part['documents']:,} documents, {part['bytes']:,} bytes" for name, part in counts.items()]
+    lines = [f"{name}: {plural(part['documents'], 'document')}, {plural(part['bytes'], 'byte')}" for name, part in counts.items()]
     for document in documents:
         text = document.text[:characters] + (" …" if len(document.text) > characters else "")
         about = " ".join(f"{key}={value}" for key, value in document.metadata.items())

@@ -37,8 +37,11 @@ def demo(
     Copies the library's .py files, then builds a corpus, trains a tokenizer, trains a model, evaluates it and lets it write. Each step is
     shown as the command that does it.
     """
+    from wordmill.tasks.plan import parse_time
+
     started = clock.monotonic()
     notes = reporter(quiet)
+    parse_time(time)
     folder = free_name(out)
     texts, corpus, tokenizer, run = (folder / name for name in ("texts", "corpus", "tokenizer", "run"))
     model = run / "model"

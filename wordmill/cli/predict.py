@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
+from wordmill.core.progress import plural
 
 
 def predict(
@@ -43,7 +44,7 @@ def predict(
     facts = {"model": str(model), "input": source, "inputs": len(rows), "cut": sum("cut" in row for row in rows)}
     if out is not None:
         write_text(out, text)
-        show.note(f"{len(rows):,} answers: {out}")
+        show.note(f"{plural(len(rows), 'answer')}: {out}")
         if json:
             emit(True, {**facts, "out": str(out)}, "")
     elif json:

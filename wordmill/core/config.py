@@ -7,6 +7,7 @@ fill the same objects; a derived value makes a new object (`config.replace(layer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -67,7 +68,9 @@ def _said(error: ValidationError, cls: type[BaseModel]) -> str:
         message = str(first["msg"]).removeprefix("Value error, ")
     given = repr(first.get("input"))
     if isinstance(first.get("input"), Mapping) and not parts:
-        return message  # about several settings at once, which it names
+        # About several settings at once, or one that has a rule of its own: the message names them.
+        named = [f"{key}={value!r}" for key, value in first["input"].items() if re.search(rf"\b{key}\b", message)]
+        return f"{message} (got {', '.join(named)})" if named else message
     return f"{name}: {message} (got {given if len(given) <= 60 else given[:57] + '…'})"
 
 

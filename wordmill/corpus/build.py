@@ -16,7 +16,7 @@ import numpy as np
 from wordmill.core.errors import DataError, disk_errors
 from wordmill.core.files import hash_file, hash_values, new_folder, write_json
 from wordmill.core.lineage import now, versions
-from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count
+from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, plural
 from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.dedupe import Keys, SeenSet, digests
 from wordmill.corpus.document import CleanBatch, RawBatch, regroup
@@ -98,7 +98,7 @@ class _Builder:
             self.held = None
         read, clean, dedupe = self.meter["read"], self.meter["clean"], self.meter["dedupe"]
         sizes = sum(source.size for source in found.files)
-        with self.reporter.task(f"reading {len(found.files)} files", total=sizes, unit="B") as task:
+        with self.reporter.task(f"reading {plural(len(found.files), 'file')}", total=sizes, unit="B") as task:
             for raw in read.around(regroup(self._read(found, task.advance))):
                 read.count(len(raw.texts), sum(map(len, raw.texts)))
                 with clean.timing():
@@ -190,8 +190,10 @@ class _Builder:
         ranks = np.sort(np.concatenate([mix(key, self.config.seed) for key in keys])) if keys else np.zeros(0, np.uint64)
         count = len(ranks)
         if count < 2:
-            have = f"{count} document{'s'[: count != 1]} with {self.held_bytes} bytes of text{self._why()}"
+            have = f"{plural(count, 'document')} with {self.held_bytes} bytes of text{self._why()}"
             need = f"At least 2 documents are needed, or one of more than {2 * SMALLEST_PIECE} bytes, which is cut"
+            if self.held_bytes > 2 * SMALLEST_PIECE:
+                need = "Whatever it is cut into is the same text again: different texts are needed"
             raise DataError(f"too little for a training and a validation split: {have}", fix=f"{need}; or name validation files")
         chosen = min(max(1, round(count * self.config.validation)), count - 1)
         for batch, key in zip(batches, keys, strict=True):
@@ -210,7 +212,7 @@ class _Builder:
                     start = metadata[:-1] + ", " if metadata else "{"
                     raw.metadata.append(f'{start}"part": {number}}}')
         if len(raw.texts) > self.held_documents:
-            count = f"{self.held_documents} document{'s'[: self.held_documents != 1]}"
+            count = plural(self.held_documents, "document")
             self.reporter.note(f"{count} only: cut into {len(raw.texts)} pieces of about {size} bytes, for the split to choose from")
         self.seen = SeenSet()
         return [self._deduplicate(clean_and_filter(raw, self.config, self.ledger), "train")[0]]
@@ -247,11 +249,10 @@ class _Builder:
     def _report(self, found_validation: Found | None) -> None:
         note = self.reporter.note
         for split, writer in self.writers.items():
-            note(f"{split}: {writer.documents:,} documents, {human_bytes(writer.bytes)}")
-        drops = ", ".join(f"{count:,} {reason}" for reason, count in self.ledger.drops.most_common())
-        note(f"dropped: {drops or 'nothing'}")
+            note(f"{split}: {plural(writer.documents, 'document')}, {human_bytes(writer.bytes)}")
+        self.ledger.told()
         if self.ledger.encodings.keys() - {"utf-8"}:
-            note("encodings: " + ", ".join(f"{name} ({count} files)" for name, count in self.ledger.encodings.most_common()))
+            note("encodings: " + ", ".join(f"{name} ({plural(count, 'file')})" for name, count in self.ledger.encodings.most_common()))
         for name, stage in self.meter.stages.items():
             note(f"{name + ':':8} {stage.line()}" + (f" ({stage.seconds:.1f} s)" if name == "all" else ""))
 

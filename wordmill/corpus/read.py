@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Literal
 
 from wordmill.core.errors import DataError
+from wordmill.core.progress import plural
 from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.document import BATCH_CHARACTERS, BATCH_DOCUMENTS, RawBatch
 from wordmill.corpus.encoding import byte_order_mark, decode_stream, detect, python_cookie
@@ -137,7 +138,15 @@ def decoded(stream: ByteStream, source: Source, reading: Reading) -> Iterator[st
             encoding, blocks = guess, chain([block], blocks)
     ledger.encodings[encoding] += 1
 
+    places: list[int] = []
+
     def report(offset: int) -> None:
-        ledger.fault("undecodable", f"{source.shown}, byte {offset}", f"not valid {encoding}; the document around it is left out")
+        places.append(offset)
+        ledger.note_fault("undecodable", f"{source.shown}, byte {offset}", f"not valid {encoding}; the document around it is left out")
 
     yield from decode_stream(blocks, encoding, report, start=start)
+    if places:
+        others = f", and {plural(len(places) - 1, 'place')} more" if len(places) > 1 else ""
+        around = "the documents around them are" if len(places) > 1 else "the document around it is"
+        what = f"not valid {encoding}{others}; {around} left out"
+        ledger.show_fault("undecodable", f"{source.shown}, byte {places[0]}", what)

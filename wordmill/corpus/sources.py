@@ -41,7 +41,7 @@ class Source:
     @property
     def shown(self) -> str:
         """What messages call it."""
-        return self.name if self.name == STANDARD else str(self.path)
+        return self.name if self.name == STANDARD else _spelt(str(self.path))
 
     @property
     def size(self) -> int:
@@ -78,6 +78,8 @@ def find_sources(given: Sequence[str | Path]) -> Found:
                 _add(found, seen, path, f"{item.resolve().name}/{path.relative_to(item).as_posix()}")
             if len(found.files) == before and len(given) == 1:
                 there = f"it holds {found.skipped_text()}" if found.skipped else "it is empty"
+                if set(found.skipped) == {"hidden"}:
+                    there = f"all it holds is hidden ({found.skipped['hidden']} names begin with a dot), and left out"
                 raise DataError(f"nothing readable in this folder: {there}", where=item, fix=f"wordmill reads {READABLE}")
         elif not os.path.lexists(item):
             raise DataError("no such file or folder", where=item)
@@ -133,7 +135,12 @@ def _add(found: Found, seen: set[Path], path: Path, name: str) -> None:
         raise DataError(f"this is {what}, not a file", where=path, fix=fix)
     if (real := path.resolve()) not in seen:
         seen.add(real)
-        found.files.append(Source(path, name, *kind))
+        found.files.append(Source(path, _spelt(name), *kind))
+
+
+def _spelt(name: str) -> str:
+    r"""A name with bytes that are not UTF-8 written as \xe9: such names can be read, but not written down as they are."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _spool(found: Found) -> None:
