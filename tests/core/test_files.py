@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 
 import pytest
 
 from wordmill.core.errors import DataError, DiskFullError, UsageError, WriteError, disk_errors
-from wordmill.core.files import hash_file, hash_values, new_folder, read_json, write_atomic, write_json, write_text
+from wordmill.core.files import hash_file, hash_values, new_folder, read_json, standard_lines, write_atomic, write_json, write_text
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
@@ -83,3 +84,12 @@ def test_a_new_folder_overwrites_nothing(tmp_path):
         new_folder(tmp_path / "file")
     with pytest.raises(UsageError, match="can't make"):
         new_folder(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_standard_input_that_is_no_text_is_refused(monkeypatch, errors):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n\xe4\xba\x8c\n"), "utf-8", errors))
+    assert list(standard_lines()) == ["one\n", "二\n"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ncaf\xe9\n"), "utf-8", errors))
+    with pytest.raises(DataError, match="standard input.*not UTF-8"):
+        list(standard_lines())

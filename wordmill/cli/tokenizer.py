@@ -88,13 +88,12 @@ def encode(
 
     Example: wordmill tokenizer encode tok/ "The mill grinds 42 words."
     """
-    import sys
-
+    from wordmill.core.files import standard_lines
     from wordmill.tokenizer import Tokenizer
     from wordmill.tokenizer.report import visible
 
     tokenizer = Tokenizer.load(folder)
-    text = sys.stdin.read() if text == "-" else text
+    text = "".join(standard_lines()) if text == "-" else text
     ids = tokenizer.encode(text)
     tokens = [tokenizer.token_text(index) for index in ids]
     lines = [f"{index:>{len(str(tokenizer.vocab_size))}}  {visible(token)}" for index, token in zip(ids, tokens)]
