@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -95,3 +96,29 @@ def test_sigterm_unwinds_so_that_nothing_half_made_is_left(tmp_path, capsys):
     assert common.run(work) == 143
     assert not part.exists() and "SIGTERM" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EFBIG, errno.EDQUOT, errno.ENOTDIR])
+def test_what_the_system_refuses_is_one_line_wherever_it_happens(capsys, number):
+    def refused():
+        raise OSError(number, os.strerror(number), "somewhere/file")
+
+    assert common.run(refused) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: somewhere/file: {os.strerror(number).lower()}") and error.count("\n") == 1
+
+    def fault():
+        raise FileNotFoundError(errno.ENOENT, "a fault of ours", "x")
+
+    with pytest.raises(FileNotFoundError):
+        common.run(fault)
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_place(capsys, tmp_path):
+    word = os.fsdecode(b"caf\xe9")
+    assert main(["generate", "model", word]) == 2
+    assert capsys.readouterr().err == "error: argument 3: these bytes are not UTF-8: 'caf\\\\xe9'. Write it in UTF-8\n"
+    assert main(["fill", "model", "--device", "cpu", word]) == 2
+    assert "argument 5" in capsys.readouterr().err
+    (tmp_path / f"{word}.txt").write_text("".join(f"Name {n} of a file may have them.\n" for n in range(60)))
+    assert main(["corpus", "build", str(tmp_path / f"{word}.txt"), "-o", str(tmp_path / "c"), "-q"]) == 0

@@ -49,7 +49,7 @@ def test_classify_bad_tables(expect_refusal, tmp_path):
     line = expect_refusal("there is no column 'stars'; columns: text, label", "classify", table(file, *ROWS), "task.label=stars")
     assert "a.tsv:1" in line
     expect_refusal(r"a.tsv:14: this row has no label", "classify", table(file, *ROWS, "the river\t"))
-    expect_refusal(r"a.tsv:4: 3 columns where the first line has 2", "classify", table(file, *ROWS[:2], "a\tb\tc", *ROWS))
+    expect_refusal(r"a.tsv:4: 3 columns where the first line has 2", "classify", table(file, *ROWS[:2], *["a\tb\tc"] * 3, *ROWS))
     expect_refusal("all 3 examples have the same label", "classify", table(file, "a\tx", "b\tx", "c\tx"))
     many = table(file, *(f"the mill {i}\t{i}" for i in range(300)))
     expect_refusal("300 distinct labels in 300 examples: is this a regression", "classify", many)
@@ -136,3 +136,27 @@ def test_predict_and_compare_refuse_what_they_cant_do(model, tmp_path, capsys):
     assert "--stride can't be honoured" in capsys.readouterr().err
     assert main(["finetune", "-o", str(out), "--resume", "--lr", "1"]) == 2
     assert "changed: lr" in capsys.readouterr().err
+
+
+def test_predict_says_that_it_can_not_write_before_it_reads_the_model(tmp_path, capsys):
+    assert main(["predict", "model", "in.csv", "-o", str(tmp_path / "nowhere" / "out.jsonl")]) == 2
+    assert "no folder to write this file into" in capsys.readouterr().err
+    assert main(["predict", "model", "in.csv", "-o", str(tmp_path)]) == 2
+    assert "this is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dtype", "fp8"], "fp8"),
+        (["--size", "5x"], "5x"),
+        (["--tokenizer", "nope"], "nope: no such folder"),
+        (["train.seed=3"], "train.seed.*--seed"),
+        (["train.optm=3"], "'optm'.*'optim'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_examples_are_read(tmp_path, capsys, words, said):
+    assert main(["finetune", "classify", str(tmp_path / "nowhere.csv"), "--model", "lstm", "-o", str(tmp_path / "run"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(said, line), line
+    assert not (tmp_path / "run").exists()

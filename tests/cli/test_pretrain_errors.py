@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 import signal
@@ -56,6 +58,43 @@ def test_nothing_readable(expect_refusal, tmp_path):
     expect_refusal(r"pictures.*(no|nothing)", tmp_path / "pictures", "--steps", 2)
 
 
+def test_what_is_no_file(expect_refusal, tmp_path):
+    """A link that leads nowhere, and a named pipe, which would be waited for for ever."""
+    folder = tmp_path / "texts"
+    _write(folder / "a.txt", "Some text.\n" * 50)
+    (folder / "z.txt").symlink_to(tmp_path / "nowhere")
+    expect_refusal(r"z\.txt.*leads nowhere.*nowhere", folder, "--steps", 2)
+    (folder / "z.txt").unlink()
+    os.mkfifo(folder / "p.txt")
+    expect_refusal(r"p\.txt.*named pipe", folder, "--steps", 2)
+    expect_refusal(r"p\.txt.*named pipe", folder / "p.txt", "--steps", 2)
+
+
+@pytest.mark.parametrize("content", [b"asked: [", b"other: 1", b"- 1", b"\xff\xfe\x00\xd8", b"asked: {family: 3}"])
+def test_a_damaged_config(expect_refusal, tmp_path, content):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.yaml").write_bytes(content)
+    expect_refusal("(config.yaml|family)", "--resume", left=True)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("place", ["corpus.json", "tokenizer.json", "index.json", "step-", "model.safetensors", "report.html"])
+def test_writing_is_refused(expect_refusal, texts, tmp_path, monkeypatch, place, number):
+    """Wherever a run saves, what the system refuses is one line that says how to go on."""
+    real = os.replace
+
+    def refuse(source, target):
+        if place in str(target):
+            raise OSError(number, os.strerror(number), str(source), None, str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    line = expect_refusal("(read-only|permission denied|no space left)", texts, "--steps", 2, "train.save_steps=1", *TINY_RUN, left=True)
+    assert place in line or (place == "index.json" and "tokens" in line)
+    assert "--resume" in line
+
+
 def test_empty_text(expect_refusal, tmp_path):
     expect_refusal("(empty|no document|nothing)", _write(tmp_path / "empty.txt", ""), "--steps", 2)
 
@@ -102,6 +141,62 @@ def test_broken_json(expect_refusal, texts, tmp_path, capsys):
 def test_wrong_words(expect_refusal, texts, argument, words):
     length = [] if argument.startswith(("--time", "--tokens", "--epochs")) else ["--steps", "2"]
     expect_refusal(words, texts, argument, *length)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--steps", "0"], "--steps.*at least 1"),
+        (["--size", "5x", "--steps", "2"], "--size.*5x"),
+        (["--dtype", "fp8", "--steps", "2"], "fp8"),
+        (["--tokenizer", "nope", "--steps", "2"], "nope"),
+        (["--objective", "mlm", "--steps", "2"], "decoder can't learn mlm.*clm"),
+        (["--model", "lstm", "--objective", "prefix", "--steps", "2"], "recurrent model can't learn prefix"),
+        (["--steps", "2", "train.seed=3"], "train.seed.*--seed"),
+        (["--steps", "2", "train.steps=3"], "train.steps.*--steps"),
+        (["--steps", "2", "train.compile=true"], "train.compile.*--compile"),
+        (["--steps", "2", "corruption.rate=0.3"], "clm corrupts nothing.*rate"),
+        (["--steps", "2", "--model", "bert", "--prompt", "x"], "--prompt would have no effect"),
+        (["--steps", "2", "tokenizer.purpose=masked"], "tokenizer.purpose"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_text_is_read(expect_refusal, texts, monkeypatch, arguments, words):
+    from wordmill.tasks import pretrain
+
+    monkeypatch.setattr(pretrain, "prepare", lambda *_: pytest.fail("the text was read first"))
+    expect_refusal(words, texts, *arguments)
+
+
+def test_settings_without_effect_are_named(expect_refusal, prepared, texts, tmp_path):
+    corpus, tokenizer = prepared / "corpus", prepared / "tokenizer"
+    expect_refusal("corpus.field would have no effect", corpus, "--field", "body", "--steps", 2)
+    expect_refusal("corpus.skip_bad, corpus.validation would have no effect", corpus, "--skip-bad", "corpus.validation=0.2", "--steps", 2)
+    expect_refusal("tokenizer.vocab would have no effect", texts, "--tokenizer", tokenizer, "tokenizer.vocab=300", "--steps", 2)
+
+
+def test_a_corpus_among_raw_texts(expect_refusal, prepared, texts, tmp_path):
+    """Its validation documents would be trained on."""
+    expect_refusal("corpus.*validation documents would be trained on", prepared / "corpus", texts, "--steps", 2)
+    expect_refusal("corpus.*validation documents would be trained on", prepared, "--steps", 2)
+    expect_refusal("corpus.*validation documents would be trained on", texts, "--validation", prepared / "corpus", "--steps", 2)
+    _write(tmp_path / "own" / "corpus.json", json.dumps([{"text": f"Mine, number {i}."} for i in range(40)]))
+    assert main(["pretrain", str(tmp_path / "own"), "-o", str(tmp_path / "run"), "--steps", "1", *TINY_RUN, "-q"]) == 0
+
+
+def test_the_vocabulary_follows_from_the_text_unless_it_is_given(texts, tmp_path, expect_refusal):
+    from wordmill.tokenizer import Tokenizer
+
+    assert main(["pretrain", str(texts), "-o", str(tmp_path / "a"), "tokenizer.min_count=3", "--steps", "1", *TINY_RUN, "-q"]) == 0
+    assert Tokenizer.load(tmp_path / "a" / "model").vocab_size <= 512
+    line = expect_refusal("not the 8,192 asked for", texts, "tokenizer.vocab=8192", "--steps", 1, *TINY_RUN)
+    assert "tokenizer.vocab=" in line
+
+
+def test_the_command_line_overrides_the_length_of_a_recipe(texts, tmp_path):
+    recipe = _write(tmp_path / "recipe.yaml", "epochs: 3\nmodel: {layers: 1}\n")
+    out = tmp_path / "run"
+    assert main(["pretrain", str(texts), "--recipe", str(recipe), "-o", str(out), "--steps", "1", *TINY_RUN, "-q"]) == 0
+    assert json.loads((out / "run.json").read_text())["metrics"]["step"] == 1
 
 
 def test_two_lengths(expect_refusal, texts):

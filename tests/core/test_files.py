@@ -2,11 +2,22 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 
 import pytest
 
-from wordmill.core.errors import DataError, DiskFullError, UsageError, disk_errors
-from wordmill.core.files import hash_file, hash_values, new_folder, occupied, read_json, write_atomic, write_json, write_text
+from wordmill.core.errors import DataError, DiskFullError, UsageError, WriteError, disk_errors
+from wordmill.core.files import (
+    hash_file,
+    hash_values,
+    new_folder,
+    occupied,
+    read_json,
+    standard_lines,
+    write_atomic,
+    write_json,
+    write_text,
+)
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
@@ -32,7 +43,24 @@ def test_no_space_left_is_said(tmp_path):
         write_atomic(tmp_path / "a.txt", full)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(PermissionError), disk_errors(tmp_path, "writing"):
-        raise PermissionError
+        raise PermissionError  # nothing that the system said: a fault of ours
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.ENOSPC, DiskFullError, "no space left while"),
+        (errno.EDQUOT, DiskFullError, "quota while"),
+        (errno.EFBIG, DiskFullError, "ulimit -f.* while"),
+        (errno.EROFS, WriteError, "read-only file system while"),
+        (errno.EACCES, WriteError, "permission denied while"),
+        (errno.EIO, WriteError, "input/output error while"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(tmp_path, number, kind, words):
+    with pytest.raises(kind, match=words) as caught:
+        write_atomic(tmp_path / "a.txt", lambda part: (_ for _ in ()).throw(OSError(number, "what it says", str(part))))
+    assert "\n" not in str(caught.value) and "a.txt" in str(caught.value)
 
 
 def test_json(tmp_path):
@@ -74,3 +102,12 @@ def test_a_folder_is_worked_in_by_one_alone(tmp_path):
     with occupied(tmp_path):
         assert list(tmp_path.iterdir())
     assert not list(tmp_path.iterdir()), "and leaves nothing behind"
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_standard_input_that_is_no_text_is_refused(monkeypatch, errors):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n\xe4\xba\x8c\n"), "utf-8", errors))
+    assert list(standard_lines()) == ["one\n", "二\n"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ncaf\xe9\n"), "utf-8", errors))
+    with pytest.raises(DataError, match="standard input.*not UTF-8"):
+        list(standard_lines())

@@ -95,7 +95,7 @@ def test_texts_are_cleaned(build: Callable[..., Corpus]) -> None:
 
 def test_other_files_are_counted(build: Callable[..., Corpus]) -> None:
     corpus = build({"a.jsonl": filler(), "b.png": b"", "c.PNG": b"", "LICENSE": "text", ".hidden.txt": "text", ".git/x.txt": "text"})
-    assert corpus.info["skipped_files"] == {".png": 2, "without extension": 1}
+    assert corpus.info["skipped_files"] == {".png": 2, "hidden": 2, "without extension": 1}
     assert all_texts(corpus) == sorted(sentences(30))
 
 
@@ -270,3 +270,41 @@ def test_normal_forms_are_one_text(build: Callable[..., Corpus]) -> None:
     texts = [f"été n° {number}" for number in range(30)]
     corpus = build({"a.jsonl": lines(texts), "b.jsonl": lines([unicodedata.normalize("NFD", text) + "\r\n" for text in texts])})
     assert corpus.info["dropped"] == {"duplicate": 30}
+
+
+def test_drops_are_told_under_quiet(tmp_path: Path) -> None:
+    """One warning for a file, however many bytes are bad in it; the rejects say what was wrong with a record, and where."""
+    source = tmp_path / "source"
+    source.mkdir()
+    bad = "é è à ü ö ä ".encode() * 9 + b"caf\xe9 x \xff y \xfe z"
+    (source / "a.jsonl").write_text(filler())
+    (source / "b.txt").write_bytes(bad)
+    (source / "c.jsonl").write_text('{"text": "whole"}\n{"tex\n')
+    stream, rejects = io.StringIO(), tmp_path / "rejects.jsonl"
+    reporter = Reporter(quiet=True, stream=stream)
+    corpus = build_corpus([source], tmp_path / "corpus", CorpusConfig(skip_bad=True), rejects=rejects, reporter=reporter)
+    first, second, last = stream.getvalue().splitlines()
+    assert f"b.txt, byte {bad.index(b'caf') + 3}: not valid utf-8, and 2 places more; the documents around them" in first
+    assert "c.jsonl:2: broken JSON" in second
+    assert last == "warning: dropped: 1 bad_record, 1 undecodable"
+    assert corpus.info["dropped"] == {"bad_record": 1, "undecodable": 1} and len(corpus.info["faults"]) == 4
+    (record,) = [row for row in map(json.loads, rejects.read_text().splitlines()) if row["reason"] == "bad_record"]
+    assert record["metadata"]["where"].endswith("c.jsonl:2") and "broken JSON" in record["metadata"]["what"]
+
+
+def test_few_documents_that_are_the_same(build: Callable[..., Corpus]) -> None:
+    with pytest.raises(DataError, match="1 document with .* bytes.* the same text again"):
+        build({"a.txt": "a" * 199 + "\n" + ("a" * 199 + "\n") * 3})
+
+
+def test_hidden_files_alone(build: Callable[..., Corpus]) -> None:
+    with pytest.raises(DataError, match="hidden .1 names begin with a dot"):
+        build({".a.txt": "text"})
+
+
+def test_standard_input_is_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "Said by another command, many times over.\n" * 30
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    corpus = build_corpus(["-"], tmp_path / "c", CorpusConfig(validation=0))
+    assert list(corpus.texts("train")) == [text]
+    assert corpus.info["sources"][0]["path"] == "standard input"

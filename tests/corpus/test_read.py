@@ -212,7 +212,7 @@ def test_too_large_to_be_read_whole(build: Callable[..., Corpus], monkeypatch: p
     with pytest.raises(DataError, match="jsonl"):
         build({"x.json": json.dumps([{"text": "a" * 700_000}, {"text": "b" * 700_000}])})
     monkeypatch.setattr(read_module, "WHOLE_LIMIT", 1000)
-    with pytest.raises(DataError, match="split_text=auto"):
+    with pytest.raises(DataError, match="split-text auto"):
         build({"x.txt": "a" * 3_000_000}, out="other", split_text="file")
 
 

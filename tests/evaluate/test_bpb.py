@@ -118,3 +118,14 @@ def test_a_corpus_is_scored_on_its_validation_split(make_loaded, tmp_path):
     assert evaluate(make_loaded(), tmp_path / "corpus", split="train").documents == corpus.count("train")
     with pytest.raises(UsageError, match="only a corpus"):
         evaluate(make_loaded(), tmp_path / "a.txt", split="train")
+
+
+def test_words_are_not_counted_where_no_spaces_part_them():
+    from wordmill.evaluate.bpb import Evaluation
+
+    def found(text):
+        return Evaluation(100.0, 50, len(text.encode()), len(text.split()), 1, 8, 4, "sliding", "x")
+
+    chinese, english = found("磨坊在河边，河水从不问谷物从哪里来。 早上，磨坊主数着他的口袋。"), found("The mill stands by the river.")
+    assert "puts no spaces between words" in chinese.text() and chinese.plain()["perplexity_per_word"] is None
+    assert "puts no spaces" not in english.text() and english.plain()["perplexity_per_word"] > 1

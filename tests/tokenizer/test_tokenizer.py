@@ -172,7 +172,7 @@ def test_what_is_asked_for_and_absent_is_an_error(bpe):
 def test_missing_and_broken_files(tmp_path, bpe):
     with pytest.raises(ModelError, match="no tokenizer here: looked for tokenizer.json, vocab.txt, vocab.json with merges.txt"):
         Tokenizer.load(tmp_path)
-    with pytest.raises(ModelError, match="here"):
+    with pytest.raises(ModelError, match="(here|no such folder)"):
         Tokenizer.load(tmp_path / "nothing")
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match="not a tokenizer.json"):

@@ -29,7 +29,7 @@ from wordmill.batches.corrupt import (
 )
 from wordmill.batches.pack import PackedRows
 from wordmill.batches.pieces import PieceRows, row_generator
-from wordmill.batches.vocabulary import SENTINEL, Ids, Vocabulary, segmenter
+from wordmill.batches.vocabulary import Ids, Vocabulary, segmenter
 from wordmill.core.config import Config
 from wordmill.core.errors import ConfigError, UsageError, nearest
 from wordmill.tokenizer import Tokenizer
@@ -189,7 +189,8 @@ class DenoisedRows(CorruptedRows):
         if spans > len(vocabulary.sentinels):
             raise UsageError(
                 f"a context of {context:,} tokens needs up to {spans:,} sentinels, the tokenizer has {len(vocabulary.sentinels):,}",
-                fix=f"Train a tokenizer with the special tokens {SENTINEL.format(0)} … {SENTINEL.format(spans - 1)}, or take longer spans",
+                fix=f"Train one that has: wordmill tokenizer train CORPUS -o FOLDER --purpose denoising --sentinels {spans}; "
+                "or take longer spans: corruption.mean_span=N",
             )
 
     def corrupt(self, piece: Ids, generator: Generator) -> Corrupted:
@@ -296,11 +297,23 @@ def _check_context(context: int, least: int) -> None:
 
 def _no_mask() -> UsageError:
     return UsageError(
-        "this tokenizer has no mask token", fix="Train one with tokenizer.extra_special=[<|mask|>], or of kind wordpiece, which has [MASK]"
+        "this tokenizer has no mask token", fix="Train one that has: wordmill tokenizer train CORPUS -o FOLDER --purpose masked"
     )
 
 
+_PLAIN: dict[str, type[PackedRows]] = {"clm": PackedRows, "prefix": PrefixRows}
 _CORRUPTIONS: dict[str, type[Config]] = {"mlm": MaskConfig, "denoise": DenoiseConfig, "infill": InfillConfig}
+
+
+def corruption_config(objective: str, values: Mapping[str, Any] | None) -> Config | None:
+    """The settings of an objective that corrupts; None for one that doesn't. Raises `UsageError` or `ConfigError` for what is unknown."""
+    if objective in _CORRUPTIONS:
+        return _CORRUPTIONS[objective].of(values, where="corruption")
+    if objective not in _PLAIN:
+        raise UsageError(f"there is no objective {objective!r}", fix=nearest(objective, (*_PLAIN, *_CORRUPTIONS)))
+    if values:
+        raise ConfigError(f"{objective} corrupts nothing and has no such settings: {', '.join(values)}", where="corruption")
+    return None
 
 
 def objective_rows(
@@ -321,16 +334,12 @@ def objective_rows(
     `context` in tokens (the encoder's for denoise), `corruption` the settings of `MaskConfig`, `DenoiseConfig` or `InfillConfig`; `start`
     the token that a decoder begins with. Raises `UsageError` or `ConfigError` for what is unknown or can't be honoured.
     """
-    plain: dict[str, type[PackedRows]] = {"clm": PackedRows, "prefix": PrefixRows}
-    if objective not in (*plain, *_CORRUPTIONS):
-        raise UsageError(f"there is no objective {objective!r}", fix=nearest(objective, (*plain, *_CORRUPTIONS)))
+    config = corruption_config(objective, corruption)
     if start is not None and objective not in ("denoise", "infill"):
         raise UsageError(f"{objective} has no decoder that would begin with a token of its own", fix="Leave the start token out")
-    if objective in plain:
-        if corruption:
-            raise ConfigError(f"{objective} corrupts nothing and has no such settings: {', '.join(corruption)}", where="corruption")
-        return plain[objective](store, context, rows, seed, shuffle=shuffle, limit=limit)
-    config, vocabulary = _CORRUPTIONS[objective].of(corruption, where="corruption"), Vocabulary.of(tokenizer)
+    if config is None:
+        return _PLAIN[objective](store, context, rows, seed, shuffle=shuffle, limit=limit)
+    vocabulary = Vocabulary.of(tokenizer)
     if isinstance(config, MaskConfig):
         return MaskedRows(store, context, rows, seed, vocabulary, config, shuffle=shuffle, limit=limit)
     if isinstance(config, DenoiseConfig):

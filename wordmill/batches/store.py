@@ -191,9 +191,9 @@ def _write(corpus: CorpusLike, split: str, tokenizer: Tokenizer, eos: int, part:
         open(part / f"tokens-{split}.bin", "wb") as file,
         reporter.task(f"encoding {split}", total=corpus.bytes(split), unit="bytes") as task,
     ):
-        np.array([eos], dtype).tofile(file)
+        file.write(np.array([eos], dtype).tobytes())
         for flat, lengths, text_bytes in _in_order(_groups(corpus.text_batches(split)), tokenizer, eos, dtype, threads):
-            flat.tofile(file)
+            file.write(flat.tobytes())
             ends.append(total + np.cumsum(lengths, dtype=np.int64))
             sizes.append(text_bytes)
             total += len(flat)
@@ -202,8 +202,9 @@ def _write(corpus: CorpusLike, split: str, tokenizer: Tokenizer, eos: int, part:
         file.flush()
         os.fsync(file.fileno())
     offsets, doc_bytes = np.concatenate(ends), np.concatenate([np.zeros(0, np.int64), *sizes])
-    offsets.tofile(part / f"offsets-{split}.bin")
-    doc_bytes.tofile(part / f"bytes-{split}.bin")
+    # Not by numpy's tofile, whose errors don't tell what the system said.
+    (part / f"offsets-{split}.bin").write_bytes(offsets.tobytes())
+    (part / f"bytes-{split}.bin").write_bytes(doc_bytes.tobytes())
     write_json(part / "index.json", {"split": split, "n_docs": len(doc_bytes), "n_tokens": total, "dtype": dtype.name})
     size, seconds = int(doc_bytes.sum()), max(1e-9, time.monotonic() - started)
     reporter.note(

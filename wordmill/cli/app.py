@@ -7,6 +7,7 @@ compare the two.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,7 +82,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from wordmill.cli.common import run
 
-    return run(lambda: call(words))
+    def checked() -> object:
+        check_text(words)
+        return call(words)
+
+    return run(checked)
+
+
+def check_text(words: Sequence[str]) -> None:
+    """Raises `UsageError` for a word with bytes that are not text in the terminal's encoding: it would be read as something else. Names of
+    files may have such bytes."""
+    for number, word in enumerate(words, 1):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            name = word.partition("=")[2] if word.startswith("-") else word
+            if not os.path.lexists(name):
+                shown = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                raise UsageError(f"these bytes are not UTF-8: {shown!r}", where=f"argument {number}", fix="Write it in UTF-8") from None
 
 
 def call(words: Sequence[str]) -> object:

@@ -6,6 +6,7 @@ A subcommand is a plain function in a module of its own, listed in `wordmill.cli
 
 from __future__ import annotations
 
+import errno
 import json as json_module
 import os
 import signal
@@ -22,13 +23,16 @@ from wordmill.core.progress import Reporter
 if TYPE_CHECKING:
     from wordmill.generate import Loaded
 
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP,
+           errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOMEM, errno.ENOTDIR}  # fmt: skip
+"""What the system says for reasons that lie outside of us."""
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes; warnings still show.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder (runs/x/model), or a name on the Hugging Face hub.", show_default=False)
 ]
@@ -105,8 +109,8 @@ def run(call: Callable[[], object]) -> int:
     """Call, and turn what ends it into an exit code and at most one line on standard error.
 
     0 when it returned; 2 for a `WordmillError` or wrong usage; 130 for Ctrl-C; 141 when the reader of the output went
-    away; 143 for SIGTERM, which ends a command as Ctrl-C does: half-made folders are removed. Other exceptions are faults of
-    ours and keep their traceback.
+    away; 143 for SIGTERM, which ends a command as Ctrl-C does: half-made folders are removed. What the system refuses (no permission, a
+    disk that is full or broken) is said in one line too, wherever it happens. Other exceptions are faults of ours and keep their traceback.
     """
     try:
         with handling(_unwind, signal.SIGTERM):
@@ -117,16 +121,21 @@ def run(call: Callable[[], object]) -> int:
         return _fail(error.one_line())
     except typer.Exit as error:
         return error.exit_code
+    except BrokenPipeError:
+        # Nobody reads any more: say nothing, and keep Python from trying to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{os.strerror(error.errno).lower()}. Mend that, then run the same command again (with --resume for a run)")
     except Terminated:
         print("stopped by SIGTERM", file=sys.stderr)
         return TERMINATED
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads any more: say nothing, and keep Python from trying to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except _ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" Try '{context.command_path} --help'." if context is not None else ""

@@ -8,12 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from wordmill.cli.common import JsonOption, QuietOption, SeedOption, emit, reporter
+from wordmill.core.progress import plural
 
 Folder = Annotated[Path, typer.Argument(help="A corpus folder.", show_default=False)]
 
 
 def build(
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Files and folders to read.", show_default=False)],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SRC...", help="Files and folders to read; - is standard input.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
     field: Annotated[str | None, typer.Option("--field", help="The JSON key, column or column number that holds the text.")] = None,
     keep: Annotated[str, typer.Option("--keep", help="Other fields to keep as metadata: title,url")] = "",
@@ -43,7 +46,7 @@ def build(
     settings |= {"keep_fields": tuple(filter(None, map(str.strip, keep.split(",")))), "skip_bad": skip_bad, "seed": seed}
     config = CorpusConfig.of(settings | ({"validation": share} if share is not None else {}), where="corpus build")
     corpus = build_corpus(sources, out, config, validation=files, rejects=rejects, reporter=reporter(quiet))
-    counts = "; ".join(f"{split} {corpus.count(split):,} documents" for split in ("train", "validation"))
+    counts = "; ".join(f"{split} {plural(corpus.count(split), 'document')}" for split in ("train", "validation"))
     hint = f"next: wordmill tokenizer train {corpus.folder} -o tok/"
     emit(json, {"folder": str(corpus.folder), **corpus.info}, f"{corpus.folder}: {counts}\n{hint}")
 
@@ -68,7 +71,7 @@ def show(
     corpus = Corpus.open(folder)
     documents = list(islice(corpus.documents(split), count))
     counts = {name: {"documents": corpus.count(name), "bytes": corpus.bytes(name)} for name in ("train", "validation")}
-    lines = [f"{name}: {part['documents']:,} documents, {part['bytes']:,} bytes" for name, part in counts.items()]
+    lines = [f"{name}: {plural(part['documents'], 'document')}, {plural(part['bytes'], 'byte')}" for name, part in counts.items()]
     for document in documents:
         text = document.text[:characters] + (" …" if len(document.text) > characters else "")
         about = " ".join(f"{key}={value}" for key, value in document.metadata.items())

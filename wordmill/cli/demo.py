@@ -42,8 +42,11 @@ def demo(
     to tell which package a docstring comes from, beside the same network without pretraining. Each step is shown as the command that does
     it.
     """
+    from wordmill.tasks.plan import parse_time
+
     started = clock.monotonic()
     notes = reporter(quiet)
+    parse_time(time)
     folder = free_name(out)
     texts, corpus, tokenizer, run = (folder / name for name in ("texts", "corpus", "tokenizer", "run"))
     model = run / "model"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmill.cli.common import DeviceOption, JsonOption, ModelArgument, QuietOption, emit, open_model, reporter
-from wordmill.core.errors import DataError, UsageError, WordmillError
+from wordmill.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from wordmill.generate import Embeddings
@@ -115,9 +115,4 @@ def _write(output: Path, lines: list[str], found: Embeddings) -> None:
             for text, vector in zip(lines, found.vectors, strict=True):
                 file.write((json_module.dumps({"text": text, "embedding": vector.tolist()}, ensure_ascii=False) + "\n").encode())
 
-    try:
-        write_atomic(output, write)
-    except WordmillError:
-        raise
-    except OSError as error:
-        raise UsageError(f"can't be written: {error.strerror}", where=output) from error
+    write_atomic(output, write)

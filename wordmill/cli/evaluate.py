@@ -14,7 +14,8 @@ from wordmill.core.errors import UsageError
 def evaluate(
     model: ModelArgument,
     data: Annotated[
-        list[Path], typer.Argument(metavar="DATA...", help="Files and folders of text, or a corpus folder.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="DATA...", help="Files and folders of text, or a corpus folder; - is standard input.", show_default=False),
     ],
     context: Annotated[int | None, typer.Option("--context", help="Window in tokens. [default: the context of its training]")] = None,
     stride: Annotated[
@@ -24,6 +25,8 @@ def evaluate(
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Stop after so many tokens, and say how much was cut.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="The split of a corpus folder. [default: validation]")] = None,
     field: Annotated[str | None, typer.Option("--field", help="The JSON key, column or column number that holds the text.")] = None,
+    encoding: Annotated[str | None, typer.Option("--encoding", help="The encoding of all files, where detecting it fails.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count broken records and files, and go on.")] = False,
     device: DeviceOption = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="fp32, bf16 or auto: the numbers to compute with.")] = "fp32",
     json: JsonOption = False,
@@ -47,7 +50,8 @@ def evaluate(
     report = reporter(quiet)
     folder = resolve_model(model)
     if is_tuned(folder):
-        only_text = {"--context": context, "--stride": stride, "--max-tokens": max_tokens, "--split": split, "--field": field}
+        only_text = {"--context": context, "--stride": stride, "--max-tokens": max_tokens, "--split": split, "--field": field,
+                     "--encoding": encoding, "--skip-bad": skip_bad or None}  # fmt: skip
         wrong = [name for name, value in only_text.items() if value is not None]
         if wrong:
             raise UsageError(f"{', '.join(wrong)} can't be honoured: this model was fine-tuned for a task", where=model)
@@ -55,9 +59,8 @@ def evaluate(
         emit(json, {"model": str(model), "data": [str(item) for item in data], "dtype": dtype, **judged.plain()}, judged.text())
         return
     read_config(folder)
-    Texts(data, split=split, field=field)  # errors of names and places come before the model is loaded
+    # Errors of names and places come before the model is loaded.
+    texts = Texts(data, split=split, field=field, encoding=encoding, skip_bad=skip_bad, reporter=report)
     loaded = open_model(str(folder), device, dtype)
-    found = run(
-        loaded, data, split=split, field=field, context=context, stride=stride, batch_tokens=batch, max_tokens=max_tokens, reporter=report
-    )
+    found = run(loaded, texts, context=context, stride=stride, batch_tokens=batch, max_tokens=max_tokens, reporter=report)
     emit(json, {"model": model, "data": [str(item) for item in data], "dtype": dtype, **found.plain()}, found.text())

@@ -30,5 +30,5 @@ def fill(
     blocks = []
     for number, gap in enumerate(found.masks, 1):
         head = [f"gap {number}"] if len(found.masks) > 1 else []
-        blocks.append("\n".join([*head, *(f"{candidate.probability:7.4f}  {candidate.word}" for candidate in gap)]))
+        blocks.append("\n".join([*head, *(f"{candidate.probability:7.4f}  {candidate.word!r}" for candidate in gap)]))
     emit(json, {"model": model, **found.plain()}, "\n\n".join(blocks))

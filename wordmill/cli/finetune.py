@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, QuietOption, emit, reporter
-from wordmill.cli.training import split_words, to_the_end
+from wordmill.cli.training import over_recipe, split_words, to_the_end
 from wordmill.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def finetune(
 
     Example: wordmill finetune classify reviews.csv --model runs/b/model -o runs/c
     """
-    from wordmill.core.config import merge, parse_overrides, read_yaml
+    from wordmill.core.config import merge, parse_overrides
 
     names, pairs = split_words(words or [], PLAIN, "task")
     given: dict[str, Any] = {"task": names[0] if names else None, "data": names[1:], "parent": model, "validation": validation,
@@ -78,9 +78,9 @@ def finetune(
                              "dtype": None if dtype == "auto" else dtype}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None and value != []}
     over = {SECTIONS.get(name, name): value for name, value in parse_overrides(pairs).items()}
-    settings = merge(read_yaml(recipe) if recipe else {}, merge(given, over))
+    settings = over_recipe(recipe, merge(given, over), ("time", "epochs", "steps"))
     from wordmill.tasks.finetune import finetune as work
-    from wordmill.tasks.finetune import preview as look
+    from wordmill.tasks.preview import preview as look
     from wordmill.tasks.seeds import finetune_seeds
 
     show = reporter(quiet)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, ModelArgument, QuietOption, SeedOption, emit, open_model, reporter
 from wordmill.core.errors import UsageError
+from wordmill.core.files import standard_lines
 
 if TYPE_CHECKING:
     from wordmill.generate import Loaded
@@ -94,7 +94,7 @@ def _prompts(given: list[str]) -> list[str]:
     """The prompts, with - replaced by the lines of standard input."""
     if given != ["-"]:
         return given
-    lines = [line.rstrip("\r\n") for line in sys.stdin]
+    lines = [line.rstrip("\r\n") for line in standard_lines()]
     if not lines:
         raise UsageError("standard input holds no line", where="-", fix="Give a prompt as an argument, or one prompt a line")
     return lines

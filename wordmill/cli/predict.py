@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
+from wordmill.core.errors import UsageError
+from wordmill.core.progress import plural
 
 
 def predict(
@@ -32,6 +34,9 @@ def predict(
     from wordmill.tasks.tuned import load_tuned, read_inputs
 
     show = reporter(quiet)
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        what = "this is a folder" if out.is_dir() else "there is no folder to write this file into"
+        raise UsageError(what, where=out, fix="Name a file with -o")
     tuned = load_tuned(model, device=device, dtype=dtype)
     records = read_inputs(source, tuned, reporter=show)
     found = tuned.predict_records(records, reporter=show)
@@ -43,7 +48,7 @@ def predict(
     facts = {"model": str(model), "input": source, "inputs": len(rows), "cut": sum("cut" in row for row in rows)}
     if out is not None:
         write_text(out, text)
-        show.note(f"{len(rows):,} answers: {out}")
+        show.note(f"{plural(len(rows), 'answer')}: {out}")
         if json:
             emit(True, {**facts, "out": str(out)}, "")
     elif json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, QuietOption, emit, reporter
-from wordmill.cli.training import split_words, to_the_end
+from wordmill.cli.training import over_recipe, split_words, to_the_end
 
 if TYPE_CHECKING:
     from wordmill.tasks.run import Run
@@ -59,7 +59,7 @@ def pretrain(
 
     Example: wordmill pretrain my_texts/ -o runs/mine --time 10m
     """
-    from wordmill.core.config import merge, parse_overrides, read_yaml
+    from wordmill.core.config import merge, parse_overrides
 
     texts, pairs = split_words(sources or [], PLAIN, "model")
     given: dict[str, Any] = {"time": time, "size": size, "tokens": tokens, "epochs": epochs, "steps": steps, "family": model,
@@ -68,7 +68,8 @@ def pretrain(
                              "dtype": None if dtype == "auto" else dtype}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None and value != []}
     corpus = {**({"field": field} if field else {}), **({"skip_bad": True} if skip_bad else {})}
-    settings = merge(read_yaml(recipe) if recipe else {}, merge(merge(given, {"corpus": corpus} if corpus else {}), parse_overrides(pairs)))
+    over = merge(merge(given, {"corpus": corpus} if corpus else {}), parse_overrides(pairs))
+    settings = over_recipe(recipe, over, ("time", "tokens", "epochs", "steps"))
     recipe_sources = settings.pop("sources", ())
     from wordmill.tasks.pretrain import pretrain as work
     from wordmill.tasks.range_test import find_learning_rate as find

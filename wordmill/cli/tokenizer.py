@@ -88,13 +88,12 @@ def encode(
 
     Example: wordmill tokenizer encode tok/ "The mill grinds 42 words."
     """
-    import sys
-
+    from wordmill.core.files import standard_lines
     from wordmill.tokenizer import Tokenizer
     from wordmill.tokenizer.report import visible
 
     tokenizer = Tokenizer.load(folder)
-    text = sys.stdin.read() if text == "-" else text
+    text = "".join(standard_lines()) if text == "-" else text
     ids = tokenizer.encode(text)
     tokens = [tokenizer.token_text(index) for index in ids]
     lines = [f"{index:>{len(str(tokenizer.vocab_size))}}  {visible(token)}" for index, token in zip(ids, tokens)]
@@ -107,8 +106,7 @@ def _vocab(vocab: str, kind: str) -> int | None:
     from wordmill.core.errors import UsageError
 
     if vocab == "auto":
-        # A char vocabulary is bounded by the text, not by us, unless it is asked to be.
-        return 2**20 if kind == "char" else None
+        return None
     if kind == "byte":
         raise UsageError("a byte tokenizer has the 256 bytes and its special tokens, no other number", where="--vocab", fix="Leave it out")
     try:

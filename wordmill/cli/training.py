@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wordmill.cli.common import emit
 from wordmill.core.errors import UsageError
@@ -33,6 +33,17 @@ def split_words(words: Sequence[str], plain: Collection[str], section: str) -> t
                 f"can't read the setting {word!r}", fix=f"Settings name their section, for example {section}.{word} or train.{word}"
             )
     return names, pairs
+
+
+def over_recipe(recipe: Path | None, given: Mapping[str, Any], lengths: Collection[str]) -> dict[str, Any]:
+    """The settings of a recipe with those of the command line laid over them; of `lengths`, which exclude one another, one that is given
+    takes the place of whichever the recipe has."""
+    from wordmill.core.config import merge, read_yaml
+
+    values = read_yaml(recipe) if recipe else {}
+    if any(name in given for name in lengths):
+        values = {name: value for name, value in values.items() if name not in lengths}
+    return merge(values, given)
 
 
 def to_the_end(

@@ -7,6 +7,7 @@ fill the same objects; a derived value makes a new object (`config.replace(layer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -33,10 +34,7 @@ class Config(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or cls.__name__
-            message = str(first["msg"]).removeprefix("Value error, ")
-            raise ConfigError(f"{name}: {message} (got {first.get('input')!r})", where=where) from error
+            raise ConfigError(_said(error, cls), where=where) from error
 
     def replace(self, **changes: Any) -> Self:
         """A new object with some values changed, validated again."""
@@ -45,6 +43,35 @@ class Config(BaseModel):
     def plain(self) -> dict[str, Any]:
         """JSON-ready values, complete (defaults included)."""
         return self.model_dump(mode="json")
+
+
+LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "tuple": "a list", "list": "a list",
+         "dict": "a mapping", "model": "a mapping", "finite": "a finite number"}  # fmt: skip
+
+
+def _said(error: ValidationError, cls: type[BaseModel]) -> str:
+    """The first of pydantic's complaints in one line: the setting, what is allowed, what was given."""
+    first = error.errors()[0]
+    # What isn't a field or a place in a list is pydantic's name for one of several allowed types.
+    parts = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    name = ".".join(part for n, part in enumerate(parts) if not n or part not in ("int", "float", "str", "bool", "none")) or cls.__name__
+    limits = [f"{words} {first['ctx'][limit]}" for limit, words in LIMITS.items() if limit in first.get("ctx", {})]
+    kind = KINDS.get(first["type"].partition("_")[0])
+    if limits:
+        message = f"must be {limits[0]}"
+    elif first["type"] == "literal_error":
+        message = f"must be {first['ctx']['expected']}"
+    elif kind is not None:
+        message = f"must be {kind}"
+    else:
+        message = str(first["msg"]).removeprefix("Value error, ")
+    given = repr(first.get("input"))
+    if isinstance(first.get("input"), Mapping) and not parts:
+        # About several settings at once, or one that has a rule of its own: the message names them.
+        named = [f"{key}={value!r}" for key, value in first["input"].items() if re.search(rf"\b{key}\b", message)]
+        return f"{message} (got {', '.join(named)})" if named else message
+    return f"{name}: {message} (got {given if len(given) <= 60 else given[:57] + '…'})"
 
 
 def _nested(cls: type[Config], name: str) -> type[Config] | None:
@@ -108,18 +135,22 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A recipe's values. Raises `ConfigError` when the file is missing, is not YAML, or is not a mapping."""
+    """The settings in a recipe or a run's config.yaml. Raises `ConfigError` when the file is missing, is not YAML, or is not a mapping."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError("no such recipe", where=path) from None
+    except OSError as error:
+        raise ConfigError(f"can't read this file: {error.strerror}", where=path) from error
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+        raise ConfigError("not valid YAML: this file is not text in UTF-8", where=path) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(
             f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}:{mark.line + 1}" if mark else path
         ) from error
     if not isinstance(values, dict):
-        raise ConfigError("a recipe is a mapping of settings", where=path)
+        raise ConfigError("settings are a mapping (name: value), which this file is not", where=path)
     return values
 
 

@@ -7,7 +7,8 @@
     ├── ModelError           a model folder that is missing, incomplete or of another kind
     ├── CheckpointError      a checkpoint that is torn or does not fit the run
     ├── TrainingError        the run itself went wrong (a loss that is not finite, …)
-    ├── DiskFullError        no space left where something had to be written
+    ├── WriteError           something could not be written: no permission, a read-only disk, …
+    │   └── DiskFullError    no space left, a quota or a limit on the size of files
     └── MissingExtraError    an optional dependency is absent; says which pip install mends it
 
 Invariants of our own are `assert`ed instead: a user never has to mend those.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +64,11 @@ class TrainingError(WordmillError):
     """The run itself went wrong."""
 
 
-class DiskFullError(WordmillError):
+class WriteError(WordmillError):
+    """Something could not be written."""
+
+
+class DiskFullError(WriteError):
     """No space left where something had to be written."""
 
 
@@ -83,14 +89,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"
 
 
+FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "no space left in your quota",
+        errno.EFBIG: "no space left: a limit on the size of files (ulimit -f) was met"}  # fmt: skip
+
+
 @contextmanager
 def disk_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn 'no space left' and 'quota exceeded' raised inside into a `DiskFullError` that names `path`."""
+    """Turn what the system refuses inside into a `DiskFullError` or a `WriteError` that names the file (`path`, where it isn't told)."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFullError(
-                f"no space left while {doing}", where=path, fix="Free some space, then run the same command again (with --resume for a run)"
-            ) from error
-        raise
+        if error.errno is None:
+            raise
+        again = "then run the same command again (with --resume for a run)"
+        if error.errno in FULL:
+            raise DiskFullError(f"{FULL[error.errno]} while {doing}", where=path, fix=f"Free some space, {again}") from error
+        # A file on its way (NAME.part) is nothing that the user knows.
+        place = error.filename if isinstance(error.filename, str) and ".part" not in error.filename else path
+        raise WriteError(f"{os.strerror(error.errno).lower()} while {doing}", where=place, fix=f"Mend that, {again}") from error

@@ -5,12 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from wordmill.core.errors import DataError, UsageError, disk_errors
+
+
+def standard_lines() -> Iterator[str]:
+    """The lines of standard input, with their ends. Raises `DataError` for bytes that are no text: they would be read as something else."""
+    number = 0
+    try:
+        for line in sys.stdin:
+            number += 1
+            line.encode()  # where the locale is C, bad bytes come through as lone surrogates
+            yield line
+    except UnicodeEncodeError as error:
+        raise DataError("not UTF-8 text", where=f"standard input, line {number}", fix="Convert it first, for example with iconv") from error
+    except UnicodeDecodeError as error:
+        where = f"standard input, after line {number}" if number else "standard input"
+        raise DataError("not UTF-8 text", where=where, fix="Convert it first, for example with iconv") from error
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from wordmill.core.errors import WordmillError
 from wordmill.core.files import hash_values, write_atomic
 
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
@@ -36,7 +37,7 @@ def load(source: Path, *define: str) -> ctypes.CDLL | str:
     costs a millisecond."""
     try:
         return ctypes.CDLL(str(_compiled(source, tuple(f"-D{name}" for name in define))))
-    except (Refusal, OSError) as error:
+    except (Refusal, WordmillError, OSError) as error:
         return str(error)
 
 

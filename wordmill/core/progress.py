@@ -31,6 +31,11 @@ def human_count(number: float) -> str:
     return f"{number:.3g}"
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 document`, `2,000 documents`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def human_bytes(number: float) -> str:
     """`1_500_000` → `1.5 MB` (powers of ten)."""
     for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -17,7 +17,7 @@ import numpy as np
 from wordmill.core.errors import DataError, UsageError, disk_errors
 from wordmill.core.files import hash_file, hash_values, new_folder, write_json
 from wordmill.core.lineage import now, versions
-from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count
+from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, plural
 from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.dedupe import Keys, SeenSet, digests
 from wordmill.corpus.document import CleanBatch, RawBatch, regroup
@@ -94,12 +94,12 @@ class _Builder:
     def run(self, found: Found, split: str | None) -> None:
         """Put files through all stages, into `split`, or into the split that each document's hash says (None)."""
         if found.skipped:
-            self.reporter.note(f"skipped files of other kinds: {found.skipped_text()}")
+            self.reporter.note(f"left out: {found.skipped_text()}")
         if split is not None:
             self.held = None
         read, clean, dedupe = self.meter["read"], self.meter["clean"], self.meter["dedupe"]
         sizes = sum(source.size for source in found.files)
-        with self.reporter.task(f"reading {len(found.files)} files", total=sizes, unit="B") as task:
+        with self.reporter.task(f"reading {plural(len(found.files), 'file')}", total=sizes, unit="B") as task:
             for raw in read.around(regroup(self._read(found, task.advance))):
                 read.count(len(raw.texts), sum(map(len, raw.texts)))
                 with clean.timing():
@@ -191,8 +191,10 @@ class _Builder:
         ranks = np.sort(np.concatenate([mix(key, self.config.seed) for key in keys])) if keys else np.zeros(0, np.uint64)
         count = len(ranks)
         if count < 2:
-            have = f"{count} document{'s'[: count != 1]} with {self.held_bytes} bytes of text{self._why()}"
+            have = f"{plural(count, 'document')} with {self.held_bytes} bytes of text{self._why()}"
             need = f"At least 2 documents are needed, or one of more than {2 * SMALLEST_PIECE} bytes, which is cut"
+            if self.held_bytes > 2 * SMALLEST_PIECE:
+                need = "Whatever it is cut into is the same text again: different texts are needed"
             raise DataError(f"too little for a training and a validation split: {have}", fix=f"{need}; or name validation files")
         chosen = min(max(1, round(count * self.config.validation)), count - 1)
         for batch, key in zip(batches, keys, strict=True):
@@ -211,7 +213,7 @@ class _Builder:
                     start = metadata[:-1] + ", " if metadata else "{"
                     raw.metadata.append(f'{start}"part": {number}}}')
         if len(raw.texts) > self.held_documents:
-            count = f"{self.held_documents} document{'s'[: self.held_documents != 1]}"
+            count = plural(self.held_documents, "document")
             self.reporter.note(f"{count} only: cut into {len(raw.texts)} pieces of about {size} bytes, for the split to choose from")
         self.seen = SeenSet()
         return [self._deduplicate(clean_and_filter(raw, self.config, self.ledger), "train")[0]]
@@ -228,7 +230,7 @@ class _Builder:
         total.seconds, total.documents, total.bytes = seconds, self.meter["read"].documents, self.read_bytes
         self._report(found_validation)
         sources = [
-            {"name": item.name, "path": str(item.path), "bytes": item.size, "sha256": future.result()} for item, future in self.hashes
+            {"name": item.name, "path": item.shown, "bytes": item.size, "sha256": future.result()} for item, future in self.hashes
         ]
         skipped = found.skipped + (found_validation.skipped if found_validation else type(found.skipped)())
         return {
@@ -248,11 +250,10 @@ class _Builder:
     def _report(self, found_validation: Found | None) -> None:
         note = self.reporter.note
         for split, writer in self.writers.items():
-            note(f"{split}: {writer.documents:,} documents, {human_bytes(writer.bytes)}")
-        drops = ", ".join(f"{count:,} {reason}" for reason, count in self.ledger.drops.most_common())
-        note(f"dropped: {drops or 'nothing'}")
+            note(f"{split}: {plural(writer.documents, 'document')}, {human_bytes(writer.bytes)}")
+        self.ledger.told()
         if self.ledger.encodings.keys() - {"utf-8"}:
-            note("encodings: " + ", ".join(f"{name} ({count} files)" for name, count in self.ledger.encodings.most_common()))
+            note("encodings: " + ", ".join(f"{name} ({plural(count, 'file')})" for name, count in self.ledger.encodings.most_common()))
         for name, stage in self.meter.stages.items():
             note(f"{name + ':':8} {stage.line()}" + (f" ({stage.seconds:.1f} s)" if name == "all" else ""))
 

@@ -44,9 +44,17 @@ class Ledger:
             self.rejects.write(json.dumps(row) + "\n")
 
     def fault(self, reason: str, where: str, what: str) -> None:
-        """Something wrong in the input, to be shown with its place."""
+        """Something wrong in the input, to be listed and shown with its place."""
+        self.note_fault(reason, where, what)
+        self.show_fault(reason, where, what)
+
+    def note_fault(self, reason: str, where: str, what: str) -> None:
+        """List something wrong for corpus.json."""
         if len(self.faults) < LISTED:
             self.faults.append({"reason": reason, "where": where, "what": what})
+
+    def show_fault(self, reason: str, where: str, what: str) -> None:
+        """Show something wrong, unless there was much of the kind."""
         self._shown[reason] += 1
         if self._shown[reason] <= SHOWN:
             self.reporter.warn(f"{where}: {what}")
@@ -58,7 +66,15 @@ class Ledger:
         if not self.skip_bad:
             raise DataError(what, where=where, fix=fix or "Mend it, or go on without it: --skip-bad")
         self.fault(reason, where, what)
-        self.drop(reason, source, text=text)
+        self.drop(reason, source, metadata=json.dumps({"where": where, "what": what}), text=text)
+
+    def told(self) -> None:
+        """Say what was dropped: also to those who asked for quiet, for it is missing from the corpus."""
+        drops = ", ".join(f"{count:,} {reason}" for reason, count in self.drops.most_common())
+        if drops and self.reporter.quiet:
+            self.reporter.warn(f"dropped: {drops}")
+        else:
+            self.reporter.note(f"dropped: {drops or 'nothing'}")
 
     def took_field(self, message: str) -> None:
         """Say once which field was taken."""

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Literal
 
 from wordmill.core.errors import DataError
+from wordmill.core.progress import plural
 from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.document import BATCH_CHARACTERS, BATCH_DOCUMENTS, RawBatch
 from wordmill.corpus.encoding import byte_order_mark, decode_stream, detect, python_cookie
@@ -42,7 +43,7 @@ def read_source(source: Source, reading: Reading) -> Iterator[RawBatch]:
         else:
             yield from readers[source.kind](source, reading)
     except BrokenFile as error:
-        reading.ledger.bad("bad_file", source.name, str(source.path), str(error))
+        reading.ledger.bad("bad_file", source.name, source.shown, str(error))
 
 
 def read_text(source: Source, reading: Reading) -> Iterator[RawBatch]:
@@ -61,7 +62,8 @@ def read_text(source: Source, reading: Reading) -> Iterator[RawBatch]:
                 yield RawBatch([text], [source.name], [""])
         elif config.split_text == "file":
             what = f"more than {WHOLE_LIMIT:,} characters are too much for one document"
-            raise DataError(what, where=source.path, fix="Use split_text=auto")
+            fix = "Cut it into several files; or let corpus build cut it (--split-text auto), and give the corpus"
+            raise DataError(what, where=source.shown, fix=fix)
         else:
             yield from batched(cut(chain([text, following], blocks), config.piece_bytes), source, "piece")
 
@@ -127,15 +129,24 @@ def decoded(stream: ByteStream, source: Source, reading: Reading) -> Iterator[st
             yield block.decode("ascii")
         elif guess is None or guess == "binary":
             reason = guess or "undecodable"
-            what = "not text, left out" if guess else "the encoding can't be told, left out; if you know it, name it (encoding=…)"
-            ledger.fault(reason, f"{source.path}, from byte {start}", what)
+            unknown = "the encoding can't be told, left out; if you know it, name it: --encoding NAME (in pretrain corpus.encoding=NAME)"
+            what = "not text, left out" if guess else unknown
+            ledger.fault(reason, f"{source.shown}, from byte {start}", what)
             ledger.drop(reason, source.name)
             return
         else:
             encoding, blocks = guess, chain([block], blocks)
     ledger.encodings[encoding] += 1
 
+    places: list[int] = []
+
     def report(offset: int) -> None:
-        ledger.fault("undecodable", f"{source.path}, byte {offset}", f"not valid {encoding}; the document around it is left out")
+        places.append(offset)
+        ledger.note_fault("undecodable", f"{source.shown}, byte {offset}", f"not valid {encoding}; the document around it is left out")
 
     yield from decode_stream(blocks, encoding, report, start=start)
+    if places:
+        others = f", and {plural(len(places) - 1, 'place')} more" if len(places) > 1 else ""
+        around = "the documents around them are" if len(places) > 1 else "the document around it is"
+        what = f"not valid {encoding}{others}; {around} left out"
+        ledger.show_fault("undecodable", f"{source.shown}, byte {places[0]}", what)

@@ -32,7 +32,7 @@ class Collector:
 
     def bad(self, number: int, what: str, *, fix: str | None = None, text: str | None = None) -> None:
         """A record that can't be used."""
-        self.reading.ledger.bad("bad_record", self.source.name, f"{self.source.path}:{number}", what, fix=fix, text=text)
+        self.reading.ledger.bad("bad_record", self.source.name, f"{self.source.shown}:{number}", what, fix=fix, text=text)
 
     def choose(self, names: Iterable[str], strings: Iterable[str]) -> str | None:
         """The field to take, given all names and those that hold text; None when there is no obvious one. Says which was taken."""
@@ -196,7 +196,7 @@ def read_json(source: Source, reading: Reading) -> Iterator[RawBatch]:
             if size > WHOLE_LIMIT:
                 raise DataError(
                     f"a JSON file of more than {WHOLE_LIMIT:,} characters would take too much memory",
-                    where=source.path,
+                    where=source.shown,
                     fix="Convert it to JSON lines (.jsonl: one record a line), which is read as a stream; with jq: jq -c '.[]' FILE",
                 )
     text = "".join(parts)
@@ -210,7 +210,7 @@ def read_json(source: Source, reading: Reading) -> Iterator[RawBatch]:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        reading.ledger.bad("bad_file", source.name, f"{source.path}:{line}", f"broken JSON: {getattr(error, 'msg', error)}")
+        reading.ledger.bad("bad_file", source.name, f"{source.shown}:{line}", f"broken JSON: {getattr(error, 'msg', error)}")
         return
     del text
     for number, record in enumerate(_records(value, reading.config.field), 1):
@@ -291,7 +291,7 @@ def _column(header: list[str], collector: Collector) -> int:
     field = collector.choose(header, [])
     if field is None or field not in header:
         fix = "Choose with --field NAME, or with --field NUMBER where there is no header line"
-        raise DataError(missing(field, [name[:40] for name in header[:20]]), where=f"{collector.source.path}:1", fix=fix)
+        raise DataError(missing(field, [name[:40] for name in header[:20]]), where=f"{collector.source.shown}:1", fix=fix)
     return header.index(field)
 
 
@@ -322,11 +322,11 @@ def _parquet_rows(table: Any, source: Source, reading: Reading) -> Iterator[RawB
     collector = Collector(source, reading, "row")
     field = collector.choose(schema.names, [item.name for item in schema if _is_text(item.type)])
     if field is None or field not in schema.names:
-        raise DataError(missing(field, schema.names), where=source.path, fix="Choose with --field NAME")
+        raise DataError(missing(field, schema.names), where=source.shown, fix="Choose with --field NAME")
     kind = schema.field(field).type
     if not _is_text(kind) and not (pa.types.is_list(kind) and _is_text(kind.value_type)):
         what = f"the column {field!r} holds {kind}, not text; columns here: {', '.join(schema.names)}"
-        raise DataError(what, where=source.path, fix="Choose with --field NAME")
+        raise DataError(what, where=source.shown, fix="Choose with --field NAME")
     columns = [field, *(name for name in reading.config.keep_fields if name in schema.names and name != field)]
     sizes = [table.metadata.row_group(index).total_byte_size for index in range(table.num_row_groups)]
     rows = max(1, min(BATCH_DOCUMENTS, BATCH_CHARACTERS * table.metadata.num_rows // max(1, sum(sizes))))

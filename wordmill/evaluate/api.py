@@ -15,10 +15,12 @@ from wordmill.generate.loaded import Loaded, load
 
 def evaluate(
     model: str | Path | Loaded,
-    data: str | Path | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path] | Texts,
     *,
     split: str | None = None,
     field: str | None = None,
+    encoding: str | None = None,
+    skip_bad: bool = False,
     context: int | None = None,
     stride: int | None = None,
     batch_tokens: int = 8192,
@@ -27,11 +29,14 @@ def evaluate(
 ) -> Evaluation:
     """Bits per byte and perplexity of a model (a folder, or one that is open) on files, folders or a corpus folder.
 
-    `split` of a corpus folder ("validation" by default); `field` of JSON and tables; the rest as in `evaluate_text`.
+    `split` of a corpus folder ("validation" by default); `field` of JSON and tables; `encoding` of all files, where detecting it fails;
+    `skip_bad` counts broken records and goes on; the rest as in `evaluate_text`. `data` may be `Texts`, which say all that themselves.
     Raises `WordmillError` for what can't be read or honoured, and when nothing is left to score.
     """
     loaded = model if isinstance(model, Loaded) else load(model)
-    texts = Texts([data] if isinstance(data, str | Path) else data, split=split, field=field, reporter=reporter)
+    given = [data] if isinstance(data, str | Path) else data
+    reading = {"split": split, "field": field, "encoding": encoding, "skip_bad": skip_bad}
+    texts = given if isinstance(given, Texts) else Texts(given, **reading, reporter=reporter)  # type: ignore[arg-type]
     try:
         found = evaluate_text(
             loaded,

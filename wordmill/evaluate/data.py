@@ -10,10 +10,10 @@ from wordmill.core.progress import SILENT, Reporter
 from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.document import regroup
 from wordmill.corpus.filters import clean_and_filter
-from wordmill.corpus.folder import INFO, Corpus
+from wordmill.corpus.folder import Corpus
 from wordmill.corpus.ledger import Ledger
 from wordmill.corpus.read import Reading, read_source
-from wordmill.corpus.sources import find_sources
+from wordmill.corpus.sources import find_sources, is_built
 
 
 class Texts:
@@ -21,19 +21,32 @@ class Texts:
     is read, what was no text. Text files are one document each, however long."""
 
     def __init__(
-        self, data: Sequence[str | Path], *, split: str | None = None, field: str | None = None, reporter: Reporter = SILENT
+        self,
+        data: Sequence[str | Path],
+        *,
+        split: str | None = None,
+        field: str | None = None,
+        encoding: str | None = None,
+        skip_bad: bool = False,
+        reporter: Reporter = SILENT,
     ) -> None:
-        """`data` are files and folders, or one corpus folder, of which `split` (validation by default) is read.
+        """`data` are files and folders, or one corpus folder, of which `split` (validation by default) is read. `field`, `encoding` and
+        `skip_bad` are those of `CorpusConfig`.
 
-        Raises `DataError` for what is missing or can't be read, `UsageError` for a split of what is no corpus.
+        Raises `DataError` for what is missing or can't be read, `UsageError` for a split of what is no corpus, and for what says how
+        to read files where there is a corpus.
         """
         if not data:
             raise UsageError("there is nothing to evaluate on", fix="Name files, folders or a corpus folder")
         paths = [Path(item) for item in data]
-        self.corpus = Corpus.open(paths[0]) if len(paths) == 1 and (paths[0] / INFO).is_file() else None
+        self.corpus = Corpus.open(paths[0]) if len(paths) == 1 and is_built(paths[0]) else None
         self.split, self.reporter = split or "validation", reporter
-        self.config = CorpusConfig(field=field, split_text="file")
+        self.config = CorpusConfig.of({"field": field, "encoding": encoding, "skip_bad": skip_bad, "split_text": "file"}, where="evaluate")
         if self.corpus is not None:
+            asked = {"field": field, "encoding": encoding, "skip_bad": skip_bad}
+            wrong = ", ".join(f"--{name.replace('_', '-')}" for name, value in asked.items() if value)
+            if wrong:
+                raise UsageError(f"{wrong} can't be honoured: this is a corpus folder, whose texts are read already", where=paths[0])
             self.total_bytes = self.corpus.bytes(self.split)
             if not self.total_bytes:
                 raise DataError(f"the {self.split} split of this corpus is empty", where=paths[0])
@@ -42,9 +55,9 @@ class Texts:
             raise UsageError("only a corpus folder has splits", where=paths[0], fix="Leave out --split")
         self.found = find_sources(paths)
         if self.found.skipped:
-            reporter.note(f"skipped files of other kinds: {self.found.skipped_text()}")
+            reporter.note(f"left out: {self.found.skipped_text()}")
         self.total_bytes = sum(source.size for source in self.found.files)
-        self.ledger = Ledger(reporter)
+        self.ledger = Ledger(reporter, skip_bad=skip_bad)
 
     @property
     def dropped(self) -> int:

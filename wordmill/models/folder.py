@@ -7,8 +7,8 @@ Loading (of sharded and of old `.bin` folders too) copies tensor by tensor out o
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -165,12 +165,13 @@ def save_model(model: LanguageModel, folder: Path, *, dtype: torch.dtype = torch
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors to a file. Raises OSError, with its number, when the disk is full: the library hides that inside a message."""
+    """Write tensors to a file. Raises OSError, with its number, for what the system refuses: the library hides that inside a message."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        if "os error 28" in str(error) or "No space left" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        said = re.search(r"os error (\d+)", str(error))
+        if said:
+            raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
         raise
 
 

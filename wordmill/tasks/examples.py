@@ -98,7 +98,7 @@ def _read(path: Path, reporter: Reporter) -> Records:
         return _json(path, text)
     if looks_like_conll(text):
         return _conll(path, text)
-    return _table(path, text)
+    return _table(path, text, reporter)
 
 
 def read_text(path: Path, reporter: Reporter = SILENT, compression: str | None = None) -> str:
@@ -211,7 +211,7 @@ def _conll(path: Path, text: str) -> Records:
     return Records(records, ["tokens", "tags"], "conll", files=[str(path)])
 
 
-def _table(path: Path, text: str) -> Records:
+def _table(path: Path, text: str, reporter: Reporter) -> Records:
     """Comma-, semicolon- or tab-separated; quoted as RFC 4180 says, but for tabs, where a quote is a quote."""
     csv.field_size_limit(LONGEST_LINE)
     separator = _separator(path, text)
@@ -235,9 +235,8 @@ def _table(path: Path, text: str) -> Records:
     names = [name.strip() for name in numbered[0][1]] if headed else [str(n) for n in range(1, _usual_width(numbered) + 1)]
     names = [name or f"column {n}" for n, name in enumerate(names, 1)]
     records = []
-    for number, row in numbered[headed:]:
-        while len(row) > len(names) and not row[-1].strip():
-            row = row[:-1]
+    numbered = _fitted(path, numbered[headed:], len(names), separator, reporter)
+    for number, row in numbered:
         if len(row) != len(names):
             first = "the first line has" if headed else "most lines have"
             raise DataError(
@@ -245,6 +244,37 @@ def _table(path: Path, text: str) -> Records:
             )
         records.append(Record(dict(zip(names, row, strict=True)), f"{path}:{number}"))
     return Records(records, names, "table", headed, [str(path)])
+
+
+def _fitted(
+    path: Path, rows: list[tuple[int, list[str]]], width: int, separator: str, reporter: Reporter
+) -> list[tuple[int, list[str]]]:
+    """Rows without empty cells at their ends, and with what stands beyond the usual width put where it belongs, which is said.
+
+    Columns that all lines have, and hardly any fills, are left out. Of two columns between tabs, the one with the texts takes in the tabs
+    of its texts. What else is too wide stays so.
+    """
+    alike = len({len(row) for _, row in rows}) == 1
+    found = []
+    for number, row in rows:
+        cells = [*row]
+        while len(cells) > width and not cells[-1].strip():
+            cells.pop()
+        found.append((number, cells))
+    wide = [number for number, row in found if len(row) > width]
+    if not wide or len(wide) > 0.1 * len(rows):
+        return found
+    count, first = f"{len(wide):,} of {len(rows):,} lines", f"first: line {wide[0]}"
+    if alike:
+        reporter.warn(f"{path}: columns from {width + 1} on are empty in all but {count} ({first}), and left out")
+        return [(number, row[:width]) for number, row in found]
+    if separator != "\t" or width != 2:
+        return found
+    normal = [row for _, row in found if len(row) == width]
+    last = len({row[-1] for row in normal}) >= len({row[0] for row in normal})
+    reporter.warn(f"{path}: {count} have tabs in their texts ({first}), which stay in them")
+    joined = [(n, [row[0], "\t".join(row[1:])] if last else ["\t".join(row[:-1]), row[-1]]) for n, row in found]
+    return [(n, new if len(row) > width else row) for (n, row), (_, new) in zip(found, joined, strict=True)]
 
 
 def _usual_width(rows: list[tuple[int, list[str]]]) -> int:

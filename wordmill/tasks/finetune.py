@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from wordmill.batches.examples import Encoded, ExampleRows, in_pieces
@@ -34,6 +34,7 @@ from wordmill.models.heads import Headed, load_base, save_headed
 from wordmill.models.lora import LoraConfig
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.adapted import base_facts, base_of, check_base, check_lora, head_facts, save_tuned_adapter
+from wordmill.tasks.asked import ELSEWHERE, check_training, named, without_effect
 from wordmill.tasks.card import tuned_card
 from wordmill.tasks.examples import Record, Records, split_off
 from wordmill.tasks.judge import Judged, judge, sample_page
@@ -56,11 +57,12 @@ from wordmill.tasks.task import Task, Tools, encode_all, task_class
 from wordmill.tasks.tune_plan import TunePlan, longest, row_capacity, tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
+from wordmill.tokenizer.config import sized_by_text
 from wordmill.tokenizer.train import train_tokenizer
 from wordmill.train import budget, checkpoint
 from wordmill.train.distributed import World, world
 from wordmill.train.log import Log
-from wordmill.train.loop import Training, fit, restore
+from wordmill.train.loop import TrainConfig, Training, fit, restore
 from wordmill.train.optim import BEHIND, depth
 from wordmill.train.report import PAGES, write_report
 
@@ -127,6 +129,8 @@ class FinetuneConfig(Config):
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
 
+    _sized = field_validator("tokenizer", mode="before")(sized_by_text)
+
     @property
     def scratch(self) -> bool:
         """Whether the model starts from scratch."""
@@ -188,7 +192,7 @@ def finetune(
     """
     started = time.monotonic()
     tune_memory()
-    given = {**settings, **_files(data=data, validation=settings.get("validation"), test=settings.get("test"))}
+    given = {**settings, **named_files(data=data, validation=settings.get("validation"), test=settings.get("test"))}
     given |= {name: str(value) for name, value in (("task", task), ("parent", model)) if value is not None}
     place = choose_device(device)
     with world(place) as group, ExitStack() as held:
@@ -225,7 +229,7 @@ def finetune(
     return Run(folder, metrics)
 
 
-def _files(**given: Any) -> dict[str, list[str]]:
+def named_files(**given: Any) -> dict[str, list[str]]:
     """Names of files, each given as one or several."""
     found = {name: [value] if isinstance(value, str | Path) else list(value or ()) for name, value in given.items()}
     return {name: [str(path) for path in paths] for name, paths in found.items() if paths}
@@ -237,12 +241,12 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
         return resumed(FinetuneConfig, given, out)
     if not given.get("task"):
         raise UsageError("no task given", fix="For example: wordmill finetune classify reviews.csv --model FOLDER")
-    config = FinetuneConfig.of(given)
-    return config, new_run(check_settings(config), out, group)
+    config = check_settings(FinetuneConfig.of(given), given)
+    return config, new_run(config, out, group)
 
 
-def check_settings(config: FinetuneConfig) -> FinetuneConfig:
-    """What can be known to be wrong before anything is read. Raises `WordmillError`."""
+def check_settings(config: FinetuneConfig, given: Mapping[str, Any]) -> FinetuneConfig:
+    """What can be known to be wrong before anything is read; `given` is what was said. Raises `WordmillError`."""
     kinds = task_class(config.task)
     if not config.data:
         raise UsageError("no examples given", fix="Name a file: wordmill finetune TASK FILE --model FOLDER")
@@ -250,8 +254,13 @@ def check_settings(config: FinetuneConfig) -> FinetuneConfig:
         raise UsageError("no model given", fix="Name a model folder, or a family to start from scratch: --model runs/x/model, --model bert")
     if config.time is not None:
         parse_time(config.time)
+    check_training(config.train, config.dtype, config.size, ELSEWHERE | {"compile": "nothing: fine-tuning is not compiled"})
+    TrainConfig.of({"steps": 1, **config.train}, where="train")
     if config.lora is not None:
         check_lora(config)
+    if config.tokenizer_folder is not None and not config.shaped:
+        without_effect(named(given, "tokenizer"), f"the tokenizer in {config.tokenizer_folder} is used")
+        Tokenizer.load(config.tokenizer_folder)
     if not config.shaped:
         if "/" in config.parent or config.parent.startswith("."):
             raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
@@ -259,8 +268,9 @@ def check_settings(config: FinetuneConfig) -> FinetuneConfig:
         if config.fresh:
             raise UsageError(f"{config.parent} is a family: its weights are new anyway", where="--fresh", fix="Leave --fresh away")
     else:
-        only = {"size": config.size, "tokenizer_folder": config.tokenizer_folder}
-        wrong = [name for name, value in only.items() if value is not None] + [f"model.{name}" for name in set(config.shape) - {"dropout"}]
+        only = {"--size": config.size, "--tokenizer": config.tokenizer_folder}
+        wrong = [name for name, value in only.items() if value is not None] + named(given, "tokenizer")
+        wrong += [f"model.{name}" for name in set(config.shape) - {"dropout"}]
         if wrong:
             raise UsageError(f"the shape and the tokenizer of {config.parent} are settled: {', '.join(sorted(wrong))} can't be set",
                              fix="Only model.dropout can; a family's name starts from scratch")  # fmt: skip
@@ -572,19 +582,4 @@ def _scores(judged: Judged) -> str:
     return f'<p class=sub>{cut}</p><div class="card"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def preview(
-    task: str, data: Any, *, model: str | Path, reporter: Reporter = SILENT, colour: bool = False, **settings: Any
-) -> dict[str, Any]:
-    """Three examples exactly as the model will see them, with lengths, cuts and label counts; nothing is written. Raises as `finetune`."""
-    from tempfile import TemporaryDirectory
-
-    from wordmill.tasks.preview import show
-
-    config = FinetuneConfig.of({**settings, "task": task, "parent": str(model),
-                                **_files(data=data, validation=settings.get("validation"), test=settings.get("test"))})  # fmt: skip
-    with TemporaryDirectory(prefix="wordmill-") as scratch:
-        ready = prepare(check_settings(config), Path(scratch), choose_device("cpu"), reporter)
-        return show(ready.task, ready.tools, {name: (ready.splits[name].records, ready.encoded[name]) for name in ready.splits}, colour)
-
-
-__all__ = ["FinetuneConfig", "Record", "finetune", "preview"]
+__all__ = ["FinetuneConfig", "Record", "finetune"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -152,16 +152,24 @@ def training_rows(
     objective = config.objective or "clm"
     if isinstance(model, RecurrentConfig):
         if objective != "clm":
-            raise UsageError(f"a recurrent model can't learn {objective}", where="--objective", fix="It predicts each next token: clm")
+            raise _cant_learn("recurrent model", objective, ("clm",))
         return CarriedRows(store, context, rows, config.seed)
     if objective not in FITTING[model.kind]:
-        raise UsageError(
-            f"{'an' if model.kind[0] in 'ae' else 'a'} {model.kind} can't learn {objective}",
-            where="--objective",
-            fix=f"It learns {' or '.join(FITTING[model.kind])}",
-        )
+        raise _cant_learn(model.kind, objective, FITTING[model.kind])
     start = model.decoder_start_id if model.kind == "encoder-decoder" else None
     return objective_rows(objective, store, context, rows, config.seed, tokenizer, config.corruption, start=start, limit=limit)
+
+
+def _cant_learn(kind: str, objective: str, fitting: Sequence[str]) -> UsageError:
+    article = "an" if kind[0] in "ae" else "a"
+    return UsageError(f"{article} {kind} can't learn {objective}", where="--objective", fix=f"It learns {' or '.join(fitting)}")
+
+
+def check_objective(kind: str, objective: str) -> None:
+    """Raises `UsageError` when a model of this kind (a key of `FITTING`, or "recurrent") can't learn it."""
+    fitting = FITTING.get(kind, ("clm",))
+    if objective not in fitting:
+        raise _cant_learn(kind if kind in FITTING else f"{kind} model", objective, fitting)
 
 
 FITTING = {"decoder": ("clm", "prefix"), "encoder": ("mlm",), "encoder-decoder": ("denoise", "infill")}
@@ -185,7 +193,7 @@ def check_settings(config: PretrainConfig) -> None:
             where="model",
             fix="Only model.dropout can",
         )
-    TrainConfig.of({**({} if "seconds" in config.train else {"steps": 1}), **config.train}, where="train")
+    TrainConfig.of({"steps": 1, **config.train}, where="train")
 
 
 def _context(config: PretrainConfig, device: torch.device, seconds: float | None) -> int:
@@ -263,7 +271,7 @@ def _check_fits(model: ModelConfig, asked: _Asked) -> None:
         raise ConfigError(
             f"context {asked.context} is longer than the model's {model.max_positions} positions",
             where="train.context",
-            fix="Lower train.context or raise model.max_positions",
+            fix="Lower train.context" + ("" if asked.config.parent else " or raise model.max_positions"),
         )
 
 
@@ -333,7 +341,7 @@ def _length(asked: _Asked, model: ModelConfig, values: dict[str, Any], speed: bu
     values["steps"] = config.steps or rows.steps(tokens)
     if config.steps is not None:
         tokens = float(config.steps * values["rows"] * asked.context)  # until the rows of a step were settled, only a guess
-    if config.epochs is not None and "steps" not in config.train and isinstance(rows, PackedRows):
+    if config.epochs is not None and isinstance(rows, PackedRows):
         values["row_limit"] = rows.rows_for(tokens)
     return tokens
 
@@ -342,12 +350,8 @@ def _tokens(config: PretrainConfig, train: TokenStore) -> float | None:
     if config.tokens is not None:
         return parse_count(config.tokens, "--tokens")
     if config.epochs is not None:
-        if config.epochs <= 0:
-            raise UsageError("epochs must be more than 0", where="--epochs")
         return config.epochs * train.n_tokens
     if config.steps is not None:
-        if config.steps < 1:
-            raise UsageError("steps must be at least 1", where="--steps")
         context, rows = int(config.train.get("context", 256)), int(config.train.get("rows", 16))
         return float(config.steps * context * rows)
     return None

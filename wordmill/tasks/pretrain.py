@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from wordmill.batches.pack import PackedRows
 from wordmill.batches.store import TokenStore, encode_corpus
@@ -37,9 +37,10 @@ from wordmill.models.hub import resolve_model
 from wordmill.models.lora import LoraConfig
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.adapted import base_facts, check_base, check_lora, save_adapted
+from wordmill.tasks.asked import built, check_asked
 from wordmill.tasks.card import model_card
 from wordmill.tasks.facts import run_facts
-from wordmill.tasks.plan import FITTING, Plan, check_settings, make_plan, parse_time, training_rows
+from wordmill.tasks.plan import FITTING, Plan, check_objective, check_settings, make_plan, parse_time, training_rows
 from wordmill.tasks.run import (
     FACTS,
     Run,
@@ -55,6 +56,7 @@ from wordmill.tasks.run import (
     write_config,
 )  # fmt: skip
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
+from wordmill.tokenizer.config import sized_by_text
 from wordmill.tokenizer.report import report as tokenizer_report
 from wordmill.tokenizer.train import train_on_corpus
 from wordmill.train import checkpoint
@@ -113,6 +115,8 @@ class PretrainConfig(Config):
     """Numbers to compute with: auto, bf16 or fp32."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
+
+    _sized = field_validator("tokenizer", mode="before")(sized_by_text)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -198,12 +202,8 @@ class Data:
 
 def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
     """Corpus, tokenizer and tokens, each made once and found again on resuming."""
-    if len(config.sources) == 1 and (Path(config.sources[0]) / "corpus.json").exists():
+    if built(config.sources):
         corpus = Corpus.open(config.sources[0])
-        if config.validation:
-            raise UsageError(
-                "a corpus folder brings its own validation split", where="--validation", fix="Give the files themselves as sources"
-            )
     elif (folder / "corpus" / "corpus.json").exists():
         corpus = Corpus.open(folder / "corpus")
     else:
@@ -220,12 +220,6 @@ def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
             "report": tokenizer_report(tokenizer, corpus.documents("validation" if corpus.count("validation") else "train")),
         }
         tokenizer.save(folder / "tokenizer", lineage=facts)
-    if tokenizer.eos_id is None:
-        raise UsageError(
-            "this tokenizer has no end token, so a model could never learn to stop",
-            where=config.tokenizer_folder or config.parent,
-            fix="Add eos_token to its tokenizer_config.json",
-        )
     splits = ["train"] + (["validation"] if corpus.count("validation") else [])
     stores = encode_corpus(corpus, tokenizer, folder / "tokens", splits=splits, reporter=reporter)
     data = Data(corpus, tokenizer, stores)
@@ -359,6 +353,12 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
     """The settings and the run folder: new, or that of the run to resume, whose settings must not have changed."""
     if resume:
         return resumed(PretrainConfig, given, out)
+    config = asked_for(given)
+    return config, new_run(config, out, group)
+
+
+def asked_for(given: Mapping[str, Any]) -> PretrainConfig:
+    """What is asked for, with what follows from it alone. Raises `WordmillError` for what is known to be wrong before the text is read."""
     config = PretrainConfig.of(given)
     if not config.sources:
         raise UsageError("no text given", fix="Name files, folders or a corpus folder")
@@ -374,8 +374,9 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
         parse_time(config.time)
     config = with_objective(config)
     check_settings(config)
+    check_asked(config, given)
     check_lora(config)
-    return config, new_run(config, out, group)
+    return config
 
 
 PURPOSES = {"mlm": "masked", "denoise": "denoising", "infill": "denoising"}
@@ -386,15 +387,16 @@ def with_objective(config: PretrainConfig) -> PretrainConfig:
     """The settings with the objective that the model's kind usually learns, where none was asked for, and a tokenizer that fits it."""
     if config.parent is not None:
         model = read_config(resolve_model(config.parent))
-        kind = model.kind if isinstance(model, TransformerConfig) else "decoder"
+        kind = model.kind if isinstance(model, TransformerConfig) else "recurrent"
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         if config.family not in ("qwen3", family):
             raise UsageError(f"{config.parent} is a {family}, not a {config.family}", where="--model", fix="Leave --model away with --from")
         config = config.replace(family=family)
     else:
         shape = family_shape(config.family, 64, 1)
-        kind = "decoder" if "cell" in shape else TransformerConfig.of({**shape, **_parts(config.model)}, where="model").kind
-    objective = config.objective or FITTING[kind][0]
+        kind = "recurrent" if "cell" in shape else TransformerConfig.of({**shape, **_parts(config.model)}, where="model").kind
+    objective = config.objective or FITTING.get(kind, ("clm",))[0]
+    check_objective(kind, objective)
     values: dict[str, Any] = {"objective": objective}
     purpose = PURPOSES.get(objective, "causal")
     if config.tokenizer.purpose != purpose:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import Encoded, in_pieces
+from wordmill.core.device import choose_device
+from wordmill.core.progress import SILENT, Reporter
 from wordmill.tasks.examples import Record
+from wordmill.tasks.finetune import FinetuneConfig, check_settings, named_files, prepare
 from wordmill.tasks.task import Task, Tools
 
 SHOWN = 3
 ON, OFF = "\x1b[1;32m", "\x1b[0m"
+
+
+def preview(
+    task: str, data: Any, *, model: str | Path, reporter: Reporter = SILENT, colour: bool = False, **settings: Any
+) -> dict[str, Any]:
+    """Three examples exactly as the model will see them, with lengths, cuts and label counts; nothing is written. Raises as `finetune`."""
+    given = {**settings, "task": task, "parent": str(model),
+             **named_files(data=data, validation=settings.get("validation"), test=settings.get("test"))}  # fmt: skip
+    config = check_settings(FinetuneConfig.of(given), given)
+    with TemporaryDirectory(prefix="wordmill-") as scratch:
+        ready = prepare(config, Path(scratch), choose_device("cpu"), reporter)
+        return show(ready.task, ready.tools, {name: (ready.splits[name].records, ready.encoded[name]) for name in ready.splits}, colour)
 
 
 def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], Sequence[Encoded]]], colour: bool) -> dict[str, Any]:

@@ -60,13 +60,10 @@ def find_learning_rate(
 
     from wordmill.core.files import new_folder
     from wordmill.tasks.plan import make_plan
-    from wordmill.tasks.pretrain import PretrainConfig, assemble, prepare, with_objective
+    from wordmill.tasks.pretrain import asked_for, assemble, prepare
     from wordmill.train.distributed import World
 
-    config = PretrainConfig.of({**settings, "sources": [str(s) for s in sources]})
-    if not any((config.time, config.tokens, config.epochs, config.steps)):
-        config = config.replace(time="10m")
-    config = with_objective(config)
+    config = asked_for({**settings, "sources": [str(s) for s in sources]})
     place = choose_device(device)
     with tempfile.TemporaryDirectory(prefix="wordmill-") as scratch:
         folder = new_folder(out) if out is not None else Path(scratch)

@@ -16,8 +16,8 @@ from typing import Any, Self, TypeVar
 
 import yaml
 
-from wordmill.core.config import Config, differences, merge
-from wordmill.core.errors import DiskFullError, UsageError, WordmillError
+from wordmill.core.config import Config, differences, merge, read_yaml
+from wordmill.core.errors import ConfigError, UsageError, WordmillError, WriteError
 from wordmill.core.files import hash_file, new_folder, read_json, write_text
 from wordmill.core.handlers import handling
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
@@ -81,18 +81,21 @@ def finished(folder: Path) -> Run | None:
 @contextmanager
 def left_as_it_was(folder: Path, *, new: bool) -> Iterator[None]:
     """Remove a new run's folder when the run can't begin for a reason that the user mends in the command, so that the mended command works.
-    What a full disk stopped can be resumed, and stays."""
+    What a disk stopped can be resumed, and stays."""
     try:
         yield
     except WordmillError as error:
-        if new and not isinstance(error, DiskFullError):
+        if new and not isinstance(error, WriteError):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
-    """What config.yaml holds: `asked`, and `plan` once there is one."""
-    values: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    """What config.yaml holds: `asked`, and `plan` once there is one. Raises `ConfigError` for a file that is damaged."""
+    values = read_yaml(folder / CONFIG)
+    if not isinstance(values.get("asked"), dict):
+        raise ConfigError("this file is damaged: it does not say what was asked for", where=folder / CONFIG,
+                          fix="Start a new run with another -o; the models in this folder can still be used")  # fmt: skip
     return values
 
 

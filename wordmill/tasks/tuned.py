@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from wordmill.core.device import choose_device, choose_dtype
 from wordmill.core.errors import DataError, ModelError, UsageError
+from wordmill.core.files import standard_lines
 from wordmill.core.lineage import read_lineage
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import Comparison, Outcomes, paired
@@ -171,7 +171,7 @@ def load(place: str | Path, *, device: str = "auto", dtype: str | None = None) -
 def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> list[Record]:
     """What `predict` reads: a file of records, a text file with an input a line, or `-`, lines of text or JSON from standard input."""
     if source == "-":
-        return _lines(sys.stdin, "standard input", tuned)
+        return _lines(standard_lines(), "standard input", tuned)
     path = Path(source)
     if path.suffix.lower() == ".txt" and path.exists() and "tokens" not in tuned.task.spec.get("columns", {}):
         from wordmill.tasks.examples import read_text

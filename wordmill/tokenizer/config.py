@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,7 +56,8 @@ class TokenizerConfig(Config):
         if self.lowercase and self.kind != "wordpiece":
             raise ValueError(f"lowercase is for wordpiece; a {self.kind} tokenizer keeps the text as it is")
         if self.sentinels is not None and self.purpose != "denoising":
-            raise ValueError(f"sentinels are for denoising; a {self.purpose} tokenizer has none")
+            what = f"sentinels are for denoising; a {self.purpose} tokenizer has none"
+            raise ValueError(f"{what}: choose --purpose denoising (in pretrain --objective denoise)")
         known = {*self._usual, UNKNOWN}
         clash = [name for name in self.extra_special if not name or name in known]
         if clash or len(set(self.extra_special)) < len(self.extra_special):
@@ -86,6 +88,11 @@ class TokenizerConfig(Config):
     def special(self) -> tuple[str, ...]:
         """All special tokens in the order of their ids (from 0)."""
         return (*self._usual, *self.extra_special)
+
+
+def sized_by_text(values: Any) -> Any:
+    """Settings of a tokenizer that is trained on the way to a model: without `vocab` among them, its size follows from the text."""
+    return {"vocab": None, "allow_smaller": True, **values} if isinstance(values, Mapping) and "vocab" not in values else values
 
 
 def suggest_vocab(n_bytes: int) -> int:

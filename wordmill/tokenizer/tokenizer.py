@@ -94,7 +94,7 @@ class Tokenizer:
         Raises `ModelError` when there is none of them, one can't be read, or its family isn't known.
         """
         path = Path(place)
-        folder, file = (path, path / "tokenizer.json") if path.is_dir() else (path.parent, path)
+        folder, file = (path.parent, path) if path.is_file() or path.suffix in (".json", ".model") else (path, path / "tokenizer.json")
         settings: dict[str, Any] = {}
         try:
             for name in ("special_tokens_map.json", "tokenizer_config.json"):
@@ -109,6 +109,8 @@ class Tokenizer:
             raise ModelError(error.what, where=error.where) from error
         except ModelError as error:
             raise ModelError(error.what, where=file) from error
+        if not folder.exists():
+            raise ModelError("no such folder", where=folder, fix="Name the folder of a tokenizer or a model")
         if not path.exists():
             raise ModelError(f"no {file.name} here", where=folder, fix="Name the folder of a tokenizer or a model")
         text, settings = convert(folder, settings, file if file.suffix == ".model" else None)

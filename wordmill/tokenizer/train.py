@@ -60,7 +60,8 @@ def train_tokenizer(
         if total_bytes is None:
             chunks = list(chunks)
             total_bytes = sum(len(chunk.encode()) for chunk in chunks)
-        vocab = max(suggest_vocab(total_bytes), _smallest(config))
+        # A char vocabulary is bounded by the text.
+        vocab = 2**20 if config.kind == "char" else max(suggest_vocab(total_bytes), _smallest(config))
         if config.kind in ("bpe", "unigram", "wordpiece"):
             reporter.note(f"vocabulary: {vocab:,} tokens, from {human_bytes(total_bytes)} of text")
     elif vocab < _smallest(config) and config.kind != "byte":
@@ -251,5 +252,6 @@ def _check_size(tokenizer: Tokenizer, config: TokenizerConfig, wanted: int, repo
         return
     what = f"this text gives a {config.kind} vocabulary of {size:,} tokens, not the {wanted:,} asked for"
     if not config.allow_smaller:
-        raise DataError(what, where="vocab", fix=f"Ask for {size} (--vocab {size}) or fewer, or give more text")
+        fix = f"Ask for {size} or fewer (--vocab {size}; in pretrain and finetune tokenizer.vocab={size}), or give more text"
+        raise DataError(what, where="vocab", fix=fix)
     reporter.note(f"{what}: going on with {size:,}")

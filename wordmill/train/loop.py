@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from wordmill.batches.batch import Batch
@@ -56,15 +56,15 @@ class TrainConfig(Config):
     """Largest norm of the gradient; larger ones are scaled down to it (0: off)."""
     ema: float = 0.0
     """Decay of the average of the weights, per step (0: no average). Where there is one, it is what is evaluated and saved."""
-    evaluations: int = 10
+    evaluations: int = Field(default=10, ge=0)
     """How many times the run is evaluated, evenly spread."""
     save_seconds: float = 120.0
     """Time between checkpoints in seconds."""
-    save_steps: int = 0
+    save_steps: int = Field(default=0, ge=0)
     """Steps between checkpoints (0: by time alone)."""
-    keep: int = 2
+    keep: int = Field(default=2, ge=1)
     """Checkpoints kept."""
-    log_every: int = 1
+    log_every: int = Field(default=1, ge=1)
     """Steps between lines of the log."""
     compile: bool = False
     """Whether the blocks are compiled."""
