@@ -126,3 +126,16 @@ def test_a_recurrent_parent_has_nothing_to_adapt(prepared, tmp_path, make_loaded
     make_loaded("lstm").save(tmp_path / "lstm")
     with pytest.raises(UsageError, match="recurrent"):
         pretrain(prepared / "corpus", out=tmp_path / "run", parent=str(tmp_path / "lstm"), lora={"rank": 4}, steps=1)
+
+
+def test_going_on_from_a_bare_encoder_is_refused_before_the_text_is_read(texts, tmp_path, monkeypatch):
+    from tests.tuning import make_folder
+    from wordmill.core.errors import UsageError
+    from wordmill.tasks import pretrain as module
+
+    folder = make_folder(tmp_path / "bert", "bert")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor for name, tensor in weights.items() if "cls." not in name}, folder / "model.safetensors")
+    monkeypatch.setattr(module, "prepare", lambda *_: pytest.fail("the text was read first"))
+    with pytest.raises(UsageError, match="no output layer.*bare encoder"):
+        module.pretrain(texts, parent=str(folder), steps=2, out=tmp_path / "run")

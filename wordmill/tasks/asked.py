@@ -16,6 +16,7 @@ from wordmill.core.config import Config
 from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.corpus.sources import is_built
+from wordmill.models.folder import head_kind, whole_config
 from wordmill.models.hub import resolve_model
 from wordmill.tasks.plan import parse_count
 from wordmill.tokenizer import Tokenizer
@@ -91,6 +92,7 @@ def check_asked(config: PretrainConfig, given: Mapping[str, Any]) -> None:
         without_effect(named(given, "tokenizer"), f"the tokenizer of {config.parent} is used")
         without_effect(["--size"] if config.size else [], f"the shape of {config.parent} is settled")
         check_end(Tokenizer.load(resolve_model(config.parent)), config.parent)
+        _check_head(config.parent)
     if config.tokenizer_folder is not None:
         without_effect(named(given, "tokenizer"), f"the tokenizer in {config.tokenizer_folder} is used")
         check_end(Tokenizer.load(config.tokenizer_folder), config.tokenizer_folder)
@@ -98,6 +100,17 @@ def check_asked(config: PretrainConfig, given: Mapping[str, Any]) -> None:
     corruption_config(objective, config.corruption)
     if objective != "clm":
         without_effect(["--prompt"] if config.prompts else [], f"a model that learns {objective} is shown no text to continue")
+
+
+def _check_head(parent: str) -> None:
+    """Raises `UsageError` for a model without the output layer that pretraining trains."""
+    folder = resolve_model(parent)
+    if head_kind(folder) is not None:
+        what = "this model was fine-tuned for a task and has an answer in place of an output layer"
+        raise UsageError(what, where=parent, fix="Go on from the model that it was made from")
+    if not whole_config(folder).lm_head:
+        what = "this model has no output layer, and pretraining needs one: its folder holds the bare encoder"
+        raise UsageError(what, where=parent, fix="Take a folder that has it (BertForMaskedLM and the like), or fine-tune this one")
 
 
 def built(sources: tuple[str, ...]) -> bool:
