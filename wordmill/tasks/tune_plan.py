@@ -27,6 +27,12 @@ RATE, REFERENCE = 5e-5, 110e6
 """The learning rate of a model of that many weights; small models take larger ones, as 1/√weights."""
 SCRATCH = {"transformer": 5e-4, "recurrent": 3e-3}
 """Learning rates of models that have learned nothing yet."""
+LOUD = 0.5
+"""Root mean square of an embedding's weights above which a model from here was trained by Muon, whose rate for embeddings makes them
+50 times as large as AdamW's. AdamW moves a weight by about its rate a step: at a rate that suits small weights they would stand still."""
+LOUD_RATES: dict[str, Any] = {"kind": "muon", "matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.003, "beta1": 0.9,
+                              "beta2": 0.99}  # fmt: skip
+"""How such models learn: half the rates of pretraining. Another learning rate scales them all."""
 LONGEST = 512
 """Tokens of an example at most, unless asked otherwise."""
 CPU_ROW, GPU_ROW = 128, 512
@@ -73,9 +79,9 @@ def row_capacity(model: ModelConfig, device: torch.device) -> int:
 
 def tune_plan(
     config: FinetuneConfig, model: ModelConfig, *, n: int, n_validation: int, longest_example: int, cut: Mapping[str, int],
-    task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float,
+    task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float, loud: bool = False,
 ) -> TunePlan:  # fmt: skip
-    """Choose what was not asked for; `n` training examples, `cut`: examples cut by split."""
+    """Choose what was not asked for; `n` training examples, `cut`: examples cut by split, `loud`: see `LOUD`."""
     scratch = config.scratch
     weights = count_parameters(model.replace(lm_head=False))
     recurrent = isinstance(model, RecurrentConfig)
@@ -84,13 +90,16 @@ def tune_plan(
     epochs, why = _epochs(config, n)
     rate = config.lr or (SCRATCH["recurrent" if recurrent else "transformer"] if scratch
                          else min(1e-3, max(5e-6, RATE * math.sqrt(REFERENCE / weights))))  # fmt: skip
+    optim: dict[str, Any] = {"kind": "adamw", "lr": float(f"{rate:.2g}") if config.lr is None else rate, "beta1": 0.9,
+                             "beta2": 0.98 if scratch else 0.999, "eps": 1e-8, "weight_decay": 0.01}  # fmt: skip
+    if loud and config.train.get("optim", {}).get("kind", "muon") == "muon":
+        factor = 1.0 if config.lr is None else config.lr / LOUD_RATES["lr"]
+        optim |= {name: value * factor if name.endswith("lr") else value for name, value in LOUD_RATES.items()}
     capacity = row_capacity(model, device)
     width = max(capacity, longest_example)
     values: dict[str, Any] = {
         "context": width, "rows": rows, "micro_rows": max(1, MICRO_TOKENS.get(device.type, 8192) // width), "seed": config.seed,
-        "optim": {"kind": "adamw", "lr": float(f"{rate:.2g}") if config.lr is None else rate, "beta1": 0.9,
-                  "beta2": 0.98 if scratch else 0.999, "eps": 1e-8, "weight_decay": 0.01},
-        "schedule": {"kind": "linear", "warmup": 0.1}, "clip": 1.0,
+        "optim": optim, "schedule": {"kind": "linear", "warmup": 0.1}, "clip": 1.0,
     }  # fmt: skip
     if config.time is not None:
         left = parse_time(config.time) - (time.monotonic() - started)
