@@ -263,3 +263,22 @@ def test_from_scratch_with_a_tokenizer_of_its_own(tmp_path):
     assert main(["finetune", "classify", str(train), "--model", "lstm", "-o", str(out), *shape, *QUICK]) == 0
     assert json.loads((out / "model" / "config.json").read_text())["bidirectional"] is True
     assert wordmill.load(out).predict({"1": "good"})["label"] in ("good", "bad")
+
+
+def test_a_model_with_a_large_embedding_learns_by_rates_that_move_it(reviews, tmp_path):
+    from tests.tuning import make_folder
+    from wordmill.core.lineage import write_lineage
+    from wordmill.models.folder import load_model, save_model
+
+    folder = make_folder(tmp_path / "model", "qwen3")
+    model = load_model(folder)
+    with torch.no_grad():
+        model.embedding.weight.mul_(2.5 / model.embedding.weight.square().mean().sqrt())
+    save_model(model, folder)
+    write_lineage(folder, task="pretrain")
+    for name, more, kind, rates in (("plain", {}, "muon", (0.015, 0.003)), ("half", {"lr": 0.0015}, "muon", (0.0075, 0.0015)),
+                                    ("fresh", {"fresh": True}, "adamw", (0.03, 5e-4)),
+                                    ("asked", {"train": {"optim": {"kind": "adamw"}}, "lr": 1e-3}, "adamw", (0.03, 1e-3))):  # fmt: skip
+        run = wordmill.finetune("classify", reviews / "train.tsv", model=folder, out=tmp_path / name, steps=1, **more)
+        optim = json.loads((run.model_folder / "wordmill.json").read_text())["train"]["optim"]
+        assert (optim["kind"], optim["matrix_lr"], optim["lr"]) == (kind, *map(pytest.approx, rates)), name

@@ -30,6 +30,12 @@ SCRATCH = {"transformer": 5e-4, "recurrent": 3e-3}
 """Learning rates of models that have learned nothing yet."""
 ADAPTER = 10.0
 """An adapter's learning rate in proportion to that of all weights (Schulman et al. 2025, thinkingmachines.ai/blog/lora)."""
+LOUD = 0.5
+"""Root mean square of an embedding's weights above which a model from here was trained by Muon, whose rate for embeddings makes them
+50 times as large as AdamW's. AdamW moves a weight by about its rate a step: at a rate that suits small weights they would stand still."""
+LOUD_RATES: dict[str, Any] = {"kind": "muon", "matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.003, "beta1": 0.9,
+                              "beta2": 0.99}  # fmt: skip
+"""How such models learn: half the rates of pretraining. Another learning rate scales them all."""
 LONGEST = 512
 """Tokens of an example at most, unless asked otherwise."""
 CPU_ROW, GPU_ROW = 128, 512
@@ -76,23 +82,21 @@ def row_capacity(model: ModelConfig, device: torch.device) -> int:
 
 def tune_plan(
     config: FinetuneConfig, model: ModelConfig, *, n: int, n_validation: int, longest_example: int, cut: Mapping[str, int],
-    task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float,
+    task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float, loud: bool = False,
 ) -> TunePlan:  # fmt: skip
-    """Choose what was not asked for; `n` training examples, `cut`: examples cut by split."""
+    """Choose what was not asked for; `n` training examples, `cut`: examples cut by split, `loud`: see `LOUD`."""
     scratch = config.scratch
     weights = count_parameters(model.replace(lm_head=False))
     recurrent = isinstance(model, RecurrentConfig)
     rows = int(config.train.get("rows") or (8 if n < 300 else 16 if n < 2000 else 32))
     steps_per_epoch = -(-n // rows)
     epochs, why = _epochs(config, n)
-    rate = config.lr or _rate(config, weights, recurrent=recurrent)
+    optim = _optim(config, weights, recurrent=recurrent, loud=loud)
     capacity = row_capacity(model, device)
     width = max(capacity, longest_example)
     values: dict[str, Any] = {
         "context": width, "rows": rows, "micro_rows": max(1, MICRO_TOKENS.get(device.type, 8192) // width), "seed": config.seed,
-        "optim": {"kind": "adamw", "lr": float(f"{rate:.2g}") if config.lr is None else rate, "beta1": 0.9,
-                  "beta2": 0.98 if scratch else 0.999, "eps": 1e-8, "weight_decay": 0.01},
-        "schedule": {"kind": "linear", "warmup": 0.1}, "clip": 1.0,
+        "optim": optim, "schedule": {"kind": "linear", "warmup": 0.1}, "clip": 1.0,
     }  # fmt: skip
     if config.time is not None:
         left = parse_time(config.time) - (time.monotonic() - started)
@@ -128,6 +132,16 @@ def tune_plan(
         notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
     return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,
                     config.patience if n_validation else 0, task, data, summary, notes)  # fmt: skip
+
+
+def _optim(config: FinetuneConfig, weights: int, *, recurrent: bool, loud: bool) -> dict[str, Any]:
+    """How a model of that many weights learns, but for what was asked for in `train.optim`."""
+    if loud and config.train.get("optim", {}).get("kind", "muon") == "muon":
+        factor = 1.0 if config.lr is None else config.lr / LOUD_RATES["lr"]
+        rates = {name: value * factor if name.endswith("lr") else value for name, value in LOUD_RATES.items()}
+        return {"eps": 1e-8, "weight_decay": 0.01, **rates}
+    rate = config.lr or float(f"{_rate(config, weights, recurrent=recurrent):.2g}")
+    return {"kind": "adamw", "lr": rate, "beta1": 0.9, "beta2": 0.98 if config.scratch else 0.999, "eps": 1e-8, "weight_decay": 0.01}
 
 
 def _rate(config: FinetuneConfig, weights: int, *, recurrent: bool) -> float:
