@@ -50,6 +50,7 @@ from wordmill.tasks.run import (
     resumed,
     saved_config,
     signals,
+    take_up,
     timed,
     write_config,
 )
@@ -59,10 +60,10 @@ from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.config import sized_by_text
 from wordmill.tokenizer.train import train_tokenizer
-from wordmill.train import budget, checkpoint
+from wordmill.train import budget
 from wordmill.train.distributed import World, world
 from wordmill.train.log import Log
-from wordmill.train.loop import TrainConfig, Training, fit, restore
+from wordmill.train.loop import TrainConfig, Training, fit
 from wordmill.train.optim import BEHIND, depth
 from wordmill.train.report import PAGES, write_report
 
@@ -212,12 +213,7 @@ def finetune(
             run = assemble(config, plan, ready, folder, place, group, log)
         with log.task("training", total=1.0) as bar, signals(run):
             watch = _callbacks(run, config, plan, ready, bar, tensorboard)
-            saved = checkpoint.load_newest(folder / "checkpoints")
-            if saved is not None:
-                check_base(config, saved.facts)
-                restore(run, saved)
-                log.note(f"resumed at step {run.step}")
-            watch.rewind(run)
+            take_up(run, watch, lambda facts: check_base(config, facts), resume=resume)
             if config.freeze == "gradual":
                 run.callbacks.append(Thaw(run, depths(run.model)))
             before = run.seconds

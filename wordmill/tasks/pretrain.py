@@ -52,6 +52,7 @@ from wordmill.tasks.run import (
     resumed,
     saved_config,
     signals,
+    take_up,
     timed,
     write_config,
 )  # fmt: skip
@@ -59,11 +60,10 @@ from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.config import sized_by_text
 from wordmill.tokenizer.report import report as tokenizer_report
 from wordmill.tokenizer.train import train_on_corpus
-from wordmill.train import checkpoint
 from wordmill.train.budget import count_parameters, family_shape
 from wordmill.train.distributed import World, world
 from wordmill.train.log import Log
-from wordmill.train.loop import Training, fit, restore
+from wordmill.train.loop import Training, fit
 from wordmill.train.objectives import OBJECTIVES
 from wordmill.train.report import write_report
 
@@ -164,14 +164,7 @@ def pretrain(
         run = assemble(config, plan, data, folder, place, group, log)
         with log.task("training", total=1.0) as task, signals(run):
             watch = _callbacks(run, config, plan, data, task, tensorboard)
-            saved = checkpoint.load_newest(folder / "checkpoints")
-            if saved is not None:
-                check_base(config, saved.facts)
-                restore(run, saved)
-                log.note(f"resumed at step {run.step}")
-            elif resume:
-                log.note("there was no checkpoint yet: starting from the beginning")
-            watch.rewind(run)
+            take_up(run, watch, lambda facts: check_base(config, facts), resume=resume)
             before = run.seconds
             fit(run)
         timings |= {"training": run.seconds - before - watch.seconds, "validation and samples": watch.seconds}

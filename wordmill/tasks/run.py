@@ -20,10 +20,12 @@ from wordmill.core.config import Config, differences, merge, read_yaml
 from wordmill.core.errors import ConfigError, UsageError, WordmillError, WriteError
 from wordmill.core.files import hash_file, new_folder, read_json, write_text
 from wordmill.core.handlers import handling
+from wordmill.evaluate.watch import Watch
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.hub import resolve_model
+from wordmill.train import checkpoint
 from wordmill.train.distributed import World
-from wordmill.train.loop import TrainConfig, Training
+from wordmill.train.loop import TrainConfig, Training, restore
 
 CONFIG, FACTS = "config.yaml", "run.json"
 T = TypeVar("T")
@@ -152,6 +154,20 @@ def first_does(group: World, work: Callable[[], T]) -> T:
     if group.first:
         group.wait()
     return result
+
+
+def take_up(run: Training, watch: Watch, check: Callable[[Mapping[str, Any]], None], *, resume: bool) -> None:
+    """Put a run where its newest checkpoint left it, or at its beginning; `check` looks at the checkpoint's facts first. Raises as
+    `restore`."""
+    assert run.folder is not None
+    saved = checkpoint.load_newest(run.folder / "checkpoints")
+    if saved is not None:
+        check(saved.facts)
+        restore(run, saved)
+        run.reporter.note(f"resumed at step {run.step}")
+    elif resume:
+        run.reporter.note("there was no checkpoint yet: starting from the beginning")
+    watch.rewind(run)
 
 
 @contextmanager
