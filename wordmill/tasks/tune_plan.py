@@ -30,6 +30,9 @@ SCRATCH = {"transformer": 5e-4, "recurrent": 3e-3}
 """Learning rates of models that have learned nothing yet."""
 ADAPTER = 10.0
 """An adapter's learning rate in proportion to that of all weights (Schulman et al. 2025, thinkingmachines.ai/blog/lora)."""
+AVERAGE, AVERAGED_FROM = 0.99, 1000
+"""Decay of the average over steps that is judged and kept in place of the last weights, and the fewest steps of a run from scratch
+that has one."""
 LOUD = 0.5
 """Root mean square of an embedding's weights above which a model from here was trained by Muon, whose rate for embeddings makes them
 50 times as large as AdamW's. AdamW moves a weight by about its rate a step: at a rate that suits small weights they would stand still."""
@@ -108,6 +111,7 @@ def tune_plan(
     else:
         steps = config.steps or max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
         values["steps"] = steps
+        values["ema"] = AVERAGE if scratch and steps >= AVERAGED_FROM else 0.0
         values["evaluations"] = max(1, min(20, round(2 * steps / steps_per_epoch), steps))
         length = f"{steps:,} steps ({steps / steps_per_epoch:.3g} epochs{why})"
     train = TrainConfig.of(merge(values, config.train), where="train")
