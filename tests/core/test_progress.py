@@ -74,6 +74,7 @@ def test_a_bar_on_a_terminal():
 
 def test_errors_in_one_line():
     assert WordmillError("it is broken", where="a:1", fix="Mend it").one_line() == "a:1: it is broken. Mend it"
+    assert WordmillError("is it broken?", fix="Mend it").one_line() == "is it broken? Mend it"
     assert "pip install 'wordmill[track]'" in str(MissingExtraError("tensorboard", "track", "--track"))
     assert nearest("layer", ["layers", "width"]) == "Did you mean 'layers'?"
     assert nearest("qqq", ["b", "a"]) == "Known: a, b"

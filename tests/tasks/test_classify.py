@@ -256,6 +256,17 @@ def test_python_interface_and_seeds(reviews, small_models, tmp_path):
     assert compared.examples == 40 and compared.low <= compared.difference <= compared.high and 0 <= compared.p_value <= 1
 
 
+def test_seeds_and_baselines_share_one_split(reviews, small_models, tmp_path):
+    from wordmill.tasks.seeds import finetune_seeds
+
+    files = {"data": reviews / "train.tsv", "test": reviews / "test.tsv"}
+    run = finetune_seeds(2, out=tmp_path / "seeds", task="classify", model=small_models("bert"), steps=3, **files)
+    first, second = (tmp_path / "seeds" / f"seed-{n}" for n in (0, 1))
+    assert len({(place / "data" / "validation.jsonl").read_text() for place in (first, second)}) == 1
+    told = json.loads((first / "run.json").read_text())["metrics"]["test"]["baselines"]
+    assert wordmill.load(run.model_folder).evaluate(files["test"]).baselines == told, "baselines learn from what the model learned from"
+
+
 def test_from_scratch_with_a_tokenizer_of_its_own(tmp_path):
     train = write_table(tmp_path / "train.tsv", 60, 1, names=False)
     shape = ["model.hidden_size=16", "model.embedding_size=16", "model.layers=1", "tokenizer.vocab=300"]

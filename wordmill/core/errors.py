@@ -37,7 +37,7 @@ class WordmillError(Exception):
     def one_line(self) -> str:
         """The message as one line: `where: what. fix`."""
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}. {self.fix}" if self.fix else text
+        return f"{text}{'' if text.endswith(('.', '?', '!')) else '.'} {self.fix}" if self.fix else text
 
 
 class UsageError(WordmillError):

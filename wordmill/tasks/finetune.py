@@ -34,9 +34,10 @@ from wordmill.models.heads import Headed, load_base, save_headed
 from wordmill.models.lora import LoraConfig
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.adapted import base_facts, base_of, check_base, check_lora, head_facts, save_tuned_adapter
+from wordmill.tasks.aside import set_aside
 from wordmill.tasks.asked import ELSEWHERE, check_training, named, without_effect
 from wordmill.tasks.card import tuned_card
-from wordmill.tasks.examples import Record, Records, split_off
+from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.judge import Judged, judge, sample_page
 from wordmill.tasks.plan import parse_count, parse_time
 from wordmill.tasks.run import (
@@ -119,6 +120,8 @@ class FinetuneConfig(Config):
     """Peak learning rate."""
     max_tokens: int | None = Field(default=None, ge=4)
     """Tokens of an example at most; longer ones are cut, and counted. None: 512 (chat: 1,024), or the model's positions."""
+    split_seed: int | None = Field(default=None, ge=0)
+    """Seed of which examples are set aside; None: that of everything else. Runs that are compared share it."""
     patience: int = Field(default=6, ge=0)
     """Evaluations without a gain after which the run ends; 0: never."""
     freeze: Literal["none", "base", "gradual"] = "none"
@@ -296,7 +299,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     splits = {name: task.read(paths, learn=name == "train", reporter=reporter) for name, paths in asked.items() if paths}
     task.look(splits, reporter)
     if "validation" not in splits and config.validation_share:
-        splits = _split(config, task, splits, folder, reporter)
+        splits = set_aside(config, task, splits, folder, reporter)
     weigh = getattr(task, "weigh", None)
     if weigh is not None:
         weigh(splits["train"].records)
@@ -319,28 +322,6 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
         what = f"{lost:,} of {len(encoded['train']):,} training examples teach nothing"
         reporter.warn(f"{what}: their answer was cut away, or is longer than what windows have in common")
     return Prepared(task, splits, encoded, model, tokenizer, tools)
-
-
-def _split(config: FinetuneConfig, task: Task, splits: dict[str, Records], folder: Path, reporter: Reporter) -> dict[str, Records]:
-    """Set validation examples aside, and write them down: data/validation.jsonl in the run folder."""
-    whole = splits["train"]
-    strata, keys = ([ask(r) for r in whole.records] for ask in (task.stratum, task.key))
-    kept, aside = split_off(strata, keys, config.validation_share, config.seed)
-    if not aside or not kept:
-        reporter.warn(f"{len(whole):,} examples are too few to set some aside for validation: the last weights are kept")
-        return splits
-
-    def part(numbers: list[int]) -> Records:
-        return Records([whole.records[i] for i in numbers], whole.fields, whole.kind, whole.headed, whole.files)
-
-    place = folder / "data" / "validation.jsonl"
-    place.parent.mkdir(exist_ok=True)
-    lines = (json.dumps(whole.records[i].values, ensure_ascii=False, default=str) for i in aside)
-    write_text(place, "".join(f"{line}\n" for line in lines))
-    shares = "the same share of each label, " if len({*strata}) > 1 else ""
-    reporter.note(f"no validation files: {len(aside):,} of {len(whole):,} examples are set aside ({shares}equal texts on one side): "
-                  f"{place}")  # fmt: skip
-    return {**splits, "train": part(kept), "validation": part(aside)}
 
 
 def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path, reporter: Reporter) -> Tokenizer:

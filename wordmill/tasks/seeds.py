@@ -15,7 +15,8 @@ from wordmill.tasks.run import Run
 
 
 def finetune_seeds(seeds: int, *, out: str | Path | None, reporter: Reporter = SILENT, **given: Any) -> Run:
-    """The same run with `seeds` seeds, each in OUT/seed-N; the mean and spread of their scores, and the best by validation as OUT/model.
+    """The same run with `seeds` seeds, each in OUT/seed-N, on the same split of the examples; the mean and spread of their scores, and the
+    best by validation as OUT/model.
 
     Finished ones are left alone with `resume`. Raises as `finetune`.
     """
@@ -29,7 +30,7 @@ def finetune_seeds(seeds: int, *, out: str | Path | None, reporter: Reporter = S
         place = folder / f"seed-{seed}"
         reporter.note(f"seed {seed}:")
         again = resume and (place / "config.yaml").exists()
-        runs.append(finetune(out=place, reporter=reporter, **({"resume": True} if again else {**given, "seed": seed})))
+        runs.append(finetune(out=place, reporter=reporter, **({"resume": True} if again else {"split_seed": first, **given, "seed": seed})))
     summary: dict[str, Any] = {}
     for split in ("validation", "test"):
         if split in runs[0].metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from wordmill.models.config import ModelConfig
 from wordmill.models.folder import head_kind, read_config
 from wordmill.models.heads import Headed, load_base, load_headed
 from wordmill.tasks.adapted import open_tuned_adapter
+from wordmill.tasks.aside import kept_of
 from wordmill.tasks.examples import Record
-from wordmill.tasks.finetune import save
+from wordmill.tasks.finetune import FinetuneConfig, save
 from wordmill.tasks.judge import Judged, judge
 from wordmill.tasks.task import Task, Tools, restore
 from wordmill.tasks.tune_plan import LONGEST, row_capacity
@@ -86,10 +88,19 @@ class Tuned:
         return self.task.build(load_base(parent), 0).to(mine.device, mine.dtype)
 
     def _trained_on(self) -> Sequence[Record]:
-        files = ((read_lineage(self.folder).get("data") or {}).get("train") or {}).get("files") or []
+        """What the model learned from, without what was set aside; nothing where the files are gone or other than they were."""
+        facts = read_lineage(self.folder)
+        train = (facts.get("data") or {}).get("train") or {}
+        files, asked = train.get("files") or [], facts.get("recipe") or {}
         if not files or not all(Path(path).exists() for path in files):
             return ()
-        return self.task.read(files, learn=True).records
+        unheard = Reporter(quiet=True, stream=io.StringIO())  # what is to be said of these files was said when it was trained
+        records = self.task.read(files, learn=True, reporter=unheard)
+        self.task.check(records, unheard)
+        found = list(records.records)
+        if asked.get("validation_share") and not asked.get("validation"):
+            found = kept_of(self.task, found, FinetuneConfig.of(asked))
+        return found if len(found) == train.get("examples") else ()
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder."""

@@ -139,8 +139,9 @@ class Written(Task):
         reporter.note(f"prompt: {self.spec['prompt']!r}; answers of up to {longest} tokens; at most {most} are written")
         over = sum(length > tools.max_tokens for length in lengths) if two_sided(config) else sum(length > most for length in lengths)
         if over:
+            setting = "task.max_tokens" if self.settings.max_tokens else "--max-tokens"
             reporter.warn(f"{over:,} of {len(lengths):,} training answers are longer than the room that is kept for them; what doesn't fit "
-                          "is cut, and a cut answer teaches no end: raise --max-tokens")  # fmt: skip
+                          f"is cut, and a cut answer teaches no end: raise {setting}")  # fmt: skip
 
     def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
         """See the head of the file. Without `answer` the only target stands where the answer begins."""

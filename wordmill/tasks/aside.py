@@ -1,0 +1,51 @@
+"""Which examples are set aside to validate on, where no validation files are given: a function of the settings, so that it can be told
+again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wordmill.core.files import write_text
+from wordmill.core.progress import Reporter
+from wordmill.tasks.examples import Record, Records, split_off
+from wordmill.tasks.task import Task
+
+if TYPE_CHECKING:
+    from wordmill.tasks.finetune import FinetuneConfig
+
+
+def _sides(task: Task, records: Sequence[Record], config: FinetuneConfig) -> tuple[list[str], tuple[list[int], list[int]]]:
+    """The strata of the records, and which are kept to train on and which set aside."""
+    strata, keys = ([ask(r) for r in records] for ask in (task.stratum, task.key))
+    seed = config.seed if config.split_seed is None else config.split_seed
+    return strata, split_off(strata, keys, config.validation_share, seed)
+
+
+def kept_of(task: Task, records: Sequence[Record], config: FinetuneConfig) -> list[Record]:
+    """The records that a run with these settings trains on when it sets some aside."""
+    kept, aside = _sides(task, records, config)[1]
+    return [records[i] for i in kept] if kept and aside else list(records)
+
+
+def set_aside(config: FinetuneConfig, task: Task, splits: dict[str, Records], folder: Path, reporter: Reporter) -> dict[str, Records]:
+    """Set validation examples aside, and write them down: data/validation.jsonl in the run folder."""
+    whole = splits["train"]
+    strata, (kept, aside) = _sides(task, whole.records, config)
+    if not aside or not kept:
+        reporter.warn(f"{len(whole):,} examples are too few to set some aside for validation: the last weights are kept")
+        return splits
+
+    def part(numbers: list[int]) -> Records:
+        return Records([whole.records[i] for i in numbers], whole.fields, whole.kind, whole.headed, whole.files)
+
+    place = folder / "data" / "validation.jsonl"
+    place.parent.mkdir(exist_ok=True)
+    lines = (json.dumps(whole.records[i].values, ensure_ascii=False, default=str) for i in aside)
+    write_text(place, "".join(f"{line}\n" for line in lines))
+    shares = "the same share of each label, " if len({*strata}) > 1 else ""
+    reporter.note(f"no validation files: {len(aside):,} of {len(whole):,} examples are set aside ({shares}equal texts on one side): "
+                  f"{place.relative_to(folder)} of the run")  # fmt: skip
+    return {**splits, "train": part(kept), "validation": part(aside)}
