@@ -1,4 +1,4 @@
-# make demo   the whole way, from this machine's own Python library to a language model (about 8 minutes after the install)
+# make demo   the whole way, from this machine's own Python library to a language model and a classifier (about 5 minutes after the install)
 # make test   every test, and the rules of this repository (ruff, mypy, import directions, …) as tests
 # make lint   the quick rules alone
 # make bench  the side-by-side measurements that need nothing from elsewhere (long; results in benchmarks/results)
