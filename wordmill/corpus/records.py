@@ -181,6 +181,21 @@ def line_groups(blocks: Iterable[str]) -> Iterator[tuple[int, list[str | None]]]
         yield number, [None if too_long else rest]
 
 
+def whole_text(blocks: Iterable[str], source: Source) -> str:
+    """All of a JSON file. Raises `DataError` for one of more than `WHOLE_LIMIT` characters."""
+    parts, size = [], 0
+    for block in blocks:
+        parts.append(block)
+        size += len(block)
+        if size > WHOLE_LIMIT:
+            raise DataError(
+                f"a JSON file of more than {WHOLE_LIMIT:,} characters would take too much memory",
+                where=source.shown,
+                fix="Convert it to JSON lines (.jsonl: one record a line), which is read as a stream; with jq: jq -c '.[]' FILE",
+            )
+    return "".join(parts)
+
+
 def read_json(source: Source, reading: Reading) -> Iterator[RawBatch]:
     """A list of objects or strings, an object that holds one such list, or one object; also JSON lines under the wrong name."""
     with opened(source, reading.progress) as stream:
@@ -189,18 +204,7 @@ def read_json(source: Source, reading: Reading) -> Iterator[RawBatch]:
         if _is_json_lines(head):
             yield from _json_lines(chain([head], blocks), source, reading)
             return
-        parts, size = [head], len(head)
-        for block in blocks:
-            parts.append(block)
-            size += len(block)
-            if size > WHOLE_LIMIT:
-                raise DataError(
-                    f"a JSON file of more than {WHOLE_LIMIT:,} characters would take too much memory",
-                    where=source.shown,
-                    fix="Convert it to JSON lines (.jsonl: one record a line), which is read as a stream; with jq: jq -c '.[]' FILE",
-                )
-    text = "".join(parts)
-    del parts
+        text = whole_text(chain([head], blocks), source)
     collector = Collector(source, reading, "record")
     if not text.strip():
         if text:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wordmill.core.errors import DataError
-from wordmill.corpus.read import WHOLE_LIMIT, Reading, decoded
-from wordmill.corpus.records import LONGEST_LINE, numbered_lines
+from wordmill.corpus.read import Reading, decoded
+from wordmill.corpus.records import LONGEST_LINE, numbered_lines, whole_text
 from wordmill.corpus.sources import TEXT_KINDS, BrokenFile, Source, opened
 from wordmill.corpus.text import unify_line_ends
 
@@ -76,18 +76,7 @@ def _row(value: Any, source: Source, reading: Reading, number: int | str) -> Ite
 def _json(source: Source, reading: Reading) -> Iterator[Row]:
     """A list of objects, an object that holds one such list, or one object after the other."""
     with opened(source, reading.progress) as stream:
-        blocks = decoded(stream, source, reading)
-        parts, size = [], 0
-        for block in blocks:
-            parts.append(block)
-            size += len(block)
-            if size > WHOLE_LIMIT:
-                raise DataError(
-                    f"a JSON file of more than {WHOLE_LIMIT:,} characters would take too much memory",
-                    where=source.path,
-                    fix="Convert it to JSON lines (.jsonl: one record a line)",
-                )
-    text = "".join(parts)
+        text = whole_text(decoded(stream, source, reading), source)
     try:
         for count, (value, line, listed) in enumerate(json_values(text), 1):
             yield from _row(value, source, reading, f"{line}, record {count}" if listed else line)

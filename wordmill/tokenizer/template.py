@@ -22,13 +22,7 @@ from wordmill.core.errors import DataError, ModelError
 OPEN, CLOSE = "\ufdd2", "\ufdd3"
 """Noncharacters of Unicode: they stand around what a template marks as the assistant's."""
 
-CHATML = """\
-{{- bos_token or '' -}}
-{%- if tools -%}
-{{- '<|im_start|>tools\\n' + (tools | tojson) + '<|im_end|>\\n' -}}
-{%- endif -%}
-{%- for message in messages -%}
-{{- '<|im_start|>' + message.role + '\\n' -}}
+_SAID = """\
 {%- if message.reasoning_content -%}
 {{- '<think>\\n' + message.reasoning_content + '\\n</think>\\n' -}}
 {%- endif -%}
@@ -36,6 +30,17 @@ CHATML = """\
 {%- for call in message.tool_calls or [] -%}
 {{- ('\\n' if message.content or not loop.first else '') + '<tool_call>' + (call.function | tojson) + '</tool_call>' -}}
 {%- endfor -%}
+"""
+"""What a message says: its thoughts, its text, its calls of tools."""
+
+CHATML = """\
+{{- bos_token or '' -}}
+{%- if tools -%}
+{{- '<|im_start|>tools\\n' + (tools | tojson) + '<|im_end|>\\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\\n' -}}
+""" + _SAID + """\
 {{- '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
@@ -51,13 +56,7 @@ PLAIN = """\
 {%- endif -%}
 {%- for message in messages -%}
 {{- message.role + ':\\n' -}}
-{%- if message.reasoning_content -%}
-{{- '<think>\\n' + message.reasoning_content + '\\n</think>\\n' -}}
-{%- endif -%}
-{{- message.content or '' -}}
-{%- for call in message.tool_calls or [] -%}
-{{- ('\\n' if message.content or not loop.first else '') + '<tool_call>' + (call.function | tojson) + '</tool_call>' -}}
-{%- endfor -%}
+""" + _SAID + """\
 {{- (eos_token if message.role == 'assistant' else '\\n') + '\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
