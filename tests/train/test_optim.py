@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from wordmill.batches.batch import Batch, Source
+from wordmill.models.config import TransformerConfig
+from wordmill.models.folder import build_model
+from wordmill.train.objectives import denoise
 from wordmill.train.optim import COEFFICIENTS, OptimConfig, Optimizer, assign, orthogonalise
 
 FACTORS = [0.3, 1.0, 0.7, 0.2]
@@ -123,3 +127,28 @@ def test_state_goes_there_and_back(make_model, kind):
     _train(again, start=2)
     for name, p in whole.model.named_parameters():
         assert torch.equal(p, again.model.get_parameter(name)), name
+
+
+def _learned(settings: dict[str, object], steps: int) -> list[float]:
+    """The losses of an encoder–decoder that learns for some steps by Muon."""
+    sizes = {"width": 48, "heads": 4, "kv_heads": 2, "head_size": 12, "ffn_size": 64, "max_positions": 64}
+    model = build_model(TransformerConfig(vocab_size=97, layers=2, encoder_layers=2, decoder_start_id=0, qk_norm=False, **sizes, **settings))
+    model.initialise(0)
+    optimizer = Optimizer(model.double(), OptimConfig(matrix_lr=0.1))
+    generator = torch.Generator().manual_seed(1)
+    ids, positions = torch.randint(1, 97, (2, 12), generator=generator), torch.arange(12).expand(2, 12)
+    batch, losses = Batch(ids, ids.roll(-1, 1), positions, None, Source(ids, positions, None)), []
+    for _ in range(steps):
+        loss = denoise(model, batch).loss_sum
+        loss.backward()
+        losses.append(float(loss.detach()))
+        optimizer.collect()
+        optimizer.step(1.0)
+    return losses
+
+
+def test_a_model_that_divides_no_scores_learns_as_one_that_does():
+    """Queries √head_size smaller, updated by √head_size less, give the scores that division gives: T5's way and the others' are one."""
+    plain, divided = _learned({"attention_scale": 1.0}, 6), _learned({"attention_scale": None}, 6)
+    assert plain[-1] < plain[0] - 1
+    assert plain == pytest.approx(divided, rel=1e-5)

@@ -128,6 +128,11 @@ class Headed(nn.Module):
         parts = self.base.matrix_parts() if isinstance(self.base, Transformer) else {}
         return {f"base.{name}": sizes for name, sizes in parts.items()}
 
+    def matrix_factors(self) -> dict[str, tuple[float, ...]]:
+        """As the base's."""
+        factors = self.base.matrix_factors() if isinstance(self.base, Transformer) else {}
+        return {f"base.{name}": by for name, by in factors.items()}
+
     @torch.no_grad()
     def initialise_head(self, seed: int, parts: Mapping[str, Tensor] | None = None) -> None:
         """Draw the head's weights, normal with the model's `init_std`; `parts` holds those that are taken from the pretrained model."""

@@ -271,6 +271,11 @@ class Transformer(Stack):
         parts = _matrix_parts(self.config, "")
         return parts if self.encoder is None else {**parts, **_matrix_parts(self.encoder.config, "encoder.")}
 
+    def matrix_factors(self) -> dict[str, tuple[float, ...]]:
+        """What the learning rate of these parts is multiplied by, where an optimiser sets the size of an update itself."""
+        factors = _matrix_factors(self.config, "")
+        return factors if self.encoder is None else {**factors, **_matrix_factors(self.encoder.config, "encoder.")}
+
     def set_dropout(self, share: float) -> None:
         """Drop another share of activations while training, in the separate encoder too."""
         super().set_dropout(share)
@@ -285,7 +290,7 @@ class Transformer(Stack):
         draw (`zero_outputs=False`: std / √(2·layers)).
         """
         generator = torch.Generator().manual_seed(seed)
-        std = self.config.init_std
+        std, query = self.config.init_std, self.config.heads * self.config.head_size
         for name, parameter in self.named_parameters():
             if "norm" in name:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -299,6 +304,8 @@ class Transformer(Stack):
             else:
                 own = self.config.embedding_std if name == "embedding.weight" else None
                 _normal(parameter, std if own is None else own, generator)
+            if name.endswith(("attention.qkv.weight", "cross_attention.q.weight")):
+                parameter[:query] *= _query_factor(self.config)
 
 
 def _places(ids: Tensor, start: int) -> Tensor:
@@ -315,6 +322,24 @@ def _matrix_parts(c: TransformerConfig, prefix: str) -> dict[str, tuple[int, ...
         if c.gated:
             parts[f"{prefix}blocks.{i}.ffn.up.weight"] = (c.ffn_size, c.ffn_size)
     return parts
+
+
+def _query_factor(c: TransformerConfig) -> float:
+    """How large the query matrices are beside those of a model that divides its attention scores by √head_size. A T5 doesn't divide: it
+    draws its queries smaller instead (arXiv 1910.10683), and they must grow more slowly too. Otherwise attention soon sees one key alone."""
+    return 1.0 if c.qk_norm or c.attention_scale is None else 1 / (c.attention_scale * math.sqrt(c.head_size))
+
+
+def _matrix_factors(c: TransformerConfig, prefix: str) -> dict[str, tuple[float, ...]]:
+    query = _query_factor(c)
+    if query == 1.0:
+        return {}
+    factors: dict[str, tuple[float, ...]] = {}
+    for i in range(c.layers):
+        factors[f"{prefix}blocks.{i}.attention.qkv.weight"] = (query, 1.0, 1.0)
+        if c.encoder_layers:
+            factors[f"{prefix}blocks.{i}.cross_attention.q.weight"] = (query,)
+    return factors
 
 
 def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:

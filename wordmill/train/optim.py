@@ -149,6 +149,7 @@ class Optimizer:
         self.second: dict[str, Tensor] = {name: torch.zeros_like(self.master[name]) for name in adam}
         self.gradient: dict[str, Tensor] = {}
         self._parts = model.matrix_parts() if hasattr(model, "matrix_parts") else {}
+        self._factors = model.matrix_factors() if hasattr(model, "matrix_factors") else {}
 
     def collect(self) -> None:
         """Move the gradients of a micro-batch out of the model and add them up in the masters' precision."""
@@ -219,20 +220,21 @@ class Optimizer:
         gradients, moments = [self.gradient[n] for n in names], [self.first[n] for n in names]
         torch._foreach_lerp_(moments, gradients, 1 - self.config.momentum)
         torch._foreach_lerp_(gradients, moments, self.config.momentum)  # Nesterov: look ahead along the momentum
-        shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor, float]]] = {}
         narrow = self.parameters[names[0]].dtype if gradients[0].is_cpu else torch.bfloat16  # a CPU without bfloat16 products would crawl
         for name, update in zip(names, gradients, strict=True):
             weight, parts = self.master[name], self._parts.get(name)
             weight, update = weight.flatten(1), update.flatten(1)
-            for w, u in zip(weight.split(parts), update.split(parts), strict=True) if parts else [(weight, update)]:
+            pieces = list(zip(weight.split(parts), update.split(parts), strict=True)) if parts else [(weight, update)]
+            for (w, u), by in zip(pieces, self._factors.get(name, [1.0] * len(pieces)), strict=True):
                 flip = u.shape[0] > u.shape[1]
-                shapes.setdefault((min(u.shape), max(u.shape)), []).append((w.t(), u.t()) if flip else (w, u))
+                shapes.setdefault((min(u.shape), max(u.shape)), []).append((w.t(), u.t(), by) if flip else (w, u, by))
         for (rows, columns), pairs in shapes.items():
-            flat = orthogonalise(torch.stack([u for _, u in pairs]).to(narrow), self.config.ns_steps)
+            flat = orthogonalise(torch.stack([u for _, u, _ in pairs]).to(narrow), self.config.ns_steps)
             # An update whose entries have the same size in tall and wide matrices: √(out/in) for tall ones.
-            for (w, _), o in zip(pairs, flat, strict=True):
+            for (w, _, by), o in zip(pairs, flat, strict=True):
                 tall = w.stride(0) < w.stride(1)
-                w.add_(o.to(w.dtype), alpha=-rate * (math.sqrt(columns / rows) if tall else 1.0))
+                w.add_(o.to(w.dtype), alpha=-rate * by * (math.sqrt(columns / rows) if tall else 1.0))
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that a checkpoint needs, by name."""
