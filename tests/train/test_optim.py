@@ -132,7 +132,8 @@ def test_state_goes_there_and_back(make_model, kind):
 def _learned(settings: dict[str, object], steps: int) -> list[float]:
     """The losses of an encoder–decoder that learns for some steps by Muon."""
     sizes = {"width": 48, "heads": 4, "kv_heads": 2, "head_size": 12, "ffn_size": 64, "max_positions": 64}
-    model = build_model(TransformerConfig(vocab_size=97, layers=2, encoder_layers=2, decoder_start_id=0, qk_norm=False, **sizes, **settings))
+    kind = {"layers": 2, "encoder_layers": 2, "decoder_start_id": 0, "qk_norm": False}
+    model = build_model(TransformerConfig(vocab_size=97, **kind, **sizes, **settings))
     model.initialise(0)
     optimizer = Optimizer(model.double(), OptimConfig(matrix_lr=0.1))
     generator = torch.Generator().manual_seed(1)

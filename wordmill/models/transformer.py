@@ -326,7 +326,7 @@ def _matrix_parts(c: TransformerConfig, prefix: str) -> dict[str, tuple[int, ...
 
 def _query_factor(c: TransformerConfig) -> float:
     """How large the query matrices are beside those of a model that divides its attention scores by √head_size. A T5 doesn't divide: it
-    draws its queries smaller instead (arXiv 1910.10683), and they must grow more slowly too. Otherwise attention soon sees one key alone."""
+    draws its queries smaller instead (arXiv 1910.10683), and they must grow more slowly too. Or attention soon sees one key alone."""
     return 1.0 if c.qk_norm or c.attention_scale is None else 1 / (c.attention_scale * math.sqrt(c.head_size))
 
 
