@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from wordmill.core.errors import ConfigError, UsageError
+from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, human_count
 from wordmill.models.config import TransformerConfig
+from wordmill.models.folder import save_model
 from wordmill.tasks import plan as planning
 from wordmill.tasks.plan import Plan, check_settings, parse_count, parse_time
 from wordmill.tasks.pretrain import PretrainConfig
@@ -82,6 +84,24 @@ def test_what_is_given_is_taken(make_store, tiny_tokenizer, monkeypatch):
         5,
         7,
     )
+
+
+@pytest.mark.parametrize(
+    ("embedding_std", "train", "rates"),
+    [(0.8, {}, {"matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.003}), (0.02, {}, {"lr": 2e-4}),
+     (0.8, {"optim": {"lr": 0.001}}, {"matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.001}),
+     (0.8, {"optim": {"kind": "adamw"}}, {"lr": 2e-4})],
+)  # fmt: skip
+def test_a_model_goes_on_by_the_optimiser_that_trained_it(
+    make_model, make_store, tiny_tokenizer, monkeypatch, tmp_path, embedding_std, train, rates
+):
+    """Where AdamW's rates are for small weights, what Muon trained would stand still."""
+    model = make_model(vocab_size=tiny_tokenizer.vocab_size, tie_embeddings=False, embedding_std=embedding_std)
+    model.initialise(0)
+    save_model(model, tmp_path)
+    write_lineage(tmp_path, kind="model")
+    made = _plan(make_store, tiny_tokenizer, monkeypatch, parent=str(tmp_path), steps=3, train={"context": 32, **train})
+    assert made.train.optim.rates() == rates
 
 
 def test_a_time_too_short_is_refused(make_store, tiny_tokenizer, monkeypatch):

@@ -24,7 +24,7 @@ from wordmill.core.config import Config
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.files import hash_values, occupied, read_json, write_json, write_text
-from wordmill.core.lineage import read_lineage, write_lineage
+from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_time
 from wordmill.evaluate.watch import best_weights, weights_in
 from wordmill.models.adapters import add_lora
@@ -39,6 +39,7 @@ from wordmill.tasks.asked import ELSEWHERE, check_training, named, without_effec
 from wordmill.tasks.card import tuned_card
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.judge import Judged, judge, sample_page
+from wordmill.tasks.loud import is_loud
 from wordmill.tasks.plan import parse_count, parse_time
 from wordmill.tasks.run import (
     FACTS,
@@ -56,7 +57,7 @@ from wordmill.tasks.run import (
     write_config,
 )
 from wordmill.tasks.task import Task, Tools, encode_all, task_class
-from wordmill.tasks.tune_plan import LOUD, TunePlan, longest, row_capacity, tune_plan
+from wordmill.tasks.tune_plan import TunePlan, longest, row_capacity, tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.config import sized_by_text
@@ -394,7 +395,7 @@ def _planned(
         wide = max(max(len(one.ids), one.length - len(one.ids)) for one in read)
         made = tune_plan(config, ready.model, n=len(read), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
                          longest_example=wide, task=ready.task.plain(), data=ready.data, device=device, started=started,
-                         loud=not config.scratch and config.lora is None and _loud(config.parent or ""))  # fmt: skip
+                         loud=not config.scratch and config.lora is None and is_loud(config.parent or ""))  # fmt: skip
         whole = sum(1 for examples in ready.encoded.values() for one in examples if one.pieces)
         if whole:
             made.notes.append(f"{whole:,} examples are longer than that and are read in pieces that overlap")
@@ -423,14 +424,6 @@ def _planned(
     for line in made.notes:
         reporter.note(f"  {line}")
     return made
-
-
-def _loud(folder: str) -> bool:
-    """Whether this is a model from here with an embedding as large as Muon's rates make it (T5's are as large for reasons of their own)."""
-    if not read_lineage(Path(folder)):
-        return False
-    weight = load_base(folder).embedding.weight
-    return float(weight.float().square().mean().sqrt()) > LOUD
 
 
 def build(config: FinetuneConfig, model: ModelConfig, task: Task) -> nn.Module:

@@ -23,6 +23,7 @@ from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, Tran
 from wordmill.models.families import family
 from wordmill.models.folder import build_model, check_expressible, compile_blocks, read_config, recompute_blocks
 from wordmill.models.hub import resolve_model
+from wordmill.tasks.loud import LOUD_RATES, is_loud
 from wordmill.tasks.run import SavedPlan
 from wordmill.tokenizer import Tokenizer
 from wordmill.train import budget
@@ -224,7 +225,7 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     if asked.seconds is not None:
         reference = budget.model_config(config.family, {**budget.family_shape(config.family, *REFERENCE), **common})
         rows = asked.tokens_a_step // asked.context
-        rate = _measure(asked, reference, OptimConfig.of(_optim_defaults(reference, None)), rows, rows, seconds=2.0).rate
+        rate = _measure(asked, reference, OptimConfig.of(_optim_defaults(reference, config)), rows, rows, seconds=2.0).rate
     if config.size is not None:
         chosen = budget.for_size(config.family, parse_count(config.size, "--size"), common)
     elif asked.seconds is not None and not sized:
@@ -275,14 +276,16 @@ def _check_fits(model: ModelConfig, asked: _Asked) -> None:
         )
 
 
-def _optim_defaults(model: ModelConfig, parent: str | None, adapter: bool = False) -> dict[str, Any]:
-    """Muon and its rates for Transformers; AdamW for recurrent models, whose matrices are used at every step of a sequence, and,
-    with a low rate, for a model that has learned something already. An adapter takes about ten times that rate (Schulman et al. 2025,
-    thinkingmachines.ai/blog/lora)."""
-    if adapter:
+def _optim_defaults(model: ModelConfig, config: PretrainConfig) -> dict[str, Any]:
+    """Muon and its rates for Transformers from scratch, and half of them for one that goes on from there; AdamW for recurrent models, whose
+    matrices are used at every step of a sequence, and, with a low rate, for a model that AdamW trained. An adapter takes about ten times
+    that rate (Schulman et al. 2025, thinkingmachines.ai/blog/lora)."""
+    if config.lora is not None:
         return {"kind": "adamw", "lr": 2e-3, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
-    if parent is not None:
-        return {"kind": "adamw", "lr": 2e-4, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
+    if config.parent is not None:
+        quiet = {"kind": "adamw", "lr": 2e-4, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
+        by_muon = config.train.get("optim", {}).get("kind", "muon") == "muon"
+        return LOUD_RATES if by_muon and is_loud(resolve_model(config.parent)) else quiet
     return {"kind": "adamw", "lr": 3e-3, "beta1": 0.9, "beta2": 0.99} if isinstance(model, RecurrentConfig) else {}
 
 
@@ -292,9 +295,7 @@ def _steps_and_speed(asked: _Asked, model: ModelConfig, rate: float) -> tuple[di
     guess = _tokens(config, asked.train)
     if guess is None:
         guess = asked.left * rate / budget.flops_per_token(model, context) if rate else (asked.seconds or 600.0) * 2_000
-    optim = OptimConfig.of(
-        merge(_optim_defaults(model, config.parent, config.lora is not None), config.train.get("optim", {})), where="train.optim"
-    )
+    optim = OptimConfig.of(merge(_optim_defaults(model, config), config.train.get("optim", {})), where="train.optim")
     rows = int(config.train.get("rows") or _rows(model, guess, context, asked.train))
     micro = int(config.train.get("micro_rows") or max(1, min(rows, _at_once(asked, model) // context)))
     seconds = min(5.0, 0.02 * asked.seconds) if asked.seconds else 1.0

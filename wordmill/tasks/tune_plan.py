@@ -15,6 +15,7 @@ from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.progress import human_count, human_time
 from wordmill.models.config import ModelConfig, RecurrentConfig
+from wordmill.tasks.loud import LOUD_RATES
 from wordmill.tasks.plan import parse_time
 from wordmill.tasks.run import SavedPlan
 from wordmill.tasks.task import task_class
@@ -33,12 +34,6 @@ ADAPTER = 10.0
 AVERAGE, AVERAGED_FROM = 0.99, 1000
 """Decay of the average over steps that is judged and kept in place of the last weights, and the fewest steps of a run from scratch
 that has one."""
-LOUD = 0.5
-"""Root mean square of an embedding's weights above which a model from here was trained by Muon, whose rate for embeddings makes them
-50 times as large as AdamW's. AdamW moves a weight by about its rate a step: at a rate that suits small weights they would stand still."""
-LOUD_RATES: dict[str, Any] = {"kind": "muon", "matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.003, "beta1": 0.9,
-                              "beta2": 0.99}  # fmt: skip
-"""How such models learn: half the rates of pretraining. Another learning rate scales them all."""
 LONGEST = 512
 """Tokens of an example at most, unless asked otherwise."""
 CPU_ROW, GPU_ROW = 128, 512
@@ -87,7 +82,7 @@ def tune_plan(
     config: FinetuneConfig, model: ModelConfig, *, n: int, n_validation: int, longest_example: int, cut: Mapping[str, int],
     task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float, loud: bool = False,
 ) -> TunePlan:  # fmt: skip
-    """Choose what was not asked for; `n` training examples, `cut`: examples cut by split, `loud`: see `LOUD`."""
+    """Choose what was not asked for; `n` training examples, `cut`: examples cut by split, `loud`: see tasks/loud.py."""
     scratch = config.scratch
     weights = count_parameters(model.replace(lm_head=False))
     recurrent = isinstance(model, RecurrentConfig)
