@@ -11,6 +11,8 @@ from torch import nn
 from wordmill.batches.batch import Batch, Source
 from wordmill.models.config import TransformerConfig
 from wordmill.models.folder import build_model
+from wordmill.models.heads import HeadConfig, Headed
+from wordmill.train import budget
 from wordmill.train.objectives import denoise
 from wordmill.train.optim import COEFFICIENTS, OptimConfig, Optimizer, assign, orthogonalise
 
@@ -153,3 +155,26 @@ def test_a_model_that_divides_no_scores_learns_as_one_that_does():
     plain, divided = _learned({"attention_scale": 1.0}, 6), _learned({"attention_scale": None}, 6)
     assert plain[-1] < plain[0] - 1
     assert plain == pytest.approx(divided, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "bart", "qwen3", "modernbert", "t5", "wordmill-transformer"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_added_to_the_embedding_learns_at_its_rate(family, tied):
+    """Places and kinds that learned faster than tied token embeddings drowned them: GPT-2's loss stayed near that of single words."""
+    shape = {**budget.family_shape(family, 64, 1), "tie_embeddings": tied, "vocab_size": 97}
+    config = OptimConfig(lr=0.001)
+    groups = assign(build_model(TransformerConfig.of(shape, where="model")), config)
+    rates = {name: group.lr for group in groups for name in group.names if "embedding" in name}
+    norms = {rates.pop(name) for name in list(rates) if "norm" in name}
+    assert set(rates.values()) == {config.head_lr if tied else config.embedding_lr}
+    assert norms <= {config.lr}
+
+
+def test_rows_that_are_answers_are_not_for_muon(make_model):
+    model = make_model("qwen3", tie_embeddings=False)
+    headed = Headed(make_model("modernbert"), HeadConfig(kind="token", labels=("O", "B-X", "I-X"), crf=True))
+    for one, answers in ((model, {"head.weight"}), (headed, {"out.weight", "crf.transitions"})):
+        rules = {name: group.rule for group in assign(one, OptimConfig()) for name in group.names}
+        assert {name for name in answers if rules[name] == "muon"} == set()
+        assert any(rule == "muon" for rule in rules.values())
+        assert set(rules) == {name for name, _ in one.named_parameters()}

@@ -28,9 +28,9 @@ class OptimConfig(Config):
     lr: float = Field(default=6e-3, ge=0)
     """Learning rate of AdamW, Adam or SGD (with `muon`: for norms, biases and whatever is not listed below)."""
     embedding_lr: float = Field(default=0.28, ge=0)
-    """AdamW's learning rate for untied embeddings under `muon`."""
+    """AdamW's learning rate for embeddings under `muon`, where the output layer is not tied to them."""
     head_lr: float = Field(default=6e-3, ge=0)
-    """AdamW's learning rate for the output layer (tied or not) under `muon`."""
+    """AdamW's learning rate for the output layer under `muon`, and for embeddings where it is tied to them."""
     beta1: float = 0.8
     """Decay of AdamW's first moment."""
     beta2: float = 0.95
@@ -72,40 +72,41 @@ class Group:
 def assign(model: nn.Module, config: OptimConfig) -> list[Group]:
     """Each parameter that learns to exactly one group; a tied weight appears once (named_parameters gives it once).
 
-    Norms, biases and embeddings get no weight decay. Empty groups are left out.
+    Norms, biases and embeddings get no weight decay. Empty groups are left out. Embeddings of places and kinds are added to that of tokens
+    and learn at its rate: at a larger one they would drown it.
     """
     tied = getattr(getattr(model, "config", None), "tie_embeddings", False)
-    kinds: dict[str, list[str]] = {"matrix": [], "embedding": [], "head": [], "vector": []}
+    kinds: dict[str, list[str]] = {"matrix": [], "embedding": [], "output": [], "vector": []}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if "embedding" in name:
-            kinds["head" if tied and name == "embedding.weight" else "embedding"].append(name)
-        elif name.startswith("head."):
-            kinds["head"].append(name)
+        if parameter.ndim < 2 or "bias" in name:  # first of all: an embedding may have a norm of its own
+            kinds["vector"].append(name)
+        elif "embedding" in name:
+            kinds["embedding"].append(name)
         else:
-            kinds["matrix" if parameter.ndim >= 2 and "bias" not in name else "vector"].append(name)
+            kinds["output" if name.startswith(OUTPUTS) else "matrix"].append(name)
     decay = config.weight_decay
     if config.kind == "muon":
         groups = [
             Group("muon", tuple(kinds["matrix"]), config.matrix_lr, decay),
-            Group("adamw", tuple(kinds["embedding"]), config.embedding_lr, 0.0),
-            Group("adamw", tuple(kinds["head"]), config.head_lr, 0.0),
+            Group("adamw", tuple(kinds["embedding"]), config.head_lr if tied else config.embedding_lr, 0.0),
+            Group("adamw", tuple(kinds["output"]), config.head_lr, 0.0),
             Group("adamw", tuple(kinds["vector"]), config.lr, 0.0),
         ]
     else:
-        # A tied embedding is an embedding: no decay. An untied output layer is a matrix.
-        head, embedding = (kinds["embedding"] + kinds["head"], []) if not tied else ([], kinds["embedding"] + kinds["head"])
-        untied_head = [name for name in head if name.startswith("head.")]
-        rest = embedding + [name for name in head if not name.startswith("head.")] + kinds["vector"]
         groups = [
-            Group(config.kind, tuple(kinds["matrix"] + untied_head), config.lr, decay),
-            Group(config.kind, tuple(rest), config.lr, 0.0),
+            Group(config.kind, tuple(kinds["matrix"] + kinds["output"]), config.lr, decay),
+            Group(config.kind, tuple(kinds["embedding"] + kinds["vector"]), config.lr, 0.0),
         ]
     if config.layer_decay < 1:
         last = max((at for group in groups for at in map(depth, group.names) if at != BEHIND), default=0)
         groups = [part for group in groups for part in _by_depth(group, config.layer_decay, last)]
     return [group for group in groups if group.names]
+
+
+OUTPUTS = ("head.", "out.", "crf.")
+"""How the names of matrices begin whose rows are answers (tokens, labels): each is a vector of its own, so that Muon is not for them."""
 
 
 def _by_depth(group: Group, decay: float, last: int) -> list[Group]:
