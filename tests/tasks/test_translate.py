@@ -18,8 +18,9 @@ from wordmill.tasks.texts import BleuOutcomes
 from wordmill.tasks.translate import Translate, bleu_tokenizer
 
 QUICK = ["--quiet", "--dtype", "fp32", "model.dropout=0", "train.evaluations=1", "task.beams=1"]
-SHAPES = {"bart": ["model.width=64", "model.layers=1", "model.encoder_layers=1", "--lr", "0.005"],
-          "qwen3": ["model.width=64", "model.layers=2", "--lr", "0.005"]}  # fmt: skip
+SHAPES = {"bart": ["model.width=64", "model.layers=1", "model.encoder_layers=1"],
+          "t5": ["model.width=64", "model.layers=1", "model.encoder_layers=1"],
+          "qwen3": ["model.width=64", "model.layers=2"]}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +36,8 @@ def test_it_learns_a_language(family, pairs, tmp_path, capsys):
     assert main([*arguments, *QUICK, "--steps", "140", "train.rows=24", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["test"]
     assert found["headline"] == "bleu" and set(found["metrics"]) == {"bleu", "chrf"}
-    assert found["metrics"]["chrf"] > found["baselines"]["copy"]["chrf"] + 15, "words have their translation, whatever their order"
-    if family == "qwen3":
-        assert found["metrics"]["bleu"] > 30 > found["baselines"]["copy"]["bleu"]
+    assert found["metrics"]["bleu"] > 30 > found["baselines"]["copy"]["bleu"]
+    assert found["metrics"]["chrf"] > found["baselines"]["copy"]["chrf"] + 15
     assert "|tok:13a|" in found["details"]["bleu_signature"] and found["cut"] == 0
     assert main(["evaluate", str(run / "model"), test, "--json", "--quiet"]) == 0
     again = json.loads(capsys.readouterr().out)
@@ -56,13 +56,13 @@ def test_it_learns_a_language(family, pairs, tmp_path, capsys):
 
 def _transformers_opens_it(family, folder, sources, said):
     transformers = pytest.importorskip("transformers")
-    kind = transformers.AutoModelForSeq2SeqLM if family == "bart" else transformers.AutoModelForCausalLM
+    kind = transformers.AutoModelForCausalLM if family == "qwen3" else transformers.AutoModelForSeq2SeqLM
     model, tokenizer = kind.from_pretrained(folder).eval(), transformers.AutoTokenizer.from_pretrained(folder)
     prompt = wordmill.load(folder).task.spec["prompt"]
     for source, ours in zip(sources, said, strict=True):
         ids = tokenizer(prompt.replace("{source}", source), return_tensors="pt").input_ids
         made = model.generate(ids, max_new_tokens=40, do_sample=False, num_beams=1)[0]
-        made = made if family == "bart" else made[ids.shape[1] :]
+        made = made[ids.shape[1] :] if family == "qwen3" else made
         assert tokenizer.decode(made, skip_special_tokens=True).strip() == ours
     assert wordmill.load(folder).generate(prompt.replace("{source}", sources[0]), temperature=0.0).strip() == said[0]
 

@@ -39,7 +39,7 @@ from wordmill.tasks.asked import ELSEWHERE, check_training, named, without_effec
 from wordmill.tasks.card import tuned_card
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.judge import Judged, judge, sample_page
-from wordmill.tasks.loud import is_loud
+from wordmill.tasks.loud import LOUD_RATES, is_loud
 from wordmill.tasks.plan import parse_count, parse_time
 from wordmill.tasks.run import (
     FACTS,
@@ -57,7 +57,7 @@ from wordmill.tasks.run import (
     write_config,
 )
 from wordmill.tasks.task import Task, Tools, encode_all, task_class
-from wordmill.tasks.tune_plan import TunePlan, longest, row_capacity, tune_plan
+from wordmill.tasks.tune_plan import WRITER, TunePlan, longest, row_capacity, tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.config import sized_by_text
@@ -395,7 +395,7 @@ def _planned(
         wide = max(max(len(one.ids), one.length - len(one.ids)) for one in read)
         made = tune_plan(config, ready.model, n=len(read), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
                          longest_example=wide, task=ready.task.plain(), data=ready.data, device=device, started=started,
-                         loud=not config.scratch and config.lora is None and is_loud(config.parent or ""))  # fmt: skip
+                         by_muon=_by_muon(config, ready))  # fmt: skip
         whole = sum(1 for examples in ready.encoded.values() for one in examples if one.pieces)
         if whole:
             made.notes.append(f"{whole:,} examples are longer than that and are read in pieces that overlap")
@@ -424,6 +424,13 @@ def _planned(
     for line in made.notes:
         reporter.note(f"  {line}")
     return made
+
+
+def _by_muon(config: FinetuneConfig, ready: Prepared) -> dict[str, Any] | None:
+    """How Muon trains this model; None where AdamW does."""
+    if config.scratch:
+        return WRITER if ready.task.generative and isinstance(ready.model, TransformerConfig) else None
+    return LOUD_RATES if config.lora is None and is_loud(config.parent or "") else None
 
 
 def build(config: FinetuneConfig, model: ModelConfig, task: Task) -> nn.Module:

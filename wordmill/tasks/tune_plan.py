@@ -15,7 +15,6 @@ from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.progress import human_count, human_time
 from wordmill.models.config import ModelConfig, RecurrentConfig
-from wordmill.tasks.loud import LOUD_RATES
 from wordmill.tasks.plan import parse_time
 from wordmill.tasks.run import SavedPlan
 from wordmill.tasks.task import task_class
@@ -27,8 +26,11 @@ if TYPE_CHECKING:
 
 RATE, REFERENCE = 5e-5, 110e6
 """The learning rate of a model of that many weights; small models take larger ones, as 1/√weights."""
+WRITER: dict[str, Any] = {"kind": "muon", "matrix_lr": 0.03, "embedding_lr": 0.28, "head_lr": 0.006, "lr": 0.006}
+"""How a Transformer that has learned nothing yet learns to write: there is as much to learn as in pretraining, and its rates are as there
+(docs/log.md)."""
 SCRATCH = {"transformer": 5e-4, "recurrent": 3e-3}
-"""Learning rates of models that have learned nothing yet."""
+"""Learning rates of other models that have learned nothing yet."""
 ADAPTER = 10.0
 """An adapter's learning rate in proportion to that of all weights (Schulman et al. 2025, thinkingmachines.ai/blog/lora)."""
 AVERAGE, AVERAGED_FROM = 0.99, 1000
@@ -80,16 +82,18 @@ def row_capacity(model: ModelConfig, device: torch.device) -> int:
 
 def tune_plan(
     config: FinetuneConfig, model: ModelConfig, *, n: int, n_validation: int, longest_example: int, cut: Mapping[str, int],
-    task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float, loud: bool = False,
+    task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float,
+    by_muon: Mapping[str, Any] | None = None,
 ) -> TunePlan:  # fmt: skip
-    """Choose what was not asked for; `n` training examples, `cut`: examples cut by split, `loud`: see tasks/loud.py."""
+    """Choose what was not asked for; `n` training examples, `cut`: examples cut by split, `by_muon`: how Muon trains this
+    model (None: AdamW does)."""
     scratch = config.scratch
     weights = count_parameters(model.replace(lm_head=False))
     recurrent = isinstance(model, RecurrentConfig)
     rows = int(config.train.get("rows") or (8 if n < 300 else 16 if n < 2000 else 32))
     steps_per_epoch = -(-n // rows)
     epochs, why = _epochs(config, n)
-    optim = _optim(config, weights, recurrent=recurrent, loud=loud)
+    optim = _optim(config, weights, recurrent=recurrent, by_muon=by_muon)
     capacity = row_capacity(model, device)
     width = max(capacity, longest_example)
     values: dict[str, Any] = {
@@ -133,11 +137,11 @@ def tune_plan(
                     config.patience if n_validation else 0, task, data, summary, notes)  # fmt: skip
 
 
-def _optim(config: FinetuneConfig, weights: int, *, recurrent: bool, loud: bool) -> dict[str, Any]:
+def _optim(config: FinetuneConfig, weights: int, *, recurrent: bool, by_muon: Mapping[str, Any] | None) -> dict[str, Any]:
     """How a model of that many weights learns, but for what was asked for in `train.optim`."""
-    if loud and config.train.get("optim", {}).get("kind", "muon") == "muon":
-        factor = 1.0 if config.lr is None else config.lr / LOUD_RATES["lr"]
-        rates = {name: value * factor if name.endswith("lr") else value for name, value in LOUD_RATES.items()}
+    if by_muon is not None and config.train.get("optim", {}).get("kind", "muon") == "muon":
+        factor = 1.0 if config.lr is None else config.lr / by_muon["lr"]
+        rates = {name: value * factor if name.endswith("lr") else value for name, value in by_muon.items()}
         return {"eps": 1e-8, "weight_decay": 0.01, **rates}
     rate = config.lr or float(f"{_rate(config, weights, recurrent=recurrent):.2g}")
     return {"kind": "adamw", "lr": rate, "beta1": 0.9, "beta2": 0.98 if config.scratch else 0.999, "eps": 1e-8, "weight_decay": 0.01}
