@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from wordmill.core.errors import DataError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural
 from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.encoding import UNDECODABLE
 from wordmill.corpus.ledger import Ledger
@@ -239,9 +239,9 @@ def _table(path: Path, text: str, reporter: Reporter) -> Records:
     for number, row in numbered:
         if len(row) != len(names):
             first = "the first line has" if headed else "most lines have"
-            raise DataError(
-                f"{len(row)} columns where {first} {len(names)}", where=f"{path}:{number}", fix="Mend the line, or quote the field"
-            )
+            fix = "Quote the field that has a separator in it" if separator != "\t" else "Take the tab out of its text"
+            raise DataError(f"{plural(len(row), 'column')} where {first} {len(names)}", where=f"{path}:{number}",
+                            fix="Write what is missing, or take the line out" if len(row) < len(names) else fix)  # fmt: skip
         records.append(Record(dict(zip(names, row, strict=True)), f"{path}:{number}"))
     return Records(records, names, "table", headed, [str(path)])
 
@@ -278,13 +278,19 @@ def _fitted(
 
 
 def _usual_width(rows: list[tuple[int, list[str]]]) -> int:
-    widths = Counter()  # type: Counter[int]
+    """Columns of a table without a header line: as many as most lines fill; where all are equally wide, more of them if more than a tenth
+    of the lines fill more, and never one alone: what is empty elsewhere is then missing."""
+    widths: Counter[int] = Counter()
     for _, row in rows:
         cells = [*row]
         while len(cells) > 1 and not cells[-1].strip():
             cells.pop()
         widths[len(cells)] += 1
-    return widths.most_common(1)[0][0]
+    whole = {len(row) for _, row in rows}
+    if len(whole) > 1:
+        return widths.most_common(1)[0][0]
+    needed = next(n for n in sorted(widths) if sum(count for width, count in widths.items() if width > n) <= 0.1 * len(rows))
+    return max(needed, min(2, *whole))
 
 
 def _separator(path: Path, text: str) -> str:

@@ -42,9 +42,12 @@ class Pairs(Written):
                 raise DataError(f"there is no column {column!r}; columns: {', '.join(train.fields)}", where=f"{train.files[0]}:1",
                                 fix=f"{nearest(column, train.fields)} Set it by task.{role}=…")  # fmt: skip
         source, target = self.find(train, asked["source"], asked["target"], reporter)
+        if len(train.fields) == 2 and (source is None) != (target is None):
+            other = next(name for name in train.fields if name not in (source, target))
+            source, target = source or other, target or other
         if source is None or target is None or source == target:
             raise DataError(f"can't tell which column holds the source and which the target; columns: {', '.join(train.fields)}",
-                            where=f"{train.files[0]}:1", fix="Say so: task.source=NAME task.target=NAME")  # fmt: skip
+                            where=f"{train.files[0]}:1", fix=f"Say so: task.source=NAME task.target=NAME{self._no_names(train)}")  # fmt: skip
         self.spec = {"columns": {"source": source, "target": target}}
         others = [name for name in train.fields if name not in (source, target)]
         kind = "" if train.headed else " (there is no header line)"
@@ -54,6 +57,11 @@ class Pairs(Written):
         for name, records in splits.items():
             self.check(records, reporter)
             self._doubts(name, records, seen, reporter)
+
+    def _no_names(self, train: Records) -> str:
+        """What else may be wrong with a table whose first line was taken for the names of its columns."""
+        names = "source<tab>target" if train.files[0].endswith(".tsv") else "source,target"
+        return f"; if the first line is an example too, put a line of names above it: {names}" if train.kind == "table" and train.headed else ""
 
     def find(self, train: Records, source: str | None, target: str | None, reporter: Reporter) -> tuple[str | None, str | None]:
         """The columns, where they are not asked for: by usual names, else by what they hold."""
