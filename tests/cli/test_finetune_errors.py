@@ -103,6 +103,13 @@ def test_tag_bad_input(expect_refusal, tmp_path):
     line = expect_refusal("no tag begins with B-", "tag", conll(file, "the O\nAnna I-PER\n\nYork I-LOC\nis O\n"))
     assert "a.conll:2" in line
     expect_refusal("a.conll:3: a word without a tag", "tag", conll(file, "the\tO\nAnna\tB-PER\nis\t\n" + "here\tO\n" * 20))
+    few = "the O\nAnna B-PER\n\nis O\nYork B_LOC\nis O\n"
+    twice = conll(tmp_path / "b.txt", f"{few}\n{few}")
+    line = expect_refusal("the tag 'B_LOC' is neither O nor of the form B-KIND, nor is 1 more. Mend it", "tag", twice)
+    assert "b.txt:5" in line
+    expect_refusal("b.conll:2: the tag 'PER' is neither O", "tag", conll(tmp_path / "b.conll", "the O\nAnna PER\n\nis B-LOC\nYork I-LOC\n"))
+    expect_refusal("c.conll:2: the tag 'Q-PER' is neither", "tag", conll(tmp_path / "c.conll", "the O\nAnna Q-PER\nis "
+                                                                                               "O\n"), "task.scheme=bio")
     expect_refusal("no word of these examples has a tag other than O", "tag", conll(file, "the O\n\nmill O\nis O\n"))
     test = conll(tmp_path / "test.conll", "the O\nmill B-ORG\n\nis O\n")
     train = conll(file, "the O\nAnna B-PER\n\nis O\n")

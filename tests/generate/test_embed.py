@@ -75,7 +75,7 @@ def test_texts_too_long_are_counted_and_cut_only_when_asked(make):
     found = loaded.embeddings(["grain", long], truncate=True, reporter=report)
     ids = loaded.tokenizer.encode(long)
     assert (found.cut, found.cut_tokens) == (1, len(ids) - 10)
-    assert "1 of 2 texts were too long" in report.warnings[0]
+    assert "1 of 2 texts was too long" in report.warnings[0]
     kept = torch.tensor([loaded.tokenizer.wrap(ids[:10]).ids])
     with torch.no_grad():
         np.testing.assert_allclose(found.vectors[1], loaded.model(kept)[0][0].mean(0), atol=1e-5)

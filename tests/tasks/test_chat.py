@@ -296,7 +296,7 @@ def test_bad_conversations_are_named_and_can_be_left_out(message, talks, base, t
     said = capsys.readouterr().err
     assert message in said and f"{bad}:91" in said and "task.skip_bad=true" in said
     assert main(["finetune", "chat", str(bad), "--model", str(base), "--preview", "task.skip_bad=true"]) == 0
-    assert "1 conversations left out" in capsys.readouterr().err
+    assert "1 conversation left out" in capsys.readouterr().err
 
 
 def test_a_context_too_long_loses_its_end_and_is_counted(talks, base, tmp_path, capsys):
@@ -346,7 +346,7 @@ def test_formats_are_found_and_mixed(tmp_path, base, capsys):
     files = [str(tmp_path / name) for name in rows]
     assert main(["finetune", "chat", *files, "--model", str(base), "--preview"]) == 0
     said = capsys.readouterr().err
-    assert "Alpaca" in said and "ShareGPT" in said and "'question' asks" in said and "ask the same as another" in said
+    assert "Alpaca" in said and "ShareGPT" in said and "'question' asks" in said and "asks the same as another" in said
 
 
 def test_from_scratch(talks, tmp_path):

@@ -97,8 +97,8 @@ def test_columns_are_found_by_names_and_by_languages():
 def test_what_looks_wrong_is_named():
     rows = [{"en": f"a {i % 3}", "de": f"a {i % 3}"} for i in range(9)] + [{"en": " ", "de": "b"}]
     said = " | ".join(look(Translate(), rows, ["en", "de"]))
-    assert "6 of 10 examples of train repeat another" in said and "9 of 10 targets of train are their source" in said
-    assert "1 examples of train have an empty source (first: f:10)" in said
+    assert "6 of 10 examples of train repeat another" in said and "9 of 10 targets of train repeat the source" in said
+    assert "1 example of train has an empty source (first: f:10)" in said
 
 
 def test_files_with_a_sentence_a_line(tmp_path):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from wordmill.batches.batch import IGNORE, Batch, tensor
 from wordmill.core.errors import DataError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.corpus.conversations import Conversation
 from wordmill.tokenizer.chat import Chat, Turns
 
@@ -107,8 +107,10 @@ def encode_conversations(
                         reporter.warn(f"{one.where}: {error.what}; left out")
             bar.advance()
     if found.cut:
-        reporter.warn(f"{found.cut:,} of {len(found.examples):,} examples are longer than {limits.max_tokens:,} tokens and lost their end: "
-                      f"{found.tokens_cut:,} tokens, {found.answers_cut:,} answers in part, {found.answers_lost:,} wholly")  # fmt: skip
+        reporter.warn(f"{found.cut:,} of {plural(len(found.examples), 'example')} {verb(found.cut, 'are')} longer than "
+                      f"{limits.max_tokens:,} tokens and lost their end: "
+                      f"{plural(found.tokens_cut, 'token')}, {plural(found.answers_cut, 'answer')} in part, {found.answers_lost:,} "
+                      f"wholly")  # fmt: skip
     if found.dropped:
         reporter.warn("left out: " + ", ".join(f"{why} {n:,}" for why, n in sorted(found.dropped.items())))
     if not found.examples:

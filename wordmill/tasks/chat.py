@@ -27,7 +27,7 @@ from wordmill.batches.conversations import NothingLeft, example_of
 from wordmill.batches.examples import Encoded
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, ModelError, UsageError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.corpus.conversations import Unfit, conversation, look, question
 from wordmill.generate.engine import run
 from wordmill.generate.sampling import SamplingConfig
@@ -120,15 +120,16 @@ class ChatTask(Task):
             self._take(records, reporter)
             turns = Counter(len([m for m in r.values["messages"] if m["role"] == "assistant"]) for r in records.records)
             several = sum(count for answers, count in turns.items() if answers > 1)
-            reporter.note(f"{name}: {len(records):,} conversations, {several:,} of them with several answers")
+            reporter.note(f"{name}: {plural(len(records), 'conversation')}, {several:,} of them with several answers")
             keys = map(self.key, records.records)
             own = Counter(keys if self.settings.answers == "all" else set(keys))
             twice = own.total() - len(own)
             if twice > 0.01 * len(records):
-                reporter.warn(f"{twice:,} of {len(records):,} conversations of {name} ask the same as another")
+                reporter.warn(f"{twice:,} of {plural(len(records), 'conversation')} of {name} {verb(twice, 'ask')} the same as another")
             shared = [key for key in own if key in seen]
             if shared:
-                reporter.warn(f"{len(shared):,} conversations of {name} ask the same as one of {seen[shared[0]]}, for example "
+                reporter.warn(f"{plural(len(shared), 'conversation')} of {name} {verb(len(shared), 'ask')} the same as one of "
+                              f"{seen[shared[0]]}, for example "
                               f"{shared[0][:60]!r}: scores on them say little")  # fmt: skip
             seen |= dict.fromkeys(own, name)
 
@@ -161,9 +162,11 @@ class ChatTask(Task):
         for said in dict.fromkeys(form.said for form in forms.values()):
             reporter.note(f"format: {said}")
         if dropped:
-            reporter.warn(f"{dropped.total():,} conversations left out: {', '.join(f'{why} {n:,}' for why, n in sorted(dropped.items()))}")
+            reporter.warn(f"{plural(dropped.total(), 'conversation')} left out: "
+                          f"{', '.join(f'{why} {n:,}' for why, n in sorted(dropped.items()))}")
         if trailing:
-            reporter.note(f"{trailing:,} turns after the assistant's last word are left out: nothing is learned from them")
+            reporter.note(f"{plural(trailing, 'turn')} after the assistant's last word {verb(trailing, 'are')} left out: nothing would "
+                          f"be learned")
         if not found:
             raise DataError("there is no conversation to learn from in these files", where=", ".join(records.files))
         records.records, records.fields, records.kind = found, ["messages", "tools"], "json"

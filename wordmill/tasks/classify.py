@@ -20,7 +20,7 @@ from wordmill.batches.batch import IGNORE, Batch
 from wordmill.batches.examples import Encoded
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import Reporter, plural, verb
 from wordmill.core.svg import line_plot, matrix_plot
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.folder import LanguageModel
@@ -121,7 +121,14 @@ class Classify(Task):
     def _several(self, train: Records, column: str) -> bool:
         if self.settings.multi_label is not None:
             return self.settings.multi_label
-        return any(isinstance(record.values.get(column), list) for record in train.records)
+        labels = [(isinstance(value, list), record) for record in train.records if (value := record.values.get(column)) is not None]
+        lists = sum(held for held, _ in labels)
+        if 0 < lists < len(labels):
+            few = 2 * lists <= len(labels)
+            odd = next(record for held, record in labels if held == few)
+            raise DataError(f"the label {odd.values[column]!r} is {'a list' if few else 'no list'}, unlike most others", where=odd.where,
+                            fix="Write all labels as lists, if several may hold at once, or none")  # fmt: skip
+        return lists > 0
 
     def _labels(self, train: Records) -> list[str]:
         """The labels in their order, settled here once and kept with the model. Raises `DataError` for what are no labels."""
@@ -171,20 +178,21 @@ class Classify(Task):
         for name, records in splits.items():
             empty = [r for r in records.records if not any(text.strip() for text in self.texts(r))]
             if empty:
-                reporter.warn(f"{len(empty):,} examples of {name} have no text (first: {empty[0].where})")
+                reporter.warn(f"{plural(len(empty), 'example')} of {name} {verb(len(empty), 'have')} no text (first: {empty[0].where})")
             own: dict[str, list[str]] = {}
             for record in records.records:
                 own.setdefault(self.key(record), []).append(" ".join(self.labels_of(record)))
             torn = [key for key, labels in own.items() if len(set(labels)) > 1]
             if torn:
-                reporter.warn(f"{len(torn):,} texts of {name} stand there with different labels, for example {torn[0][:60]!r}")
+                reporter.warn(f"{plural(len(torn), 'text')} of {name} {verb(len(torn), 'stand')} there with different labels, for "
+                              f"example {torn[0][:60]!r}")
             twice = sum(len(labels) for labels in own.values()) - len(own)
             if twice > 0.01 * len(records):
-                reporter.warn(f"{twice:,} of {len(records):,} examples of {name} repeat the text of another")
+                reporter.warn(f"{twice:,} of {plural(len(records), 'example')} of {name} {verb(twice, 'repeat')} the text of another")
             shared = [key for key in own if key in seen]
             if shared:
-                reporter.warn(f"{len(shared):,} texts of {name} stand in {seen[shared[0]]} too, for example {shared[0][:60]!r}: "
-                              f"scores on them say little")  # fmt: skip
+                reporter.warn(f"{plural(len(shared), 'text')} of {name} {verb(len(shared), 'stand')} in {seen[shared[0]]} too, for example "
+                              f"{shared[0][:60]!r}: scores on them say little")  # fmt: skip
             seen |= dict.fromkeys(own, name)
         rare = {label: count for label, count in self.counts(splits["train"].records).items() if count < 5}
         if rare:

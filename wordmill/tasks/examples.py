@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from wordmill.core.errors import DataError
-from wordmill.core.progress import SILENT, Reporter, plural
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.encoding import UNDECODABLE
 from wordmill.corpus.ledger import Ledger
@@ -29,6 +29,8 @@ from wordmill.corpus.text import unify_line_ends
 
 CONTAINERS = {"data", "examples", "records", "rows", "items", "train"}
 """Keys under which a JSON file keeps its list of examples."""
+CONLL = {"conll", "bio", "bioes", "iob", "iob2"}
+"""Endings of files with a word and its tag a line, whatever the tags look like."""
 TAG = re.compile(r"O|([BIESLUMW])-\S+")
 NAME = re.compile(r"[^\W\d][\w .#-]{0,39}")
 
@@ -94,6 +96,8 @@ def _read(path: Path, reporter: Reporter) -> Records:
     text = read_text(path, reporter, compression)
     if not text.strip():
         raise DataError("this file is empty", where=path)
+    if parts[-1] in CONLL:
+        return _conll(path, text)
     if parts[-1] in ("json", "jsonl", "ndjson") or (parts[-1] not in ("csv", "tsv") and text.lstrip()[:1] in "[{"):
         return _json(path, text)
     if looks_like_conll(text):
@@ -171,14 +175,16 @@ def _parquet(path: Path) -> Records:
 
 
 def looks_like_conll(text: str) -> bool:
-    """Whether the first lines are words with their tags: two or more fields each, the last a tag, with an empty line now and then."""
+    """Whether the first lines are words with their tags: two or more fields each, the last a tag, with an empty line now and then. A few
+    lines without a tag, or with one that is none, are errors, to be shown as such."""
     lines = text.split("\n", 400)[:400]
     words = [line.split() for line in lines if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
     tags = [word[-1] for word in words if len(word) > 1]
-    if len(words) < 2 or len(tags) < 0.9 * len(words):  # a word here and there without a tag is an error, to be shown as one
+    if len(words) < 2 or len(tags) < 0.9 * len(words):
         return False
+    right = [tag for tag in tags if TAG.fullmatch(tag)]
     # Without a B-, I- or the like anywhere it may be any table; O alone can't be the label of a table of texts.
-    return all(TAG.fullmatch(tag) for tag in tags) and ("" in [line.strip() for line in lines[:-1]] or len({*tags}) > 1)
+    return len(tags) - len(right) <= max(1, len(tags) // 10) < len(right) and ("" in [x.strip() for x in lines[:-1]] or len({*right}) > 1)
 
 
 def _conll(path: Path, text: str) -> Records:
@@ -264,7 +270,7 @@ def _fitted(
     wide = [number for number, row in found if len(row) > width]
     if not wide or len(wide) > 0.1 * len(rows):
         return found
-    count, first = f"{len(wide):,} of {len(rows):,} lines", f"first: line {wide[0]}"
+    count, first = f"{len(wide):,} of {plural(len(rows), 'line')}", f"first: line {wide[0]}"
     if alike:
         reporter.warn(f"{path}: columns from {width + 1} on are empty in all but {count} ({first}), and left out")
         return [(number, row[:width]) for number, row in found]
@@ -272,7 +278,7 @@ def _fitted(
         return found
     normal = [row for _, row in found if len(row) == width]
     last = len({row[-1] for row in normal}) >= len({row[0] for row in normal})
-    reporter.warn(f"{path}: {count} have tabs in their texts ({first}), which stay in them")
+    reporter.warn(f"{path}: {count} {verb(len(wide), 'have')} tabs in the text ({first}), which stay there")
     joined = [(n, [row[0], "\t".join(row[1:])] if last else ["\t".join(row[:-1]), row[-1]]) for n, row in found]
     return [(n, new if len(row) > width else row) for (n, row), (_, new) in zip(found, joined, strict=True)]
 

@@ -25,7 +25,7 @@ from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.files import hash_values, occupied, read_json, write_json, write_text
 from wordmill.core.lineage import read_lineage, write_lineage
-from wordmill.core.progress import SILENT, Reporter, human_time
+from wordmill.core.progress import SILENT, Reporter, human_time, plural, verb
 from wordmill.evaluate.watch import best_weights, weights_in
 from wordmill.models.adapters import add_lora
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
@@ -306,7 +306,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     plain = _tokenizer(config, task, splits["train"], folder, reporter)
     model, tokenizer = _shape(config, task, plain), task.equip(plain)
     if tokenizer.vocab_size > plain.vocab_size:
-        new = f"{tokenizer.vocab_size - plain.vocab_size} new special tokens"
+        new = plural(tokenizer.vocab_size - plain.vocab_size, "new special token")
         if config.lora is not None:
             raise UsageError(f"{new} need rows of the vocabulary that learn, and beside an adapter (lora) none do", where="--lora",
                              fix="Leave --lora away, or take a template without them: task.template=plain")  # fmt: skip
@@ -319,7 +319,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
         records.records, encoded[name] = encode_all(task, records.records, tools, answer=True, name=name, reporter=reporter)
     lost = sum(not any((one.targets >= 0).any() for one in example.pieces or (example,)) for example in encoded["train"])
     if lost:
-        what = f"{lost:,} of {len(encoded['train']):,} training examples teach nothing"
+        what = f"{lost:,} of {plural(len(encoded['train']), 'training example')} {verb(lost, 'teach')} nothing"
         reporter.warn(f"{what}: their answer was cut away, or is longer than what windows have in common")
     return Prepared(task, splits, encoded, model, tokenizer, tools)
 
@@ -397,7 +397,8 @@ def _planned(
                          loud=not config.scratch and config.lora is None and _loud(config.parent or ""))  # fmt: skip
         whole = sum(1 for examples in ready.encoded.values() for one in examples if one.pieces)
         if whole:
-            made.notes.append(f"{whole:,} examples are longer than that and are read in pieces that overlap")
+            are = verb(whole, "are")
+            made.notes.append(f"{plural(whole, 'example')} {are} longer than that and {are} read in pieces that overlap")
         model = ready.model
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         write_json(folder / FACTS, {
@@ -563,7 +564,7 @@ def _scores(judged: Judged) -> str:
         low, high = judged.intervals[name]
         cells = [f"{value:.4f}", f"{low:.4f} … {high:.4f}", *(f"{b[name]:.4f}" if name in b else "–" for b in judged.baselines.values())]
         rows.append(f'<tr><td class="key">{name.replace("_", " ")}</td>' + "".join(f'<td class="number">{c}</td>' for c in cells) + "</tr>")
-    cut = f"{judged.examples:,} examples; cut because they were too long: {judged.cut:,}"
+    cut = f"{plural(judged.examples, 'example')}; cut because too long: {judged.cut:,}"
     cut = " · ".join([cut, *judged.remarks])
     return f'<p class=sub>{cut}</p><div class="card"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
 

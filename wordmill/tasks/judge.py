@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural
 from wordmill.evaluate.bootstrap import Outcomes, intervals
 from wordmill.tasks.examples import Record
 from wordmill.tasks.task import Task, Tools, encode_all
@@ -53,7 +53,7 @@ class Judged:
             lines.append(f"{name} {value:.4f} (95 % interval {low:.4f} … {high:.4f})" + (f"; {beside}" if beside else ""))
         for one in self.samples[:2]:
             lines.append(f"asked {short(one['asked'])!r}: {short(one['said'])!r}")
-        lines.append(f"{self.examples:,} examples, {cut_text(self.cut, self.tokens_cut)}")
+        lines.append(f"{plural(self.examples, 'example')}, {cut_text(self.cut, self.tokens_cut)}")
         return "\n".join([*lines, *self.remarks])
 
 
@@ -65,7 +65,7 @@ def short(text: str, most: int = 100) -> str:
 
 def cut_text(examples: int, tokens: int) -> str:
     """How much was cut, in words."""
-    return f"{examples:,} of them cut ({tokens:,} tokens left out)" if examples else "none cut"
+    return f"{examples:,} of them cut ({plural(tokens, 'token')} left out)" if examples else "none cut"
 
 
 def judge(

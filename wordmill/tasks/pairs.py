@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import Reporter, plural, verb
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.written import Written, WrittenConfig
 
@@ -47,7 +47,8 @@ class Pairs(Written):
             source, target = source or other, target or other
         if source is None or target is None or source == target:
             raise DataError(f"can't tell which column holds the source and which the target; columns: {', '.join(train.fields)}",
-                            where=f"{train.files[0]}:1", fix=f"Say so: task.source=NAME task.target=NAME{self._no_names(train)}")  # fmt: skip
+                            where=f"{train.files[0]}:1", fix=f"Say so: task.source=NAME "
+                                                             f"task.target=NAME{self._no_names(train)}")  # fmt: skip
         self.spec = {"columns": {"source": source, "target": target}}
         others = [name for name in train.fields if name not in (source, target)]
         kind = "" if train.headed else " (there is no header line)"
@@ -61,7 +62,8 @@ class Pairs(Written):
     def _no_names(self, train: Records) -> str:
         """What else may be wrong with a table whose first line was taken for the names of its columns."""
         names = "source<tab>target" if train.files[0].endswith(".tsv") else "source,target"
-        return f"; if the first line is an example too, put a line of names above it: {names}" if train.kind == "table" and train.headed else ""
+        told = f"; if the first line is an example too, put a line of names above it: {names}"
+        return told if train.kind == "table" and train.headed else ""
 
     def find(self, train: Records, source: str | None, target: str | None, reporter: Reporter) -> tuple[str | None, str | None]:
         """The columns, where they are not asked for: by usual names, else by what they hold."""
@@ -118,18 +120,18 @@ class Pairs(Written):
         """Name what may be wrong in a split, with counts; `seen`: the keys of the splits before it."""
         empty = [record for record in records.records if not self.source(record).strip()]
         if empty:
-            reporter.warn(f"{len(empty):,} examples of {name} have an empty source (first: {empty[0].where})")
+            reporter.warn(f"{plural(len(empty), 'example')} of {name} {verb(len(empty), 'have')} an empty source (first: {empty[0].where})")
         same = sum(self.source(record).split() == self.target(record).split() for record in records.records)
         if same > 0.01 * len(records):
-            reporter.warn(f"{same:,} of {len(records):,} targets of {name} are their source word for word")
+            reporter.warn(f"{same:,} of {plural(len(records), 'target')} of {name} {verb(same, 'repeat')} the source word for word")
         pairs = [(self.key(record), self.target(record)) for record in records.records]
         twice = len(pairs) - len(set(pairs))
         if twice > 0.01 * len(records):
-            reporter.warn(f"{twice:,} of {len(records):,} examples of {name} repeat another")
+            reporter.warn(f"{twice:,} of {plural(len(records), 'example')} of {name} {verb(twice, 'repeat')} another")
         shared = [key for key in {key for key, _ in pairs} if key in seen]
         if shared:
-            reporter.warn(f"{len(shared):,} sources of {name} stand in {seen[shared[0]]} too, for example {min(shared)[:60]!r}: "
-                          f"scores on them say little")  # fmt: skip
+            reporter.warn(f"{plural(len(shared), 'source')} of {name} {verb(len(shared), 'stand')} in {seen[shared[0]]} too, for example "
+                          f"{min(shared)[:60]!r}: scores on them say little")  # fmt: skip
         for key, _ in pairs:
             seen.setdefault(key, name)
 

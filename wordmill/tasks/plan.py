@@ -17,7 +17,7 @@ from wordmill.core.config import check_names, merge
 from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.measure import matmul_rate
-from wordmill.core.progress import Reporter, human_count, human_time
+from wordmill.core.progress import Reporter, human_count, human_time, plural
 from wordmill.models.adapters import add_lora
 from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import family
@@ -127,7 +127,7 @@ def make_plan(
     if validation is not None:
         affordable = VALIDATION_SHARE * (trained.seconds or tokens / speed.tokens_per_second) * speed.reading
         cap = None if affordable >= validation.n_tokens else max(8192, int(affordable))
-    length = human_time(seconds) + " in all" if seconds is not None else f"{trained.steps} steps"
+    length = human_time(seconds) + " in all" if seconds is not None else plural(trained.steps, "step")
     kind = model.family if isinstance(model, TransformerConfig) else model.cell
     what = f"a LoRA of rank {config.lora.rank} beside " if config.lora is not None else ""
     summary = (f"{what}{kind} of {human_count(budget.count_parameters(model))} weights{' from ' + config.parent if config.parent else ''}, "

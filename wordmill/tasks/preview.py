@@ -10,7 +10,7 @@ from typing import Any
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import Encoded, in_pieces
 from wordmill.core.device import choose_device
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.tasks.examples import Record
 from wordmill.tasks.finetune import FinetuneConfig, check_settings, named_files, prepare
 from wordmill.tasks.task import Task, Tools
@@ -48,8 +48,9 @@ def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], 
             shown = [_token(task, tools, index, target, colour) for index, target in zip(ids, targets, strict=True) if index != IGNORE]
             rows.append("  " + " ".join(shown))
         learned = sum(int((part.targets >= 0).sum()) for part in parts)
-        cut = (f", {one.cut} tokens cut" if one.cut else "") + (f", read in {len(one.pieces)} pieces that overlap" if one.pieces else "")
-        lines += [f"{record.where}: {len(one.ids)} tokens, {learned} count in the loss{cut}", *rows]
+        cut = f", {plural(one.cut, 'token')} cut" if one.cut else ""
+        cut += f", read in {len(one.pieces)} pieces that overlap" if one.pieces else ""
+        lines += [f"{record.where}: {plural(len(one.ids), 'token')}, {learned} {verb(learned, 'count')} in the loss{cut}", *rows]
         examples.append({"where": record.where, "ids": one.ids.tolist(), "targets": one.targets.tolist(), "cut": one.cut,
                          "tokens": [tools.tokenizer.token_text(int(i)) for i in one.ids]})  # fmt: skip
     facts: dict[str, Any] = {}
@@ -60,7 +61,7 @@ def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], 
                        "longest": lengths[-1], "cut": len(cuts), "tokens_cut": sum(cuts), "labels": task.counts(members)}  # fmt: skip
         f = facts[name]
         windows = f" in {f['windows']:,} windows" if f["windows"] > f["examples"] else ""
-        lines.append(f"{name}: {f['examples']:,} examples{windows} of {f['shortest']} to {f['longest']} tokens (half of them up to "
+        lines.append(f"{name}: {plural(f['examples'], 'example')}{windows} of {f['shortest']} to {f['longest']} tokens (half of them up to "
                      f"{f['median']}); longer than {tools.max_tokens} and cut: {f['cut']:,}")  # fmt: skip
         if f["labels"]:
             lines.append("  " + ", ".join(f"{label} {count:,}" for label, count in list(f["labels"].items())[:20]))

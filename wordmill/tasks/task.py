@@ -43,7 +43,7 @@ from wordmill.batches.batch import IGNORE, Batch
 from wordmill.batches.examples import Encoded, batches_of
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.config import ModelConfig
 from wordmill.models.folder import LanguageModel
@@ -259,7 +259,8 @@ def encode_all(
             bar.advance()
     if dropped:
         told = ", ".join(f"{why} {n:,}" for why, n in sorted(dropped.items()))
-        reporter.warn(f"{dropped.total():,} of {len(records):,} examples{f' of {name}' if name else ''} are left out: {told}")
+        number = f"{dropped.total():,} of {plural(len(records), 'example')}{f' of {name}' if name else ''}"
+        reporter.warn(f"{number} {verb(dropped.total(), 'are')} left out: {told}")
     if not kept:
         raise DataError("no example is left", where=records[0].where if records else None, fix="Raise --max-tokens")
     return kept, encoded

@@ -14,7 +14,7 @@ from wordmill.core.device import choose_device, choose_dtype
 from wordmill.core.errors import DataError, ModelError, UsageError
 from wordmill.core.files import standard_lines
 from wordmill.core.lineage import read_lineage
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Comparison, Outcomes, paired
 from wordmill.generate.loaded import Loaded, load_on
 from wordmill.models.adapters import adapter_base, is_adapter
@@ -60,7 +60,8 @@ class Tuned:
         cut = [one.cut for one in encoded if one.cut]
         if cut:
             reporter.warn(
-                f"{len(cut):,} of {len(records):,} inputs are too long for {self.tools.max_tokens} tokens; {sum(cut):,} tokens were cut"
+                f"{len(cut):,} of {plural(len(records), 'input')} {verb(len(cut), 'are')} too long for {self.tools.max_tokens} tokens; "
+                f"{plural(sum(cut), 'token')} {verb(sum(cut), 'were')} cut"
             )
         answers = self.task.respond(self.model, self.tools, records, reporter=reporter, encoded=encoded)
         for line in self.task.remarks(records, answers):

@@ -26,7 +26,7 @@ from wordmill.batches.batch import IGNORE, Batch
 from wordmill.batches.examples import Encoded
 from wordmill.core.config import Config
 from wordmill.core.errors import ModelError, UsageError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.generate.beam import BeamConfig, beam_search
 from wordmill.generate.engine import run
 from wordmill.generate.sampling import SamplingConfig
@@ -136,11 +136,12 @@ class Written(Task):
             raise UsageError(f"answers of {most} tokens leave no room for a prompt in {tools.max_tokens} tokens", where="task.max_tokens",
                              fix="Lower it, or raise --max-tokens")  # fmt: skip
         self.spec["most"] = most
-        reporter.note(f"prompt: {self.spec['prompt']!r}; answers of up to {longest} tokens; at most {most} are written")
+        reporter.note(f"prompt: {self.spec['prompt']!r}; answers of up to {plural(longest, 'token')}; at most {most} are written")
         over = sum(length > tools.max_tokens for length in lengths) if two_sided(config) else sum(length > most for length in lengths)
         if over:
             setting = "task.max_tokens" if self.settings.max_tokens else "--max-tokens"
-            reporter.warn(f"{over:,} of {len(lengths):,} training answers are longer than the room that is kept for them; what doesn't fit "
+            reporter.warn(f"{over:,} of {plural(len(lengths), 'training answer')} {verb(over, 'are')} longer than the room that is kept "
+                          f"for them; what doesn't fit "
                           f"is cut, and a cut answer teaches no end: raise {setting}")  # fmt: skip
 
     def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
@@ -217,7 +218,9 @@ class Written(Task):
         """How many answers were stopped before their end."""
         open_ = sum(not answer.ended for answer in answers)
         most = self.spec["most"]
-        return [f"{open_:,} of {len(answers):,} answers were stopped at {most} tokens, before their end, and count as they stand "
+        return [f"{open_:,} of {plural(len(answers), 'answer')} {verb(open_, 'were')} stopped at {plural(most, 'token')}, before the "
+                f"end, and {verb(open_, 'count')} all the "
+                "same "
                 "(task.max_tokens)"] if open_ else []  # fmt: skip
 
     def details(self, records: Sequence[Record], answers: Sequence[Answer]) -> dict[str, Any]:
