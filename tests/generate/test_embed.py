@@ -68,7 +68,7 @@ def test_no_padding_is_computed_where_lengths_allow(make):
 def test_texts_too_long_are_counted_and_cut_only_when_asked(make):
     loaded = make(max_positions=12)
     long = "the mill stands by the river " * 3
-    with pytest.raises(DataError, match=r"1 of 2 texts are longer than the 12 tokens.*the longest has") as error:
+    with pytest.raises(DataError, match=r"1 of 2 texts is longer than the 12 tokens.*the longest has") as error:
         loaded.embed(["grain", long])
     assert error.value.where == "line 2"
     report = Reporter(quiet=True)

@@ -64,6 +64,7 @@ class Answer(Questions):
     Settings: ClassVar[type[Config]] = AnswerConfig
     settings: AnswerConfig
     way: ClassVar[str] = "span"
+    at_use: ClassVar[tuple[str, ...]] = ("threshold", "max_answer", "stride")
 
     def __init__(self, settings: Any = None, spec: dict[str, Any] | None = None) -> None:
         super().__init__(settings, spec)

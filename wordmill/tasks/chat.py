@@ -103,6 +103,7 @@ class ChatTask(Task):
     settings: ChatConfig
     generative: ClassVar[bool] = True
     before: ClassVar[str | None] = BEFORE
+    at_use: ClassVar[tuple[str, ...]] = ("answer_tokens", "samples", "skip_bad")
     longest: ClassVar[int] = 1024
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "recurrent")
 
@@ -253,7 +254,7 @@ class ChatTask(Task):
         """A conversation with its answers, the assistant's words and end tokens as targets; or, where it ends with somebody else, the ids
         that are asked, without targets.
 
-        One that is too long loses its end; raises `LeftOut` where no answer is left of it, `DataError` where the template refuses it. A
+        One that is too long loses its end, and raises `LeftOut` where no answer is left of it; `DataError` where the template refuses it. A
         question that is too long loses its oldest turns.
         """
         chat, messages, means = self.chat(tools.tokenizer), record.values["messages"], record.values.get("tools")
@@ -264,11 +265,12 @@ class ChatTask(Task):
             one, _ = example_of(turns, tools.max_tokens, record.where, chat)
         except ModelError as error:
             raise ModelError(error.what, where=record.where, fix=(error.fix or "").replace("answers=", "task.answers=") or None) from error
+        except NothingLeft as error:
+            raise LeftOut(f"too long, so that no answer begins within {tools.max_tokens:,} tokens") from error
         except DataError as error:
             if self.settings.skip_bad:
-                raise LeftOut("answer cut away" if isinstance(error, NothingLeft) else "refused by the template") from error
-            fix = (error.fix or FIX).replace("Raise max_tokens", "Raise --max-tokens").replace(": skip_bad", ": task.skip_bad=true")
-            raise DataError(error.what, where=record.where, fix=fix) from error
+                raise LeftOut("refused by the template") from error
+            raise DataError(error.what, where=record.where, fix=error.fix or FIX) from error
         return Encoded(one.ids, one.targets, extra={"bytes": np.array(one.bytes, np.float32)}, cut=one.cut)
 
     def _prompt(self, record: Record, chat: Chat, tools: Tools) -> Encoded:

@@ -66,6 +66,7 @@ class Classify(Task):
 
     name: ClassVar[str] = "classify"
     Settings: ClassVar[type[Config]] = ClassifyConfig
+    at_use: ClassVar[tuple[str, ...]] = ("threshold",)
     settings: ClassifyConfig
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────

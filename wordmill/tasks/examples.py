@@ -148,7 +148,8 @@ def _json(path: Path, text: str) -> Records:
         values, whole = values[0], True
     elif len(values) == 1 and isinstance(values[0], dict):
         lists = [inner for inner in values[0].values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
-        if len(lists) == 1 and (len(values[0]) == 1 or CONTAINERS & set(values[0])):
+        talk = bool(lists) and bool({"role", "from"} & set(lists[0][0]))  # the turns of one conversation
+        if len(lists) == 1 and not talk and (len(values[0]) == 1 or CONTAINERS & set(values[0])):
             values, whole = lists[0], True
     records = []
     for number, value in enumerate(values):

@@ -167,6 +167,8 @@ class Prepared:
     model: ModelConfig
     tokenizer: Tokenizer
     tools: Tools
+    left_out: dict[str, int]
+    """Examples of each split of which nothing to learn would have been left."""
 
     @property
     def data(self) -> dict[str, Any]:
@@ -315,13 +317,15 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     tools = Tools(tokenizer, model, longest(config, model), row_capacity(model, device))
     task.settle(tools, splits["train"].records, reporter)
     encoded: dict[str, list[Encoded]] = {}
+    read = {name: len(records) for name, records in splits.items()}
     for name, records in splits.items():
         records.records, encoded[name] = encode_all(task, records.records, tools, answer=True, name=name, reporter=reporter)
     lost = sum(not any((one.targets >= 0).any() for one in example.pieces or (example,)) for example in encoded["train"])
     if lost:
         what = f"{lost:,} of {plural(len(encoded['train']), 'training example')} {verb(lost, 'teach')} nothing"
         reporter.warn(f"{what}: their answer was cut away, or is longer than what windows have in common")
-    return Prepared(task, splits, encoded, model, tokenizer, tools)
+    left_out = {name: read[name] - len(records) for name, records in splits.items()}
+    return Prepared(task, splits, encoded, model, tokenizer, tools, left_out)
 
 
 def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path, reporter: Reporter) -> Tokenizer:
@@ -395,6 +399,8 @@ def _planned(
         made = tune_plan(config, ready.model, n=len(read), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
                          longest_example=wide, task=ready.task.plain(), data=ready.data, device=device, started=started,
                          loud=not config.scratch and config.lora is None and _loud(config.parent or ""))  # fmt: skip
+        if any(ready.left_out.values()):
+            made.notes.append(f"left out as too long: {', '.join(f'{n:,} of {name}' for name, n in ready.left_out.items() if n)}")
         whole = sum(1 for examples in ready.encoded.values() for one in examples if one.pieces)
         if whole:
             are = verb(whole, "are")
@@ -406,7 +412,7 @@ def _planned(
             "model": {"family": family, "parameters": budget.count_parameters(model), "layers": model.layers, "dtype": made.dtype,
                       "device": str(device)},
             "data": {"splits": {name: {"examples": len(ready.splits[name]), "tokens": sum(one.length for one in in_pieces(examples)[0]),
-                                       "cut": cut[name]} for name, examples in ready.encoded.items()},
+                                       "cut": cut[name], "left_out": ready.left_out[name]} for name, examples in ready.encoded.items()},
                      "labels": ready.task.counts(ready.splits["train"].records)},
             "notes": made.notes,
         })  # fmt: skip
@@ -515,7 +521,8 @@ def finish(
                     step = -(-len(records) // WRITTEN_MOST)
                     reporter.note(f"validation: every {step}th of {len(records):,} examples is answered")
                     records = records[::step]
-                judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, before=before, reporter=reporter)
+                judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, before=before,
+                                        left_out=ready.left_out[name], reporter=reporter)  # fmt: skip
                 found[name] = judged
                 metrics[name] = judged.plain()
                 tiles[f"{judged.headline.replace('_', ' ')} ({name})"] = judged.metrics[judged.headline]
@@ -564,7 +571,7 @@ def _scores(judged: Judged) -> str:
         low, high = judged.intervals[name]
         cells = [f"{value:.4f}", f"{low:.4f} … {high:.4f}", *(f"{b[name]:.4f}" if name in b else "–" for b in judged.baselines.values())]
         rows.append(f'<tr><td class="key">{name.replace("_", " ")}</td>' + "".join(f'<td class="number">{c}</td>' for c in cells) + "</tr>")
-    cut = f"{plural(judged.examples, 'example')}; cut because too long: {judged.cut:,}"
+    cut = f"{plural(judged.examples, 'example')}; {judged.lost()}"
     cut = " · ".join([cut, *judged.remarks])
     return f'<p class=sub>{cut}</p><div class="card"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
 

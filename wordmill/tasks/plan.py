@@ -127,7 +127,7 @@ def make_plan(
     if validation is not None:
         affordable = VALIDATION_SHARE * (trained.seconds or tokens / speed.tokens_per_second) * speed.reading
         cap = None if affordable >= validation.n_tokens else max(8192, int(affordable))
-    length = human_time(seconds) + " in all" if seconds is not None else plural(trained.steps, "step")
+    length = human_time(seconds) + " in all" if seconds is not None else plural(trained.steps or 0, "step")
     kind = model.family if isinstance(model, TransformerConfig) else model.cell
     what = f"a LoRA of rank {config.lora.rank} beside " if config.lora is not None else ""
     summary = (f"{what}{kind} of {human_count(budget.count_parameters(model))} weights{' from ' + config.parent if config.parent else ''}, "

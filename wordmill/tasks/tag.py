@@ -175,7 +175,7 @@ class Tag(Task):
         """Raises `DataError` for the first tag that is no entity's, where most others are: it is a mistake, and not a scheme."""
         tags = [(record, n, tag) for record in train.records for n, tag in enumerate(listed(record, column)) if tag != "O"]
         odd = [one for one in tags if not is_entity_tag(one[2])]
-        if len(odd) < 0.5 * len(tags):
+        if 2 * len(odd) <= len(tags):
             record, n, tag = odd[0]
             others = f", nor are {len(odd) - 1:,} more" if len(odd) > 2 else ", nor is 1 more" if len(odd) == 2 else ""
             raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND{others}", where=_line(record, n),

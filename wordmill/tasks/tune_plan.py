@@ -131,8 +131,9 @@ def tune_plan(
                      if config.patience else "the best weights on the validation examples are kept")  # fmt: skip
     if config.lora is not None:
         head = "" if task_class(config.task).generative else ", and the head whole"
-        times = "; the learning rate is ten times that of training them" if config.lr is None else ""
-        notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are{times}")
+        notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are")
+        if config.lr is None and "lr" not in config.train.get("optim", {}):
+            notes.append(f"an adapter takes a higher learning rate than a whole model: {train.optim.lr:.3g} here (--lr sets another)")
     if config.freeze != "none":
         notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
     return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,

@@ -136,12 +136,15 @@ def is_tuned(place: str | Path) -> bool:
     return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) in ("sequence", "span"))
 
 
-def load_tuned(place: str | Path, *, device: str = "auto", dtype: str | None = None) -> Tuned:
-    """Open a fine-tuned model folder (or its run folder); the rest as in `wordmill.load`. Raises `ModelError` for another folder."""
+def load_tuned(
+    place: str | Path, *, device: str = "auto", dtype: str | None = None, settings: Mapping[str, Any] | None = None
+) -> Tuned:
+    """Open a fine-tuned model folder (or its run folder), with some settings of its task changed (`{"beams": 1}`); the rest as in
+    `wordmill.load`. Raises `ModelError` for another folder; as `restore` for settings that can't be changed."""
     folder = model_folder(place)
     config = read_config(adapter_base(folder) if is_adapter(folder) else folder)
     facts = read_lineage(folder).get("tuned") or _foreign(folder)
-    task, tokenizer = restore(facts), Tokenizer.load(folder)
+    task, tokenizer = restore(facts, settings), Tokenizer.load(folder)
     chosen = choose_device(device)
     kind: torch.dtype | None = None if dtype is None else choose_dtype(dtype, chosen)
     loaded = load_on(folder, chosen, kind) if task.generative else None
@@ -171,12 +174,15 @@ def _foreign(folder: Path) -> dict[str, Any]:
     return {"name": "classify", "settings": {}, "spec": spec}
 
 
-def load(place: str | Path, *, device: str = "auto", dtype: str | None = None) -> Any:
-    """Open a model folder: a language model (`Loaded`), or a fine-tuned one (`Tuned`). The rest as in `wordmill.generate.load`."""
+def load(place: str | Path, *, device: str = "auto", dtype: str | None = None, settings: Mapping[str, Any] | None = None) -> Any:
+    """Open a model folder: a language model (`Loaded`), or a fine-tuned one (`Tuned`), with some `settings` of its task changed. The rest
+    as in `wordmill.generate.load`."""
     from wordmill.generate.loaded import load as load_language_model
 
     if is_tuned(place):
-        return load_tuned(place, device=device, dtype=dtype)
+        return load_tuned(place, device=device, dtype=dtype, settings=settings)
+    if settings:
+        raise UsageError("this model was not fine-tuned for a task that could have settings", where=place)
     return load_language_model(place, device=device, dtype=dtype)
 
 

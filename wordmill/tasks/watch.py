@@ -69,8 +69,8 @@ class TaskWatch(Watch):
             self._keep(run)
         else:
             memory["stale"] = memory.get("stale", 0) + 1
-        answers = plural(len(records), "answer")
-        told = f"{outcomes.headline} {score:.4f}{f' ({answers})' if self.task.writes else ''}"
+        number = plural(len(records), "answer")
+        told = f"{outcomes.headline} {score:.4f}{f' ({number})' if self.task.writes else ''}"
         run.reporter.note(f"step {run.step} · validation {told} · loss {loss:.4f}{' · best so far' if better else ''}")
 
     def _loss(self, run: Training) -> float:

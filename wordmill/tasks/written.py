@@ -94,6 +94,7 @@ class Written(Task):
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "recurrent")
     prompts: ClassVar[Mapping[bool, str]] = {True: FIELD, False: f"{FIELD}\n\n"}
     """The templates: of a model with an encoder of its own, and of one that reads and writes in one row."""
+    at_use: ClassVar[tuple[str, ...]] = ("beams", "length_penalty")
     said: ClassVar[str] = "answer"
     """What `predict` calls an answer."""
     settings: WrittenConfig
