@@ -226,6 +226,11 @@ class ChatTask(Task):
             if tokenizer.eos_id is None and source is None:
                 raise ModelError(error.what, fix=f"{error.fix}, or add marks of turns to it: task.template=chatml") from error
             raise
+        except DataError as error:
+            if tokenizer.eos_id is None and "'eos_token'" in error.what:
+                fix = "Name one as eos_token in tokenizer_config.json, or add marks of turns: task.template=chatml"
+                raise ModelError("this tokenizer has no eos token, with which its chat template ends an answer", fix=fix) from error
+            raise
         tokenizer.templates["default"] = chat.template.source
         return tokenizer
 

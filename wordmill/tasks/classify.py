@@ -27,9 +27,11 @@ from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
 from wordmill.tasks.baselines import tfidf_classifier
 from wordmill.tasks.columns import LABELS, PAIRS, find_columns
+from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
-from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows
+from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows, stand_in
+from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
 SHOWN = 20
@@ -178,8 +180,7 @@ class Classify(Task):
         seen: dict[str, str] = {}
         for name, records in splits.items():
             empty = [r for r in records.records if not any(text.strip() for text in self.texts(r))]
-            if empty:
-                reporter.warn(f"{plural(len(empty), 'example')} of {name} {verb(len(empty), 'have')} no text (first: {empty[0].where})")
+            tell_empty(empty, name, "no text", reporter)
             own: dict[str, list[str]] = {}
             for record in records.records:
                 own.setdefault(self.key(record), []).append(" ".join(self.labels_of(record)))
@@ -190,14 +191,26 @@ class Classify(Task):
             twice = sum(len(labels) for labels in own.values()) - len(own)
             if twice > 0.01 * len(records):
                 reporter.warn(f"{twice:,} of {plural(len(records), 'example')} of {name} {verb(twice, 'repeat')} the text of another")
-            shared = [key for key in own if key in seen]
-            if shared:
-                reporter.warn(f"{plural(len(shared), 'text')} of {name} {verb(len(shared), 'stand')} in {seen[shared[0]]} too, for example "
-                              f"{shared[0][:60]!r}: scores on them say little")  # fmt: skip
-            seen |= dict.fromkeys(own, name)
+            tell_shared(own, seen, name, "text", reporter)
         rare = {label: count for label, count in self.counts(splits["train"].records).items() if count < 5}
         if rare:
             reporter.warn(f"labels with fewer than 5 training examples: {', '.join(f'{k} ({v})' for k, v in list(rare.items())[:8])}")
+
+    def equip(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer; where it has no padding token, with its end token as that too, unless texts end with it: `transformers` finds the
+        token that a decoder's head reads by the padding behind it."""
+        end = tokenizer.eos_id
+        if tokenizer.pad_id is not None or end is None or end in tokenizer.wrap([]).ids:
+            return tokenizer
+        self.spec["pad"] = end
+        return tokenizer.padded_with(end)
+
+    def settle(self, tools: Tools, records: Sequence[Record], reporter: Reporter) -> None:
+        """Says what can't be done with what comes out."""
+        layout = head_layout(tools.config, "sequence")
+        if tools.tokenizer.pad_id is None and layout.reads == "last" and not layout.architecture.startswith("Wordmill"):
+            reporter.warn("this tokenizer has no pad token, nor another that could be one: transformers will read texts one at a "
+                          "time only. To change that, name one as pad_token in tokenizer_config.json")  # fmt: skip
 
     def stratum(self, record: Record) -> str:
         """The label."""
@@ -224,7 +237,7 @@ class Classify(Task):
         else:
             first, cut = cut_to(ids[0], room)
             wrapped = tokenizer.wrap(first)
-        whole = wrapped.ids or [tokenizer.eos_id or 0]  # a text of no tokens still gets an answer
+        whole = wrapped.ids or [stand_in(tokenizer, record.where)]  # a text of no tokens still gets an answer
         layout = head_layout(tools.config, "sequence")
         targets = np.full(len(whole), IGNORE, np.int64)
         place = len(whole) - 1 if layout.reads == "last" else 0
@@ -261,6 +274,8 @@ class Classify(Task):
         """The base with a head for whole texts."""
         head = HeadConfig(kind="sequence", labels=tuple(self.spec["labels"]), multi_label=self.spec["multi_label"],
                           dropout=self.settings.dropout)  # fmt: skip
+        if "pad" in self.spec:
+            base.config = base.config.replace(pad_id=self.spec["pad"])  # type: ignore[assignment]
         return with_head(base, head, seed=seed)
 
     def weigh(self, records: Sequence[Record]) -> None:

@@ -370,7 +370,7 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
     else:
         parts = budget.family_shape(config.parent, 64, 1)
         common |= {"dropout": 0.1, **({} if parts.get("positions") == "relative" else {"max_positions": 1024})}
-        common |= {"decoder_start_id": tokenizer.pad_id} if parts.get("encoder_layers") else {}
+        common |= {"decoder_start_id": tokenizer.required("pad", "from which the decoder starts")} if parts.get("encoder_layers") else {}
     if config.size is not None:
         chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common)
     else:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import Reporter, plural, verb
+from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.written import Written, WrittenConfig
 
@@ -119,8 +120,7 @@ class Pairs(Written):
     def _doubts(self, name: str, records: Records, seen: dict[str, str], reporter: Reporter) -> None:
         """Name what may be wrong in a split, with counts; `seen`: the keys of the splits before it."""
         empty = [record for record in records.records if not self.source(record).strip()]
-        if empty:
-            reporter.warn(f"{plural(len(empty), 'example')} of {name} {verb(len(empty), 'have')} an empty source (first: {empty[0].where})")
+        tell_empty(empty, name, "an empty source", reporter)
         same = sum(self.source(record).split() == self.target(record).split() for record in records.records)
         if same > 0.01 * len(records):
             reporter.warn(f"{same:,} of {plural(len(records), 'target')} of {name} {verb(same, 'repeat')} the source word for word")
@@ -128,12 +128,7 @@ class Pairs(Written):
         twice = len(pairs) - len(set(pairs))
         if twice > 0.01 * len(records):
             reporter.warn(f"{twice:,} of {plural(len(records), 'example')} of {name} {verb(twice, 'repeat')} another")
-        shared = [key for key in {key for key, _ in pairs} if key in seen]
-        if shared:
-            reporter.warn(f"{plural(len(shared), 'source')} of {name} {verb(len(shared), 'stand')} in {seen[shared[0]]} too, for example "
-                          f"{min(shared)[:60]!r}: scores on them say little")  # fmt: skip
-        for key, _ in pairs:
-            seen.setdefault(key, name)
+        tell_shared((key for key, _ in pairs), seen, name, "source", reporter)
 
     def key(self, record: Record) -> str:
         """The source."""

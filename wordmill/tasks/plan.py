@@ -254,7 +254,7 @@ def _common(parts: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
     if parts.get("max_positions") != UNLIMITED:
         found["max_positions"] = max(asked.context, 2048 if parts.get("positions", "rotary") == "rotary" else 1024)
     if "encoder_layers" in parts:
-        found["decoder_start_id"] = asked.tokenizer.pad_id
+        found["decoder_start_id"] = asked.tokenizer.required("pad", "from which the decoder starts")
     if not parts.get("tie_embeddings", False):
         # An embedding of its own is drawn wide, so that it is not drowned by what the blocks add (docs/log.md).
         found |= {"tie_embeddings": False, "embedding_std": 0.8}

@@ -15,6 +15,7 @@ from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.tasks.answer_scores import HAN, AnswerOutcomes, Measure, f1, is_chinese
 from wordmill.tasks.baselines import shared_words
+from wordmill.tasks.doubts import tell_empty
 from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tasks.labels import html_table
 from wordmill.tasks.spans import cuts_words, words_of
@@ -192,9 +193,7 @@ class Questions(Task):
             if torn:
                 reporter.warn(f"{plural(torn, 'question')} of {name} {verb(torn, 'stand')} there with different answers")
             empty = [r for r in records.records if not r.values["question"].strip() or not r.values["context"].strip()]
-            if empty:
-                reporter.warn(f"{plural(len(empty), 'example')} of {name} {verb(len(empty), 'have')} an empty question or context "
-                              f"(first: {empty[0].where})")
+            tell_empty(empty, name, "an empty question or context", reporter)
             contexts = {context for _, context in own}
             shared = [context for context in contexts if context in seen]
             if shared:

@@ -29,6 +29,7 @@ from wordmill.evaluate.bootstrap import Index, Outcomes
 from wordmill.models.crf import CRF
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
+from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.labels import LabelOutcomes, class_table, html_table, prf
 from wordmill.tasks.spans import (
@@ -46,7 +47,7 @@ from wordmill.tasks.spans import (
     spans_of,
     words_of,
 )
-from wordmill.tasks.task import Task, Tools, padded, target_counts
+from wordmill.tasks.task import Task, Tools, padded, stand_in, target_counts
 from wordmill.train.objectives import LossSum
 
 WORDS = ("tokens", "words")
@@ -235,15 +236,8 @@ class Tag(Task):
         seen: dict[str, str] = {}
         for name, records in splits.items():
             empty = [r for r in records.records if not self.sentence(r).words]
-            if empty:
-                reporter.warn(f"{plural(len(empty), 'example')} of {name} {verb(len(empty), 'have')} no word (first: {empty[0].where})")
-            keys = [self.key(record) for record in records.records]
-            shared = [key for key in keys if key in seen]
-            if shared:
-                reporter.warn(f"{plural(len(shared), 'sentence')} of {name} {verb(len(shared), 'stand')} in {seen[shared[0]]} too, for "
-                              f"example "
-                              f"{shared[0][:60]!r}: scores on them say little")  # fmt: skip
-            seen |= dict.fromkeys(keys, name)
+            tell_empty(empty, name, "no word", reporter)
+            tell_shared(map(self.key, records.records), seen, name, "sentence", reporter)
             if "spans" in self.spec["fields"]:
                 column = self.spec["fields"]["spans"]
                 texts = [(r.where, text, read_spans(r.values[column], text, r.where))
@@ -308,7 +302,7 @@ class Tag(Task):
         found = self._pieces.get(text)
         if found is None:
             tokenizer = tools.tokenizer
-            found = tokenizer.encode(text) or [tokenizer.unk_id if tokenizer.unk_id is not None else tokenizer.eos_id or 0]
+            found = tokenizer.encode(text) or [stand_in(tokenizer, f"the word {text!r}")]
             self._pieces[text] = found
         return found
 

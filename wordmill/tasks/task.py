@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from wordmill.batches.batch import IGNORE, Batch
 from wordmill.batches.examples import Encoded, batches_of
 from wordmill.core.config import Config
-from wordmill.core.errors import DataError, UsageError, nearest
+from wordmill.core.errors import DataError, ModelError, UsageError, nearest
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.config import ModelConfig
@@ -314,6 +314,15 @@ def padded(rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     whole = torch.nn.utils.rnn.pad_sequence(list(rows.split(list(counts))), batch_first=True)
     sizes = torch.tensor(list(counts), device=rows.device)
     return whole, torch.arange(whole.shape[1], device=rows.device) < sizes[:, None]
+
+
+def stand_in(tokenizer: Tokenizer, where: str) -> int:
+    """What is read in the place of a text, or a word, that has no tokens. Raises `ModelError` for a tokenizer without such a token."""
+    found = next((index for index in (tokenizer.unk_id, tokenizer.eos_id, tokenizer.pad_id) if index is not None), None)
+    if found is None:
+        raise ModelError("there is no token in this, and the tokenizer has none that could stand in (unk, eos or pad)", where=where,
+                         fix="Take it out, or name one as eos_token in the model's tokenizer_config.json")  # fmt: skip
+    return found
 
 
 def cut_to(ids: Sequence[int], room: int) -> tuple[list[int], int]:

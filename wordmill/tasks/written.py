@@ -126,7 +126,7 @@ class Written(Task):
                              fix="Take one with model.bidirectional=false")  # fmt: skip
         if two_sided(config) and config.decoder_start_id is None:  # type: ignore[union-attr]
             raise ModelError("config.json names no decoder_start_token_id, which the decoder starts from", where="--model")
-        self.spec["end"] = tokenizer.required("eos")
+        self.spec["end"] = tokenizer.required("eos", f"with which {self.name} ends its answers")
         self.spec["prompt"] = self.settings.prompt or self.prompts[two_sided(config)]
         lengths = [len(tokenizer.encode(self.target(record))) + len(_front(tokenizer, tools.config, self.spec["end"])) + 1
                    for record in records]  # fmt: skip
