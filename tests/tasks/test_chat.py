@@ -335,6 +335,9 @@ def test_what_is_too_long_is_left_out_and_said_beside_the_scores(talks, base, tm
     assert "1 more left out as too long" in (run / "report.html").read_text(encoding="utf-8")
     assert main(["evaluate", str(run / "model"), str(long), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["left_out"] == 1
+    assert main(["compare", str(run), str(run / "model"), "--data", str(long)]) == 0
+    both = capsys.readouterr()
+    assert "8 examples, paired" in both.out and both.err.count("1 of 9 examples is left out") == 2
 
 
 def test_a_question_too_long_loses_its_oldest_turns(assistant):

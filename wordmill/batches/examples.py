@@ -120,7 +120,7 @@ def pack(examples: Sequence[Encoded], capacity: int = 0, *, like: Encoded | None
 
 def side_by_side(rows: Sequence[Sequence[Ids]], fill: int = 0, *, width: int = 0, dtype: type = np.int64) -> npt.NDArray[Any]:
     """Rows of runs (T,), one run after the other, as an array (rows, width): as wide as the longest row at least; `fill` behind."""
-    found = np.full((len(rows), max(width, *(sum(map(len, row)) for row in rows))), fill, dtype)
+    found: npt.NDArray[Any] = np.full((len(rows), max(width, *(sum(map(len, row)) for row in rows))), fill, dtype)
     for row, runs in enumerate(rows):
         if runs:
             whole = np.concatenate(runs)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from wordmill.batches.examples import Encoded
 from wordmill.core.device import choose_device, choose_dtype
 from wordmill.core.errors import DataError, ModelError, UsageError
 from wordmill.core.files import standard_lines
@@ -26,7 +27,7 @@ from wordmill.tasks.aside import kept_of
 from wordmill.tasks.examples import Record
 from wordmill.tasks.finetune import FinetuneConfig, save
 from wordmill.tasks.judge import Judged, judge
-from wordmill.tasks.task import Task, Tools, restore
+from wordmill.tasks.task import Task, Tools, encode_all, restore
 from wordmill.tasks.tune_plan import LONGEST, row_capacity
 from wordmill.tokenizer import Tokenizer
 
@@ -223,15 +224,24 @@ def compare(
 ) -> Comparison:
     """Two fine-tuned models on the same examples: the difference of their headline metric with its interval, and McNemar's test where an
     answer is right or wrong. Raises `UsageError` when they were not fine-tuned for the same task."""
-    found: list[tuple[Tuned, Outcomes]] = []
+    sides: list[tuple[Tuned, dict[int, tuple[Record, Encoded]]]] = []
     paths = [data] if isinstance(data, str | Path) else list(data)
     for place in (a, b):
         tuned = load_tuned(place, device=device)
-        if found and found[0][0].task.name != tuned.task.name:
-            raise UsageError(f"{a} was fine-tuned for {found[0][0].task.name}, {b} for {tuned.task.name}: there is no score that both have")
+        if sides and sides[0][0].task.name != tuned.task.name:
+            raise UsageError(f"{a} was fine-tuned for {sides[0][0].task.name}, {b} for {tuned.task.name}: there is no score that both have")
         records = tuned.read(paths, reporter=reporter)
-        answers = tuned.task.respond(tuned.model, tuned.tools, records, reporter=reporter)
-        found.append((tuned, tuned.task.outcomes(records, answers)))
-    if len({tuple(getattr(outcomes, "references", ())) for _, outcomes in found}) > 1:
+        number = {id(record): n for n, record in enumerate(records)}
+        kept = zip(*encode_all(tuned.task, records, tuned.tools, answer=False, reporter=reporter), strict=True)
+        sides.append((tuned, {number[id(record)]: (record, encoded) for record, encoded in kept}))
+    both = [n for n in sides[0][1] if n in sides[1][1]]
+    if not both:
+        raise DataError("no example is short enough for both models", where=paths[0])
+    found: list[Outcomes] = []
+    for tuned, fitting in sides:
+        records, encoded = [fitting[n][0] for n in both], [fitting[n][1] for n in both]
+        answers = tuned.task.respond(tuned.model, tuned.tools, records, reporter=reporter, encoded=encoded)
+        found.append(tuned.task.outcomes(records, answers))
+    if len({tuple(getattr(outcomes, "references", ())) for outcomes in found}) > 1:
         raise UsageError(f"{a} and {b} write different columns of these examples: there is no score that both have")
-    return paired(found[0][1], found[1][1])
+    return paired(*found)
