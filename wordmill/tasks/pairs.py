@@ -43,9 +43,6 @@ class Pairs(Written):
                 raise DataError(f"there is no column {column!r}; columns: {', '.join(train.fields)}", where=f"{train.files[0]}:1",
                                 fix=f"{nearest(column, train.fields)} Set it by task.{role}=…")  # fmt: skip
         source, target = self.find(train, asked["source"], asked["target"], reporter)
-        if len(train.fields) == 2 and (source is None) != (target is None):
-            other = next(name for name in train.fields if name not in (source, target))
-            source, target = source or other, target or other
         if source is None or target is None or source == target:
             raise DataError(f"can't tell which column holds the source and which the target; columns: {', '.join(train.fields)}",
                             where=f"{train.files[0]}:1", fix=f"Say so: task.source=NAME "
@@ -75,14 +72,17 @@ class Pairs(Written):
         return source or next((name for name in sources if name != target), None), target
 
     def texts_in(self, train: Records) -> list[str]:
-        """Columns that hold texts (not numbers, nor a few words again and again), the longest on average first."""
+        """Columns that hold texts (no numbers, nor a few words again and again), the longest on average first. What is empty speaks against
+        none; in a table without names a column with nothing in it may be meant, so that what it lacks is said."""
         rows = [record.values for record in train.records[:1000]]
         found = {}
         for name in train.fields:
-            values = [row.get(name) for row in rows]
+            values = [value for row in rows if (value := row.get(name)) is not None and value != ""]
             texts = all(isinstance(value, str) for value in values) and any(char.isalpha() for value in values for char in str(value))
-            if texts and len(set(values)) > 0.2 * len(values):
-                found[name] = sum(map(len, values)) / len(values)  # type: ignore[arg-type]
+            if not values and not train.headed:
+                found[name] = 0.0
+            elif texts and len(set(values)) > 0.2 * len(values):
+                found[name] = sum(map(len, values)) / len(rows)
         return sorted(found, key=lambda name: -found[name])
 
     def check(self, records: Records, reporter: Reporter) -> None:

@@ -109,7 +109,7 @@ class Translate(Pairs):
         texts = self.texts_in(train)
         chosen = languages if len(languages) == 2 or source or target else []
         if not chosen and not languages and not train.headed:
-            chosen = [name for name in train.fields if name in texts or len(train.fields) == 2][:2]
+            chosen = [name for name in train.fields if name in texts][:2]
         free = [name for name in chosen if name not in (source, target)]
         both = source is None and target is None
         if both and len(free) == 2:
