@@ -103,6 +103,12 @@ def test_tag_bad_input(expect_refusal, tmp_path):
     line = expect_refusal("no tag begins with B-", "tag", conll(file, "the O\nAnna I-PER\n\nYork I-LOC\nis O\n"))
     assert "a.conll:2" in line
     expect_refusal("a.conll:3: a word without a tag", "tag", conll(file, "the\tO\nAnna\tB-PER\nis\t\n" + "here\tO\n" * 20))
+    twice = conll(tmp_path / "b.txt", "the O\nAnna B-PER\nis O\n\n" * 9 + "York B_LOC\nis O\n\nDelft B_LOC\n")
+    line = expect_refusal("the tag 'B_LOC' is neither O nor of the form B-KIND, nor is 1 more. Mend it", "tag", twice)
+    assert "b.txt:37" in line
+    expect_refusal("b.conll:2: the tag 'PER' is neither O", "tag", conll(tmp_path / "b.conll", "the O\nAnna PER\n\nis B-LOC\nYork I-LOC\n"))
+    odd = conll(tmp_path / "c.conll", "the O\nAnna Q-PER\nis O\n")
+    expect_refusal("c.conll:2: the tag 'Q-PER' is neither", "tag", odd, "task.scheme=bio")
     expect_refusal("no word of these examples has a tag other than O", "tag", conll(file, "the O\n\nmill O\nis O\n"))
     test = conll(tmp_path / "test.conll", "the O\nmill B-ORG\n\nis O\n")
     train = conll(file, "the O\nAnna B-PER\n\nis O\n")
@@ -114,7 +120,7 @@ def test_tag_bad_input(expect_refusal, tmp_path):
     spans.write_text(json.dumps({"text": "Anna", "spans": [{"start": 0, "end": 3, "label": "PER", "text": "Anna"}]}) + "\n")
     expect_refusal("the span 0…3 is 'Ann', not 'Anna'", "tag", spans)
     spans.write_text(json.dumps({"tokens": ["a", "b"], "tags": ["O"]}) + "\n")
-    expect_refusal("2 words and 1 tags", "tag", spans)
+    expect_refusal("2 words and 1 tag", "tag", spans)
     expect_refusal("b.tsv:2: can't read the spans 'bad'", "tag", table(tmp_path / "b.tsv", *ROWS))
     spans.write_text(json.dumps({"title": "a"}) + "\n")
     expect_refusal("found neither words with tags, nor a text with spans", "tag", spans)
@@ -153,6 +159,7 @@ def test_predict_says_that_it_can_not_write_before_it_reads_the_model(tmp_path, 
         (["--tokenizer", "nope"], "nope: no such folder"),
         (["train.seed=3"], "train.seed.*--seed"),
         (["train.optm=3"], "'optm'.*'optim'"),
+        (["--lora", "0"], "--lora.*greater than or equal to 1"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_examples_are_read(tmp_path, capsys, words, said):

@@ -6,7 +6,7 @@ import pytest
 
 from wordmill.core import progress
 from wordmill.core.errors import MissingExtraError, WordmillError, nearest
-from wordmill.core.progress import Reporter, human_bytes, human_count, human_time
+from wordmill.core.progress import Reporter, human_bytes, human_count, human_time, plural, verb
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (3725, "1:02:05"), (-1, "0:00")])
@@ -19,6 +19,13 @@ def test_human_numbers():
     assert human_count(999) == "999"
     assert human_bytes(1_500_000) == "1.5 MB"
     assert human_bytes(12) == "12 B"
+
+
+def test_one_thing_and_several():
+    assert [plural(n, "row") for n in (0, 1, 2, 1200)] == ["0 rows", "1 row", "2 rows", "1,200 rows"]
+    some = ["are", "were", "have", "don't", "repeat", "teach"]
+    assert [verb(1, word) for word in some] == ["is", "was", "has", "doesn't", "repeats", "teaches"]
+    assert [verb(2, word) for word in some] == some
 
 
 def test_plain_lines_away_from_a_terminal(monkeypatch):

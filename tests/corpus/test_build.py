@@ -83,9 +83,27 @@ def test_undecodable_bytes_are_reported_with_their_place(tmp_path: Path) -> None
     path.write_bytes("é".encode() * 5000 + b"\n\n" + b"\xff" + "".join(f"文章 {n} " for n in range(20_000)).encode())
     stream = io.StringIO()
     corpus = build_corpus([path], tmp_path / "corpus", reporter=Reporter(quiet=True, stream=stream))
-    assert f"{path}, byte 10002: not valid utf-8; the document around it is left out" in stream.getvalue()
+    assert f"{path}, byte 10002: not valid utf-8; the line around it is left out" in stream.getvalue()
     assert corpus.info["dropped"] == {"undecodable": 1}
     assert not any("\ufffd" in text or "\udcff" in text for text in all_texts(corpus))
+
+
+@pytest.mark.parametrize("size", [30, 3000])
+def test_a_bad_byte_costs_its_line_and_no_more(build: Callable[..., Corpus], tmp_path: Path, size: int) -> None:
+    good = [f"Café {n}: très bien, à bientôt, déjà vu, été.\n" for n in range(size)]
+    data = [line.encode() for line in good]
+    for bad in (7, 8, 20):
+        data[bad] = data[bad].replace(b"bien", b"bi\xffen")
+    rejects = tmp_path / "rejects.jsonl"
+    corpus = build({"x.txt": b"".join(data)}, rejects=rejects)
+    kept = [line for text in all_texts(corpus) for line in text.splitlines(keepends=True)]
+    assert sorted(kept) == sorted(line for n, line in enumerate(good) if n not in (7, 8, 20))
+    assert len(all_texts(corpus)) >= 3 and not any(good[6] in text and good[9] in text for text in all_texts(corpus))
+    assert corpus.info["dropped"] == {"undecodable": 2}, "lines that stand together are one drop"
+    found = [json.loads(line) for line in rejects.read_text(encoding="utf-8").splitlines()]
+    assert [row["text"].count("\n") for row in found] == [2, 1] and {row["reason"] for row in found} == {"undecodable"}
+    places = [n for n, byte in enumerate(b"".join(data)) if byte == 0xFF]
+    assert [fault["where"].rpartition(" ")[2] for fault in corpus.info["faults"]] == [str(n) for n in places]
 
 
 def test_texts_are_cleaned(build: Callable[..., Corpus]) -> None:
@@ -284,7 +302,7 @@ def test_drops_are_told_under_quiet(tmp_path: Path) -> None:
     reporter = Reporter(quiet=True, stream=stream)
     corpus = build_corpus([source], tmp_path / "corpus", CorpusConfig(skip_bad=True), rejects=rejects, reporter=reporter)
     first, second, last = stream.getvalue().splitlines()
-    assert f"b.txt, byte {bad.index(b'caf') + 3}: not valid utf-8, and 2 places more; the documents around them" in first
+    assert f"b.txt, byte {bad.index(b'caf') + 3}: not valid utf-8, and 2 places more; the lines around them" in first
     assert "c.jsonl:2: broken JSON" in second
     assert last == "warning: dropped: 1 bad_record, 1 undecodable"
     assert corpus.info["dropped"] == {"bad_record": 1, "undecodable": 1} and len(corpus.info["faults"]) == 4

@@ -68,14 +68,14 @@ def test_no_padding_is_computed_where_lengths_allow(make):
 def test_texts_too_long_are_counted_and_cut_only_when_asked(make):
     loaded = make(max_positions=12)
     long = "the mill stands by the river " * 3
-    with pytest.raises(DataError, match=r"1 of 2 texts are longer than the 12 tokens.*the longest has") as error:
+    with pytest.raises(DataError, match=r"1 of 2 texts is longer than the 12 tokens.*the longest has") as error:
         loaded.embed(["grain", long])
     assert error.value.where == "line 2"
     report = Reporter(quiet=True)
     found = loaded.embeddings(["grain", long], truncate=True, reporter=report)
     ids = loaded.tokenizer.encode(long)
     assert (found.cut, found.cut_tokens) == (1, len(ids) - 10)
-    assert "1 of 2 texts were too long" in report.warnings[0]
+    assert "1 of 2 texts was too long" in report.warnings[0]
     kept = torch.tensor([loaded.tokenizer.wrap(ids[:10]).ids])
     with torch.no_grad():
         np.testing.assert_allclose(found.vectors[1], loaded.model(kept)[0][0].mean(0), atol=1e-5)

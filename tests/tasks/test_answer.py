@@ -245,7 +245,7 @@ def test_flat_files(tmp_path):
     assert found[0].values["answers"] == wanted and found[0].where == f"{table}:2, question 1"
     reporter = Reporter(quiet=True)
     unfolded(rows(tmp_path / "b.jsonl", {"question": "what?", "context": CONTEXT, "answer": "went"}), reporter=reporter)
-    assert "1 answers stand several times in their context" in "\n".join(reporter.warnings)
+    assert "1 answer stands several times in its context" in "\n".join(reporter.warnings)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_flat_files(tmp_path):
         ({"answers": ["york"], "is_impossible": True}, "marked as impossible, and has an answer"),
         ({"answers": [["york"]]}, r"can't read the answer \['york'\]"),
         ({"answers": {"text": ["york"], "answer_start": [1, 2]}}, "lists of the same length"),
-        ({"context": None}, "this question has no context"),
+        ({"context": None}, "question x: there is no context here"),
         ({"context": "🌾é york", "answers": [{"text": "york", "answer_start": 7}]}, "these starts count bytes"),
         ({"context": "🌾é york", "answers": [{"text": "york", "answer_start": 4}]}, "these starts count UTF-16 units"),
     ],
@@ -271,11 +271,24 @@ def test_bad_questions(values, words, tmp_path):
     if "stand" in words:
         reporter = Reporter(quiet=True)
         assert len(unfolded(path, skip_bad=True, reporter=reporter)) == 1
-        assert "1 questions are left out" in "\n".join(reporter.warnings)
+        assert "1 question is left out: its answer doesn't stand where the file says" in "\n".join(reporter.warnings)
         task = Answer()
         task.look({"train": unfolded(path, skip_bad=True)}, SILENT)
         task.check(unfolded(path, learn=False), reporter)
         assert "counted all the same" in "\n".join(reporter.warnings)
+
+
+def test_answers_that_tear_a_word_are_counted(tmp_path):
+    text = "the party was art"
+    torn = {"question": "what?", "context": text, "answers": [{"text": "art", "answer_start": 5}]}
+    chinese = {"question": "谁？", "context": "安娜去约克", "answers": [{"text": "约克", "answer_start": 3}]}
+    reporter = Reporter(quiet=True)
+    path = rows(tmp_path / "a.jsonl", chinese, torn, {**torn, "answers": [{"text": "part", "answer_start": 4}]})
+    unfolded(path, reporter=reporter)
+    (said,) = reporter.warnings
+    assert f"2 answers begin or end inside a word (first: {path}:2, question 2, 'art')" in said
+    whole = unfolded(rows(path, {"question": "what?", "context": text, "answers": ["art"]})).records[0]
+    assert whole.values["answers"] == [{"text": "art", "answer_start": 14}], "as a whole word where it stands as one"
 
 
 def test_bad_commands(models, tmp_path, capsys):
@@ -290,9 +303,13 @@ def test_bad_commands(models, tmp_path, capsys):
     path = tmp_path / "a.jsonl"
     path.write_text("")
     refused("this file is empty", path)
-    refused("no column holds the answers; columns: id, question, context", rows(path, {"question": "a", "context": "b"}))
+    refused("a.jsonl: no column holds the answers; columns: question, context. Call it answers",
+            rows(path, {"question": "a", "context": "b"}))  # fmt: skip
     refused("no question has an answer", rows(path, *[{**one, "answers": []} for one in good]))
-    refused("this question has no question", rows(path, {"context": "b", "answers": ["b"]}))
+    refused("a.jsonl: no column holds the question; columns: context, answers. Call it question, or name it in training: "
+            "task.question=NAME",
+            rows(path, {"context": "b", "answers": ["b"]}))  # fmt: skip
+    refused("there is no question here", rows(path, *good[:2], {"context": "b", "answers": ["b"]}))
     refused("there is no column 'x'", rows(path, *good), "task.context=x")
     refused("task.stride: a step of 40 tokens", rows(path, *good), "task.stride=40")
     refused("unknown setting 'strid'", rows(path, *good), "task.strid=4")
@@ -317,7 +334,7 @@ def test_contexts_stay_on_one_side(tmp_path):
     path = rows(tmp_path / "a.jsonl", *[{"question": q, "context": CONTEXT, "answers": a} for q, a in (("who?", ["anna"]), ("x", []))])
     again = unfolded(path)
     Answer().look({"train": again, "test": again}, reporter)
-    assert "1 contexts of test stand in train too" in "\n".join(reporter.warnings)
+    assert "1 context of test stands in train too" in "\n".join(reporter.warnings)
 
 
 # ── windows ─────────────────────────────────────────────────────────────────────────────────────────────────────

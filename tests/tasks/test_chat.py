@@ -296,7 +296,10 @@ def test_bad_conversations_are_named_and_can_be_left_out(message, talks, base, t
     said = capsys.readouterr().err
     assert message in said and f"{bad}:91" in said and "task.skip_bad=true" in said
     assert main(["finetune", "chat", str(bad), "--model", str(base), "--preview", "task.skip_bad=true"]) == 0
-    assert "1 conversations left out" in capsys.readouterr().err
+    assert "1 conversation left out" in capsys.readouterr().err
+
+
+TOO_LONG = "too long, so that no answer begins within 100 tokens"
 
 
 def test_a_context_too_long_loses_its_end_and_is_counted(talks, base, tmp_path, capsys):
@@ -309,11 +312,32 @@ def test_a_context_too_long_loses_its_end_and_is_counted(talks, base, tmp_path, 
     split = json.loads(capsys.readouterr().out)["splits"]["train"]
     assert split["examples"] == 91 and split["cut"] >= 1 and split["tokens_cut"] > 200
     long.write_text(talks.read_text() + json.dumps(question) + "\n")
-    assert main(["finetune", "chat", str(long), *look, "--max-tokens", "100"]) == 2
-    assert "at most 100 are read" in (said := capsys.readouterr().err) and f"{long}:92" not in said and f"{long}:91" in said
-    assert main(["finetune", "chat", str(long), *look, "--max-tokens", "100", "task.skip_bad=true"]) == 0
+    assert main(["finetune", "chat", str(long), *look, "--max-tokens", "100"]) == 0
     found = capsys.readouterr()
-    assert "answer cut away 1" in found.err and json.loads(found.out)["splits"]["train"]["examples"] == 90
+    split = json.loads(found.out)["splits"]["train"]
+    assert split["examples"] == 90 and split["left_out"] == 1
+    assert f"1 of 91 examples of train is left out: {TOO_LONG} (first: {long}:91)" in found.err
+    long.write_text(json.dumps(question) + "\n")
+    assert main(["finetune", "chat", str(long), *look, "--max-tokens", "100"]) == 2
+    assert f"no example of train is left: {TOO_LONG} (first: {long}:1)" in capsys.readouterr().err
+
+
+def test_what_is_too_long_is_left_out_and_said_beside_the_scores(talks, base, tmp_path, capsys):
+    long = tmp_path / "long.jsonl"
+    question = {"messages": [{"role": "user", "content": "snow " * 300}, {"role": "assistant", "content": "it is white ."}]}
+    long.write_text("".join(talks.read_text().splitlines(keepends=True)[:8]) + json.dumps(question) + "\n")
+    run = tmp_path / "run"
+    more = ["--test", str(long), "--max-tokens", "100", "--steps", "2", "validation_share=0", "task.samples=0"]
+    assert main(["finetune", "chat", str(long), "--model", str(base), "-o", str(run), *more]) == 0
+    said = capsys.readouterr().err
+    assert "  left out as too long: 1 of train, 1 of test" in said and "8 examples, " in said and "; 1 more left out as too long" in said
+    assert json.loads((run / "run.json").read_text())["metrics"]["test"]["left_out"] == 1
+    assert "1 more left out as too long" in (run / "report.html").read_text(encoding="utf-8")
+    assert main(["evaluate", str(run / "model"), str(long), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == 1
+    assert main(["compare", str(run), str(run / "model"), "--data", str(long)]) == 0
+    both = capsys.readouterr()
+    assert "8 examples, paired" in both.out and both.err.count("1 of 9 examples is left out") == 2
 
 
 def test_a_question_too_long_loses_its_oldest_turns(assistant):

@@ -13,6 +13,7 @@ import torch
 import wordmill
 from tests.tuning import QUICK, SHAPES, write_table
 from wordmill.cli.app import main
+from wordmill.core.errors import DataError
 from wordmill.core.progress import Reporter
 from wordmill.models.heads import load_base, load_headed
 from wordmill.tasks.classify import Classify
@@ -200,6 +201,16 @@ def test_labels_are_sorted_as_people_count():
     assert task.spec["labels"] == [str(i) for i in range(12)]
 
 
+def test_a_list_among_labels_that_are_none_is_an_error():
+    rows = [{"text": f"mill {i}", "label": "xy"[i % 2]} for i in range(6)]
+    with pytest.raises(DataError, match=r"f:7: the label \['x', 'y'\] is a list, unlike most others. Write all labels as lists"):
+        look([*rows, {"text": "river", "label": ["x", "y"]}], ["text", "label"])
+    lists = [{**row, "label": [row["label"]]} for row in rows]
+    with pytest.raises(DataError, match="f:1: the label 'x' is no list, unlike most others"):
+        look([{"text": "river", "label": "x"}, *lists], ["text", "label"])
+    assert look(lists, ["text", "label"])[0].spec["multi_label"]
+
+
 def test_suspicious_data_are_named_with_counts():
     rows = [
         {"text": t, "label": label}
@@ -207,8 +218,8 @@ def test_suspicious_data_are_named_with_counts():
     ]
     _, reporter = look(rows, ["text", "label"])
     told = "\n".join(reporter.warnings)
-    assert "1 texts of train stand there with different labels, for example 'a mill'" in told
-    assert "1 examples of train have no text (first: f:3)" in told
+    assert "1 text of train stands there with different labels, for example 'a mill'" in told
+    assert "1 example of train has no text (first: f:3)" in told
 
 
 def test_scores_agree_with_their_definitions():

@@ -23,7 +23,7 @@ NORMAL = [f"{'ham' if i % 3 else 'spam'}\tmessage number {i}" for i in range(20)
 def test_tabs_and_quotes_inside_texts_stay_in_them(tmp_path):
     rows, said = _read(tmp_path / "sms", ['ham\tfirst\tsecond "third', *NORMAL])
     assert rows[0] == {"1": "ham", "2": 'first\tsecond "third'} and len(rows) == 21
-    assert "1 of 21 lines have tabs in their texts (first: line 1)" in said
+    assert "1 of 21 lines has tabs in the text (first: line 1)" in said
     rows, _ = _read(tmp_path / "turned.tsv", ["a, then\tb?\tham", *("\t".join(reversed(row.split("\t"))) for row in NORMAL)])
     assert rows[0] == {"1": "a, then\tb?", "2": "ham"}
 

@@ -125,7 +125,7 @@ def test_bad_input_gets_one_line(tmp_path, capsys):
     for name in ("eos_token", "bos_token"):
         settings.pop(name, None)
     (model / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    refused("this tokenizer has no eos token. Name one as eos_token in tokenizer_config.json", good)
+    refused("no eos token, with which summarize ends its answers. Name one as eos_token in tokenizer_config.json", good)
 
 
 def labelled(place):

@@ -140,7 +140,21 @@ def test_overlapping_spans_are_counted():
     record = Record({"text": "new york mill", "spans": [[0, 8, "LOC"], [4, 8, "PER"]]}, "f:1")
     reporter = Reporter(quiet=True)
     Tag().look({"train": Records([record], ["text", "spans"], "json", files=["f"])}, reporter)
-    assert "1 spans of train overlap a longer one" in "\n".join(reporter.warnings)
+    assert "1 span of train overlaps a longer one" in "\n".join(reporter.warnings)
+
+
+def test_spans_that_tear_a_word_are_counted():
+    def told(*records):
+        reporter = Reporter(quiet=True)
+        rows = [Record(values, f"f:{n}") for n, values in enumerate(records, 1)]
+        Tag().look({"train": Records(rows, ["text", "spans"], "json", files=["f"])}, reporter)
+        return "\n".join(reporter.warnings)
+
+    right = {"text": "anna at new york", "spans": [[0, 4, "PER"], [8, 16, "LOC"]]}
+    assert "inside a word" not in told(right)
+    torn = told(right, {"text": "anna at york", "spans": [[1, 4, "PER"], [8, 11, "LOC"]]})
+    assert "2 spans of train begin or end inside a word, which is cut there (first: f:2, 'nna')" in torn
+    assert "inside a word" not in told({"text": "王芳在iPhone店", "spans": [[0, 2, "PER"], [3, 6, "X"]]}), "each character is a word here"
 
 
 def test_batches_keep_sentences_apart(tiny_tokenizer, make_model):

@@ -11,7 +11,7 @@ import wordmill
 from tests.writing import write_pairs
 from wordmill.cli.app import main
 from wordmill.core.errors import DataError
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import intervals, paired
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.texts import BleuOutcomes
@@ -97,8 +97,8 @@ def test_columns_are_found_by_names_and_by_languages():
 def test_what_looks_wrong_is_named():
     rows = [{"en": f"a {i % 3}", "de": f"a {i % 3}"} for i in range(9)] + [{"en": " ", "de": "b"}]
     said = " | ".join(look(Translate(), rows, ["en", "de"]))
-    assert "6 of 10 examples of train repeat another" in said and "9 of 10 targets of train are their source" in said
-    assert "1 examples of train have an empty source (first: f:10)" in said
+    assert "6 of 10 examples of train repeat another" in said and "9 of 10 targets of train repeat the source" in said
+    assert "1 example of train has an empty source (first: f:10)" in said
 
 
 def test_files_with_a_sentence_a_line(tmp_path):
@@ -146,6 +146,30 @@ def test_bad_input_gets_one_line(tmp_path, small_models, capsys):
     refused("tokenize", table, *model, "task.tokenize=13b")
     table.write_text("", encoding="utf-8")
     refused("this file is empty", table, *model)
+
+
+FULL = [f"the mill {n} is old\tdie Muehle {n} ist alt" for n in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([*FULL, "a dog barks\t"], ":9: this row has no translation (column '2' is empty). Give one, or take the row out"),
+        (["a dog barks\t", FULL[0]], ":1: this row has no translation"),
+        (["a dog barks here\t"], ":1: this row has no translation"),
+        ([*(f"a dog {n}\t" for n in range(9)), *FULL[:2]], ":1: this row has no translation"),
+        ([*FULL, "a dog barks\t\t"], ":9: this row has no translation"),
+        ([*FULL, "a dog barks"], ":9: 1 column where most lines have 2. Write what is missing, or take the line out"),
+        (["dog\tHund", "cat\tKatze", "cow\t"], "if the first line is an example too, put a line of names above it: source<tab>target"),
+    ],
+)
+def test_an_empty_target_without_a_header_line_is_named(rows, said, tmp_path):
+    file = tmp_path / "pairs.tsv"
+    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    task = Translate()
+    with pytest.raises(DataError) as caught:
+        task.look({"train": task.read([file])}, SILENT)
+    assert said in str(caught.value) and str(file) in str(caught.value)
 
 
 def test_bleu_is_cut_by_the_script_of_the_targets():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+import wordmill
 from tests.tuning import make_folder
-from tests.writing import RECORDS, Echo, settled
+from tests.writing import RECORDS, Echo, settled, write_pairs
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import pack
+from wordmill.cli.app import main
 from wordmill.core.errors import ConfigError, ModelError, UsageError
 from wordmill.core.progress import SILENT
 from wordmill.models.folder import read_config
@@ -71,3 +75,34 @@ def test_the_folder_stops_where_the_answers_end(tmp_path):
     tools = Tools(Tokenizer.load(folder), read_config(folder).replace(eos_id=None), 40)
     task.settle(tools, RECORDS, SILENT)
     assert task.build(load_base(folder), 0).config.eos_id == tools.tokenizer.eos_id
+
+
+def test_beams_can_be_others_in_use(small_models, tmp_path, capsys):
+    table, run = write_pairs(tmp_path) / "train.tsv", tmp_path / "run"
+    few = tmp_path / "few.tsv"
+    few.write_text("".join(table.read_text(encoding="utf-8").splitlines(keepends=True)[:9]), encoding="utf-8")
+    more = ["--steps", "1", "validation_share=0", "task.max_tokens=8", "--quiet"]
+    assert main(["finetune", "translate", str(few), "--model", str(small_models("t5")), "-o", str(run), *more]) == 0
+    capsys.readouterr()
+    said = {}
+    for beams in ("", "task.beams=1", "task.beams=2"):
+        assert main(["evaluate", str(run), str(few), *filter(None, [beams]), "--json", "--quiet"]) == 0
+        said[beams] = json.loads(capsys.readouterr().out)["details"]["beams"]
+    assert said == {"": 4, "task.beams=1": 1, "task.beams=2": 2}
+    assert main(["predict", str(run), str(few), "task.beams=1", "--quiet"]) == 0
+    greedy = [json.loads(line)["translation"] for line in capsys.readouterr().out.splitlines()]
+    model = wordmill.load(run, settings={"beams": 1})
+    assert [model.predict(row.values)["translation"] for row in model.read([few])] == greedy
+
+    def refused(words: str, *arguments: str) -> None:
+        assert main([*arguments, "--quiet"]) == 2
+        assert words in capsys.readouterr().err
+
+    refused("task.prompt can't be changed any more: that was settled when the model was trained. What can be: task.beams, task.length",
+            "evaluate", str(run), str(few), "task.prompt='{source}!'")  # fmt: skip
+    refused("unknown setting 'beems'. Did you mean 'beams'", "evaluate", str(run), str(few), "task.beems=2")
+    refused("beams: must be at least 1", "predict", str(run), str(few), "task.beams=0")
+    refused("train.rows=3 can't be honoured: only settings of the task can", "predict", str(run), str(few), "train.rows=3")
+    plain = str(small_models("qwen3"))
+    refused("task.beams=2 can't be honoured: this model was not fine-tuned", "evaluate", plain, str(few), "task.beams=2")
+    refused("no data given", "evaluate", str(run), "task.beams=2")

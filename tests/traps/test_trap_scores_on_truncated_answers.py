@@ -17,7 +17,7 @@ def test_they_are_counted_and_said(small_models, tmp_path, capsys):
     arguments = ["finetune", "summarize", str(data), "--test", str(data), "--model", str(small_models("qwen3")), "-o", str(run)]
     assert main([*arguments, "--steps", "1", "task.max_tokens=2", "task.beams=1", "--json"]) == 0
     done = capsys.readouterr()
-    words = "12 of 12 answers were stopped at 2 tokens, before their end"
+    words = "12 of 12 answers were stopped at 2 tokens, before the end"
     assert words in done.err and any(words in line for line in json.loads(done.out)["test"]["remarks"])
     assert json.loads(done.out)["test"]["details"]["answers_without_end"] == 12
     assert words in (run / "report.html").read_text(encoding="utf-8") and words in (run / "model" / "README.md").read_text(encoding="utf-8")

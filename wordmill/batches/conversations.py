@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wordmill.batches.batch import IGNORE, Batch, tensor
+from wordmill.batches.examples import lone, places_of, side_by_side
 from wordmill.core.errors import DataError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.corpus.conversations import Conversation
 from wordmill.tokenizer.chat import Chat, Turns
 
@@ -107,8 +108,10 @@ def encode_conversations(
                         reporter.warn(f"{one.where}: {error.what}; left out")
             bar.advance()
     if found.cut:
-        reporter.warn(f"{found.cut:,} of {len(found.examples):,} examples are longer than {limits.max_tokens:,} tokens and lost their end: "
-                      f"{found.tokens_cut:,} tokens, {found.answers_cut:,} answers in part, {found.answers_lost:,} wholly")  # fmt: skip
+        reporter.warn(f"{found.cut:,} of {plural(len(found.examples), 'example')} {verb(found.cut, 'are')} longer than "
+                      f"{limits.max_tokens:,} tokens and lost their end: "
+                      f"{plural(found.tokens_cut, 'token')}, {plural(found.answers_cut, 'answer')} in part, {found.answers_lost:,} "
+                      f"wholly")  # fmt: skip
     if found.dropped:
         reporter.warn("left out: " + ", ".join(f"{why} {n:,}" for why, n in sorted(found.dropped.items())))
     if not found.examples:
@@ -216,20 +219,12 @@ class ConversationRows:
 
     def batch(self, step: int, first: int = 0, last: int | None = None) -> Batch:
         """Rows `first`…`last` (all, by default) of the batch of a step: its row numbers are step · rows + i."""
-        last = self.rows if last is None else last
-        shape = (max(1, last - first), self.context)
-        ids, targets = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
-        positions, documents = np.full(shape, -1, np.int64), np.full(shape, -1, np.int32)
-        for i in range(first, last):
-            at = 0
-            for number, index in enumerate(self.members(step * self.rows + i)):
-                one = self.examples[index]
-                here = slice(at, at + len(one.ids))
-                ids[i - first, here], targets[i - first, here] = one.ids, one.targets
-                positions[i - first, here], documents[i - first, here] = np.arange(len(one.ids)), number
-                at = here.stop
-        alone = bool((documents == documents[:, :1]).all())
-        return Batch(tensor(ids), tensor(targets), tensor(positions), None if alone else tensor(documents))
+        numbers = range(first, self.rows if last is None else last)
+        rows = [[self.examples[index] for index in self.members(step * self.rows + i)] for i in numbers] or [[]]
+        ids = [[one.ids for one in row] for row in rows]
+        positions, documents = places_of(ids, width=self.context)
+        targets = side_by_side([[one.targets for one in row] for row in rows], IGNORE, width=self.context)
+        return Batch(tensor(side_by_side(ids, width=self.context)), tensor(targets), positions, None if lone(documents) else documents)
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

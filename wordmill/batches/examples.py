@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,40 +103,41 @@ def pack(examples: Sequence[Encoded], capacity: int = 0, *, like: Encoded | None
                      batch.extra), []  # fmt: skip
     lengths = [max(len(e.ids), 0 if e.source is None else len(e.source)) for e in examples]
     bins = balanced(lengths, max(capacity, *lengths, 1))
-    rows, width = len(bins), max(sum(len(examples[i].ids) for i in row) for row in bins)
-    ids, positions = np.zeros((rows, width), np.int64), np.full((rows, width), -1, np.int64)
-    targets, documents = np.full((rows, width), IGNORE, np.int64), np.full((rows, width), -1, np.int32)
-    types = np.zeros((rows, width), np.int64) if examples[0].types is not None else None
-    for row, members in enumerate(bins):
-        at = 0
-        for number, index in enumerate(members):
-            one = examples[index]
-            here = slice(at, at + len(one.ids))
-            ids[row, here], targets[row, here], positions[row, here] = one.ids, one.targets, np.arange(len(one.ids))
-            documents[row, here] = number
-            if types is not None and one.types is not None:
-                types[row, here] = one.types
-            at += len(one.ids)
-    source = _sources(examples, bins) if examples[0].source is not None else None
-    alone = source is None and bool((documents == documents[:, :1]).all())
-    batch = Batch(tensor(ids), tensor(targets), tensor(positions), None if alone else tensor(documents), source,
-                  types=None if types is None else tensor(types), extra=_extra(examples, bins))  # fmt: skip
-    return batch, [index for row in bins for index in row]
+    order = [index for row in bins for index in row]
+    rows = [[examples[index] for index in row] for row in bins]
+    source = None
+    if examples[0].source is not None:
+        read = [[one.source for one in row if one.source is not None] for row in rows]
+        source = Source(tensor(side_by_side(read)), *places_of(read))
+    ids = [[one.ids for one in row] for row in rows]
+    positions, documents = places_of(ids)
+    types = [[one.types for one in row if one.types is not None] for row in rows] if examples[0].types is not None else None
+    batch = Batch(tensor(side_by_side(ids)), tensor(side_by_side([[one.targets for one in row] for row in rows], IGNORE)), positions,
+                  documents if source is not None or not lone(documents) else None, source,
+                  types=None if types is None else tensor(side_by_side(types)), extra=_extra(examples, bins))  # fmt: skip
+    return batch, order
 
 
-def _sources(examples: Sequence[Encoded], bins: list[list[int]]) -> Source:
-    parts = [[examples[i].source for i in row] for row in bins]
-    width = max(sum(len(x) for x in row if x is not None) for row in parts)
-    ids, positions = np.zeros((len(bins), width), np.int64), np.full((len(bins), width), -1, np.int64)
-    documents = np.full((len(bins), width), -1, np.int32)
-    for row, members in enumerate(parts):
-        at = 0
-        for number, one in enumerate(members):
-            assert one is not None, "all examples have a source, or none has"
-            here = slice(at, at + len(one))
-            ids[row, here], positions[row, here], documents[row, here] = one, np.arange(len(one)), number
-            at += len(one)
-    return Source(tensor(ids), tensor(positions), tensor(documents))
+def side_by_side(rows: Sequence[Sequence[Ids]], fill: int = 0, *, width: int = 0, dtype: type = np.int64) -> npt.NDArray[Any]:
+    """Rows of runs (T,), one run after the other, as an array (rows, width): as wide as the longest row at least; `fill` behind."""
+    found: npt.NDArray[Any] = np.full((len(rows), max(width, *(sum(map(len, row)) for row in rows))), fill, dtype)
+    for row, runs in enumerate(rows):
+        if runs:
+            whole = np.concatenate(runs)
+            found[row, : len(whole)] = whole
+    return found
+
+
+def places_of(rows: Sequence[Sequence[Ids]], *, width: int = 0) -> tuple[Tensor, Tensor]:
+    """Positions and documents of rows of runs, as `Batch` has them: counted from 0 in each run, and which of its row's runs; −1 behind."""
+    positions = [[np.arange(len(run)) for run in row] for row in rows]
+    numbers = [[np.full(len(run), number) for number, run in enumerate(row)] for row in rows]
+    return tensor(side_by_side(positions, -1, width=width)), tensor(side_by_side(numbers, -1, width=width, dtype=np.int32))
+
+
+def lone(documents: Tensor) -> bool:
+    """Whether each row holds one run and no padding, so that nothing has to be kept apart."""
+    return bool((documents == documents[:, :1]).all())
 
 
 def _extra(examples: Sequence[Encoded], bins: list[list[int]]) -> dict[str, Tensor]:

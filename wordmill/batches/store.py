@@ -31,7 +31,7 @@ import numpy.typing as npt
 from wordmill import tokenizer as tokenizer_package
 from wordmill.core.errors import DataError, disk_errors
 from wordmill.core.files import hash_values, read_json, write_json
-from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count
+from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, plural
 from wordmill.tokenizer import Tokenizer
 from wordmill.tokenizer.tokenizer import cores
 
@@ -208,7 +208,7 @@ def _write(corpus: CorpusLike, split: str, tokenizer: Tokenizer, eos: int, part:
     write_json(part / "index.json", {"split": split, "n_docs": len(doc_bytes), "n_tokens": total, "dtype": dtype.name})
     size, seconds = int(doc_bytes.sum()), max(1e-9, time.monotonic() - started)
     reporter.note(
-        f"{split}: {human_count(total)} tokens from {len(doc_bytes):,} documents, {size / max(1, total):.2f} bytes per token, "
+        f"{split}: {human_count(total)} tokens from {plural(len(doc_bytes), 'document')}, {size / max(1, total):.2f} bytes per token, "
         f"{human_bytes(size)} at {size / 1e6 / seconds:.3g} MB/s"
     )
 

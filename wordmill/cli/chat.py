@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmill.cli.common import (
+    TEMPERATURE,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    MinPOption,
     ModelArgument,
+    PenaltyOption,
     QuietOption,
     SeedOption,
     Terminated,
+    TopKOption,
+    TopPOption,
     emit,
     open_model,
     reporter,
@@ -42,15 +47,11 @@ def chat(
     model: ModelArgument,
     system: Annotated[str | None, typer.Option("--system", help="What the system says first.")] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens of an answer.")] = 512,
-    temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="Below 1 safer, above 1 wilder; 0 always takes the likeliest token.")
-    ] = 0.8,
-    top_k: Annotated[int, typer.Option("--top-k", help="Keep only so many of the likeliest tokens (0: all).")] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens that together have this probability.")] = 1.0,
-    min_p: Annotated[float, typer.Option("--min-p", help="Drop tokens below this share of the likeliest one's probability.")] = 0.0,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="Above 1 makes tokens that were there before less likely.")
-    ] = 1.0,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help=TEMPERATURE)] = 0.8,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: PenaltyOption = 1.0,
     context: Annotated[
         int | None,
         typer.Option(

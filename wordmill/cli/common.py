@@ -38,6 +38,13 @@ ModelArgument = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, or cuda:1 and the like.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, bf16 or fp32: the numbers to compute with.")]
+TopKOption = Annotated[int, typer.Option("--top-k", help="Keep only so many of the likeliest tokens (0: all).")]
+TopPOption = Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens that together have this probability.")]
+MinPOption = Annotated[float, typer.Option("--min-p", help="Drop tokens below this share of the likeliest one's probability.")]
+PenaltyOption = Annotated[
+    float, typer.Option("--repetition-penalty", help="Above 1 makes tokens that were there before less likely.")
+]
+TEMPERATURE = "Below 1 safer, above 1 wilder; 0 always takes the likeliest token."
 
 # typer's usage errors come from click, which newer versions of typer carry inside; this finds the class wherever it lives.
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]

@@ -75,7 +75,7 @@ def show(
     for document in documents:
         text = document.text[:characters] + (" …" if len(document.text) > characters else "")
         about = " ".join(f"{key}={value}" for key, value in document.metadata.items())
-        head = " · ".join(filter(None, (document.source, about, document.language, f"{len(document.text):,} characters")))
+        head = " · ".join(filter(None, (document.source, about, document.language, plural(len(document.text), "character"))))
         lines += ["", f"── {head}", text.rstrip("\n")]
     rows = [asdict(document) for document in documents]
     emit(json, {"folder": str(folder), "hash": corpus.hash, "splits": counts, "documents": rows}, "\n".join(lines))

@@ -19,7 +19,7 @@ from wordmill.cli.common import JsonOption, QuietOption, SeedOption, emit, repor
 from wordmill.cli.docstrings import EPOCHS, Gain, finetune_words, gain_page, gain_plot, gain_text, read_gain, write_examples
 from wordmill.core.errors import DataError, WordmillError
 from wordmill.core.files import write_text
-from wordmill.core.progress import Reporter, human_bytes, human_time
+from wordmill.core.progress import Reporter, human_bytes, human_time, plural
 
 PROMPTS = ("def read_file(", "class Queue:", "import ")
 
@@ -51,7 +51,7 @@ def demo(
     texts, corpus, tokenizer, run = (folder / name for name in ("texts", "corpus", "tokenizer", "run"))
     model = run / "model"
     files, size = copy_library(texts)
-    notes.note(f"Copied {files:,} files ({human_bytes(size)}) of this machine's Python library to {texts}")
+    notes.note(f"Copied {plural(files, 'file')} ({human_bytes(size)}) of this machine's Python library to {texts}")
     samples = [word for prompt in PROMPTS[:2] for word in ("--prompt", prompt)]
     steps = [
         ("text → corpus", ["corpus", "build", texts, "-o", corpus, "--validation", "0.01"]),

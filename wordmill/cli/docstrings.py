@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wordmill.core.errors import DataError
 from wordmill.core.files import write_text
+from wordmill.core.progress import plural
 from wordmill.core.svg import line_plot
 
 PACKAGES = 10
@@ -65,7 +66,8 @@ def write_examples(library: Path, folder: Path, seed: int) -> dict[str, int]:
     kept = {label for label, _ in Counter(single.values()).most_common(PACKAGES)}
     examples = [Docstring(text, label) for text, label in single.items() if label in kept]
     if len(kept) < 2 or len(examples) < 200:
-        raise DataError(f"only {len(examples):,} docstrings of {len(kept)} packages: too few to learn from", where=library)
+        raise DataError(f"only {plural(len(examples), 'docstring')} of {plural(len(kept), 'package')}: too few to learn "
+                        f"from", where=library)
     random.Random(seed).shuffle(examples)
     held, checked = len(examples) // 5, len(examples) // 10
     train = examples[held + checked :][:MOST]

@@ -12,6 +12,7 @@ import typer
 
 from wordmill.cli.common import DeviceOption, JsonOption, ModelArgument, QuietOption, emit, open_model, reporter
 from wordmill.core.errors import DataError, UsageError
+from wordmill.core.progress import plural
 
 if TYPE_CHECKING:
     from wordmill.generate import Embeddings
@@ -67,13 +68,13 @@ def embed(
         "normalized": found.normalize, "tokens": found.tokens, "cut": found.cut, "cut_tokens": found.cut_tokens, "dtype": dtype,
         "seconds": round(seconds, 3),
     }  # fmt: skip
-    cut = f"; {found.cut:,} texts cut by {found.cut_tokens:,} tokens" if found.cut else ""
+    cut = f"; {plural(found.cut, 'text')} cut by {plural(found.cut_tokens, 'token')}" if found.cut else ""
     emit(
         json,
         facts,
-        f"{len(lines):,} texts → {output}: {found.vectors.shape[1]} numbers each, {found.pooling} pooling"
+        f"{plural(len(lines), 'text')} → {output}: {found.vectors.shape[1]} numbers each, {found.pooling} pooling"
         + (", normalised" if found.normalize else "")
-        + f"; {found.tokens:,} tokens, {len(lines) / seconds:,.0f} texts a second{cut}",
+        + f"; {plural(found.tokens, 'token')}, {len(lines) / seconds:,.0f} texts a second{cut}",
     )
 
 

@@ -8,14 +8,20 @@ from typing import Annotated
 import typer
 
 from wordmill.cli.common import DeviceOption, JsonOption, ModelArgument, QuietOption, emit, open_model, reporter
+from wordmill.cli.training import split_words, task_settings
 from wordmill.core.errors import UsageError
 
 
 def evaluate(
     model: ModelArgument,
     data: Annotated[
-        list[Path],
-        typer.Argument(metavar="DATA...", help="Files and folders of text, or a corpus folder; - is standard input.", show_default=False),
+        list[str],
+        typer.Argument(
+            metavar="DATA... [task.name=value...]",
+            help="Files and folders of text, or a corpus folder; - is standard input. For a fine-tuned model: files of examples, then "
+            "settings of its task for this once, such as task.beams=1.",
+            show_default=False,
+        ),
     ],
     context: Annotated[int | None, typer.Option("--context", help="Window in tokens. [default: the context of its training]")] = None,
     stride: Annotated[
@@ -48,6 +54,10 @@ def evaluate(
     from wordmill.tasks.tuned import is_tuned, load_tuned
 
     report = reporter(quiet)
+    names, pairs = split_words(data, (), "task")
+    settings, files = task_settings(pairs), [Path(name) for name in names]
+    if not files:
+        raise UsageError("no data given", fix="Name a file to judge the model on")
     folder = resolve_model(model)
     if is_tuned(folder):
         only_text = {"--context": context, "--stride": stride, "--max-tokens": max_tokens, "--split": split, "--field": field,
@@ -55,12 +65,14 @@ def evaluate(
         wrong = [name for name, value in only_text.items() if value is not None]
         if wrong:
             raise UsageError(f"{', '.join(wrong)} can't be honoured: this model was fine-tuned for a task", where=model)
-        judged = load_tuned(folder, device=device, dtype=dtype).evaluate(data, reporter=report)
-        emit(json, {"model": str(model), "data": [str(item) for item in data], "dtype": dtype, **judged.plain()}, judged.text())
+        judged = load_tuned(folder, device=device, dtype=dtype, settings=settings).evaluate(files, reporter=report)
+        emit(json, {"model": str(model), "data": names, "dtype": dtype, **judged.plain()}, judged.text())
         return
+    if settings:
+        raise UsageError(f"{', '.join(pairs)} can't be honoured: this model was not fine-tuned for a task", where=model)
     read_config(folder)
     # Errors of names and places come before the model is loaded.
-    texts = Texts(data, split=split, field=field, encoding=encoding, skip_bad=skip_bad, reporter=report)
+    texts = Texts(files, split=split, field=field, encoding=encoding, skip_bad=skip_bad, reporter=report)
     loaded = open_model(str(folder), device, dtype)
     found = run(loaded, texts, context=context, stride=stride, batch_tokens=batch, max_tokens=max_tokens, reporter=report)
-    emit(json, {"model": model, "data": [str(item) for item in data], "dtype": dtype, **found.plain()}, found.text())
+    emit(json, {"model": model, "data": names, "dtype": dtype, **found.plain()}, found.text())

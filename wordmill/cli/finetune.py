@@ -42,7 +42,8 @@ def finetune(
     ] = None,
     freeze: Annotated[str | None, typer.Option("--freeze", help="none, base (only the head learns) or gradual.")] = None,
     lora: Annotated[
-        int | None, typer.Option("--lora", help="Rank of a LoRA adapter that learns beside the model, which stays as it is (and the head).")
+        int | None,
+        typer.Option("--lora", help="Rank of a LoRA adapter that learns beside the model, which stays as it is (and the head).", min=1),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Take only shape and tokenizer of --model, with new weights: shows what pretraining brings.")

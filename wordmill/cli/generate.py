@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, ModelArgument, QuietOption, SeedOption, emit, open_model, reporter
+from wordmill.cli.common import (
+    TEMPERATURE,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MinPOption,
+    ModelArgument,
+    PenaltyOption,
+    QuietOption,
+    SeedOption,
+    TopKOption,
+    TopPOption,
+    emit,
+    open_model,
+    reporter,
+)
 from wordmill.core.errors import UsageError
 from wordmill.core.files import standard_lines
 
@@ -25,18 +40,12 @@ def generate(
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")] = 128,
     temperature: Annotated[
         float | None,
-        typer.Option(
-            "--temperature",
-            "-t",
-            help="Below 1 safer, above 1 wilder; 0 always takes the likeliest token. [default: 0.8; 0 with beams and for encoder–decoders]",
-        ),
+        typer.Option("--temperature", "-t", help=f"{TEMPERATURE} [default: 0.8; 0 with beams and for encoder–decoders]"),
     ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", help="Keep only so many of the likeliest tokens (0: all).")] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens that together have this probability.")] = 1.0,
-    min_p: Annotated[float, typer.Option("--min-p", help="Drop tokens below this share of the likeliest one's probability.")] = 0.0,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="Above 1 makes tokens that were there before less likely.")
-    ] = 1.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: PenaltyOption = 1.0,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text (may be repeated; \\n is a line end).")] = None,
     beams: Annotated[int, typer.Option("--beams", help="Search for the likeliest whole answer with so many beams.")] = 1,
     length_penalty: Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
+from wordmill.cli.training import split_words, task_settings
 from wordmill.core.errors import UsageError
 from wordmill.core.progress import plural
 
@@ -18,6 +19,12 @@ def predict(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A file of examples, a .txt with an input a line, or - for standard input.")
     ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[task.name=value...]", help="Settings of the model's task for this once, such as task.beams=1.", show_default=False
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write, a JSON object a line (default: standard output).")] = None,
     device: DeviceOption = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="fp32, bf16 or auto: the numbers to compute with.")] = "fp32",
@@ -34,10 +41,14 @@ def predict(
     from wordmill.tasks.tuned import load_tuned, read_inputs
 
     show = reporter(quiet)
+    names, pairs = split_words(settings or [], (), "task")
+    if names:
+        raise UsageError(f"one input at a time, not {names[0]!r} too", fix="Settings are written as task.name=value")
+    changed = task_settings(pairs)
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         what = "this is a folder" if out.is_dir() else "there is no folder to write this file into"
         raise UsageError(what, where=out, fix="Name a file with -o")
-    tuned = load_tuned(model, device=device, dtype=dtype)
+    tuned = load_tuned(model, device=device, dtype=dtype, settings=changed)
     records = read_inputs(source, tuned, reporter=show)
     found = tuned.predict_records(records, reporter=show)
     rows = [

@@ -36,7 +36,7 @@ def pretrain(
     model: Annotated[str | None, typer.Option("--model", help="Family: qwen3 (default), llama, gpt2, bert, t5, bart, lstm, gru, …")] = None,
     objective: Annotated[str | None, typer.Option("--objective", help="clm, prefix, mlm, denoise or infill; default: by family.")] = None,
     parent: Annotated[str | None, typer.Option("--from", help="Model folder or hub name to go on from; its shape stays.")] = None,
-    lora: Annotated[int | None, typer.Option("--lora", help="With --from: train an adapter of this rank, such as 16.")] = None,
+    lora: Annotated[int | None, typer.Option("--lora", help="With --from: train an adapter of this rank, such as 16.", min=1)] = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of a tokenizer; otherwise one is trained.")] = None,
     validation: Annotated[list[str] | None, typer.Option("--validation", help="Files to validate on; otherwise a share is kept.")] = None,
     field: Annotated[str | None, typer.Option("--field", help="Field of JSON and tables that holds the text.")] = None,

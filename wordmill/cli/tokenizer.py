@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmill.cli.common import JsonOption, QuietOption, SeedOption, emit, reporter
+from wordmill.core.progress import plural
 
 if TYPE_CHECKING:
     from wordmill.tokenizer import Tokenizer
@@ -98,7 +99,7 @@ def encode(
     tokens = [tokenizer.token_text(index) for index in ids]
     lines = [f"{index:>{len(str(tokenizer.vocab_size))}}  {visible(token)}" for index, token in zip(ids, tokens)]
     size = len(text.encode("utf-8", "replace"))
-    lines.append(f"{len(ids)} tokens, {size} bytes" + (f", {size / len(ids):.2f} bytes per token" if ids else ""))
+    lines.append(f"{plural(len(ids), 'token')}, {plural(size, 'byte')}" + (f", {size / len(ids):.2f} bytes per token" if ids else ""))
     emit(json, {"ids": ids, "tokens": tokens, "bytes": size}, "\n".join(lines))
 
 

@@ -1,4 +1,5 @@
-"""What `pretrain` and `finetune` share: their words, and how a training that is stopped tells how to go on."""
+"""What `pretrain`, `finetune` and the commands that use what came out share: their words; and how a training that is stopped tells how
+to go on."""
 
 from __future__ import annotations
 
@@ -33,6 +34,17 @@ def split_words(words: Sequence[str], plain: Collection[str], section: str) -> t
                 f"can't read the setting {word!r}", fix=f"Settings name their section, for example {section}.{word} or train.{word}"
             )
     return names, pairs
+
+
+def task_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """The settings of a task that a command which uses a fine-tuned model was given. Raises `UsageError` for those of another section."""
+    from wordmill.core.config import parse_overrides
+
+    found = parse_overrides(pairs)
+    other = next((word for word in pairs if not word.startswith("task.")), None)
+    if other is not None:
+        raise UsageError(f"{other} can't be honoured: only settings of the task can", fix="For example task.beams=1")
+    return dict(found.get("task", {}))
 
 
 def over_recipe(recipe: Path | None, given: Mapping[str, Any], lengths: Collection[str]) -> dict[str, Any]:

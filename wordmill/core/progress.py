@@ -36,6 +36,14 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+VERBS = {"are": "is", "were": "was", "have": "has", "don't": "doesn't", "teach": "teaches"}
+
+
+def verb(count: int, several: str) -> str:
+    """A verb as `count` things have it, given as several do: are → is, repeat → repeats for one."""
+    return several if count != 1 else VERBS.get(several, several if several.endswith("ed") else f"{several}s")
+
+
 def human_bytes(number: float) -> str:
     """`1_500_000` → `1.5 MB` (powers of ten)."""
     for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

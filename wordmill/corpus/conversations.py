@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wordmill.core.errors import DataError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.encoding import UNDECODABLE
 from wordmill.corpus.ledger import Ledger
@@ -142,7 +142,8 @@ def _account(found: Conversations, paths: Sequence[str | Path], reporter: Report
     if found.dropped:
         reporter.warn(f"{found.dropped.total():,} left out: " + ", ".join(f"{why} {n:,}" for why, n in sorted(found.dropped.items())))
     if found.trailing:
-        reporter.note(f"{found.trailing:,} turns after the assistant's last word are left out: nothing is learned from them")
+        reporter.note(f"{plural(found.trailing, 'turn')} after the assistant's last word {verb(found.trailing, 'are')} left out: "
+                      f"nothing would be learned")
     if not found.conversations:
         raise DataError("there is no conversation in these files", where=", ".join(map(str, paths)))
 

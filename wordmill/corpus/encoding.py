@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 
 import numpy as np
 
@@ -23,6 +24,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _MAGIC = (b"%PDF-", b"\x89PNG", b"\xff\xd8\xff", b"PK\x03\x04", b"\x7fELF", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"\xfd7zXZ")
+_LINE = re.compile("[^\n]*\n|[^\n]+")
 _COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.MULTILINE)
 # The characters that Chinese text, simplified or traditional, old or new, can hardly avoid.
 _COMMON_HAN = frozenset(
@@ -31,6 +33,18 @@ _COMMON_HAN = frozenset(
 _TEXT_CONTROLS = b"\t\n\x0b\x0c\r\x1a\x1b"
 _CONTROLS = bytes(set(range(32)) - set(_TEXT_CONTROLS)) + b"\x7f"
 BINARY_SHARE = 0.1
+
+
+def around_damage(text: str) -> Iterator[str]:
+    """A text, or where something in it could not be decoded, its parts: the lines of such places, to be dropped, and what stands before,
+    between and behind them, each for itself, since what is left out had its meaning. Parts without a word are none."""
+    if UNDECODABLE not in text:
+        yield text
+        return
+    for _, lines in groupby(_LINE.findall(text), lambda line: UNDECODABLE in line):
+        part = "".join(lines)
+        if not part.isspace():
+            yield part
 
 
 def byte_order_mark(head: bytes) -> tuple[str, int] | None:

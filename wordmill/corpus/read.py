@@ -11,13 +11,16 @@ from wordmill.core.errors import DataError
 from wordmill.core.progress import plural
 from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.document import BATCH_CHARACTERS, BATCH_DOCUMENTS, RawBatch
-from wordmill.corpus.encoding import byte_order_mark, decode_stream, detect, python_cookie
+from wordmill.corpus.encoding import UNDECODABLE, around_damage, byte_order_mark, decode_stream, detect, python_cookie
 from wordmill.corpus.ledger import Ledger
 from wordmill.corpus.sources import BLOCK, TEXT_KINDS, BrokenFile, ByteStream, Source, opened
 from wordmill.corpus.text import cut, lines_or_paragraphs, unify_line_ends
 
 WHOLE_LIMIT = 256_000_000
 """Characters of what has to be in memory as a whole: a .json file, or a text file under split_text=file."""
+
+_UNITS = {"file": "document", "paragraph": "paragraph"}
+"""What is left out of a text file where bytes can't be decoded, by split_text; otherwise lines."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,17 @@ def read_text(source: Source, reading: Reading) -> Iterator[RawBatch]:
         following = next(blocks, "")
         text = "".join(head)
         if not following and (config.split_text == "file" or len(text.encode("utf-8", "surrogatepass")) < config.whole_below):
-            if head:
+            if head and (config.split_text == "file" or UNDECODABLE not in text):
                 yield RawBatch([text], [source.name], [""])
+            elif head:
+                yield from batched(around_damage(text), source, "part")
         elif config.split_text == "file":
             what = f"more than {WHOLE_LIMIT:,} characters are too much for one document"
             fix = "Cut it into several files; or let corpus build cut it (--split-text auto), and give the corpus"
             raise DataError(what, where=source.shown, fix=fix)
         else:
-            yield from batched(cut(chain([text, following], blocks), config.piece_bytes), source, "piece")
+            pieces = cut(chain([text, following], blocks), config.piece_bytes)
+            yield from batched((part for piece in pieces for part in around_damage(piece)), source, "piece")
 
 
 def _units(blocks: Iterable[str], source: Source, unit: Literal["line", "paragraph"]) -> Iterator[RawBatch]:
@@ -139,14 +145,15 @@ def decoded(stream: ByteStream, source: Source, reading: Reading) -> Iterator[st
     ledger.encodings[encoding] += 1
 
     places: list[int] = []
+    unit = _UNITS.get(reading.config.split_text, "line") if source.kind in TEXT_KINDS else "record"
 
     def report(offset: int) -> None:
         places.append(offset)
-        ledger.note_fault("undecodable", f"{source.shown}, byte {offset}", f"not valid {encoding}; the document around it is left out")
+        ledger.note_fault("undecodable", f"{source.shown}, byte {offset}", f"not valid {encoding}; the {unit} around it is left out")
 
     yield from decode_stream(blocks, encoding, report, start=start)
     if places:
         others = f", and {plural(len(places) - 1, 'place')} more" if len(places) > 1 else ""
-        around = "the documents around them are" if len(places) > 1 else "the document around it is"
+        around = f"the {unit}s around them are" if len(places) > 1 else f"the {unit} around it is"
         what = f"not valid {encoding}{others}; {around} left out"
         ledger.show_fault("undecodable", f"{source.shown}, byte {places[0]}", what)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wordmill.core.progress import SILENT, Reporter, human_bytes
+from wordmill.core.progress import SILENT, Reporter, human_bytes, plural
 from wordmill.corpus.folder import SPLITS, Corpus
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -41,7 +41,8 @@ class CorpusStats:
         """For people: the `top` largest sources of each split only."""
         lines = []
         for name, split in self.splits.items():
-            lines.append(f"{name}: {split.documents:,} documents, {human_bytes(split.bytes)}, {split.characters:,} characters")
+            lines.append(f"{name}: {plural(split.documents, 'document')}, {human_bytes(split.bytes)}, "
+                         f"{plural(split.characters, 'character')}")
             if not split.documents:
                 continue
             lines.append("  characters a document: " + ", ".join(f"{key} {value:,}" for key, value in split.lengths.items()))

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wordmill.core.errors import UsageError
+from wordmill.core.progress import plural
 
 Index = npt.NDArray[np.int64]
 DRAWS = 1000
@@ -73,7 +74,7 @@ class Comparison:
     def text(self) -> str:
         """For people."""
         lines = [f"{self.metric}: {self.a:.4f} → {self.b:.4f}, difference {self.difference:+.4f} "
-                 f"(95 % interval {self.low:+.4f} … {self.high:+.4f}, {self.examples:,} examples, paired)"]  # fmt: skip
+                 f"(95 % interval {self.low:+.4f} … {self.high:+.4f}, {plural(self.examples, 'example')}, paired)"]  # fmt: skip
         if self.p_value is not None:
             lines.append(f"only the first right: {self.only_a}, only the second: {self.only_b} (McNemar p = {self.p_value:.3g})")
         sure = self.low > 0 or self.high < 0

@@ -107,7 +107,7 @@ class Evaluation:
             f"{'scored':{width}}{self.tokens:,} tokens, {self.words:,} words, {self.bytes:,} bytes in "
             + f"{plural(self.documents, 'document')}; "
             + how[self.window],
-            f"{'cut':{width}}{cut}" + (f"; {self.dropped:,} inputs were no text and were left out" if self.dropped else ""),
+            f"{'cut':{width}}{cut}" + (f"; {plural(self.dropped, 'input')} left out: no text" if self.dropped else ""),
         ]
         if self.unknown:
             lines.append(f"{'unknown':{width}}{self.unknown:,} tokens: the numbers are too low, do not compare them")

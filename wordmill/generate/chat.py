@@ -18,7 +18,7 @@ import torch
 
 from wordmill.core.errors import UsageError
 from wordmill.core.files import write_text
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.generate.engine import Batch, Reason, Token
 from wordmill.generate.loaded import Loaded
 from wordmill.generate.sampling import Sampler, SamplingConfig
@@ -202,7 +202,7 @@ class Dialogue:
                 self._forgotten = start
                 if start > before:
                     self.reporter.warn(f"the conversation is longer than the context of {self.context:,} tokens: the oldest {start} of "
-                                       f"{len(rest)} turns are forgotten")  # fmt: skip
+                                       f"{plural(len(rest), 'turn')} {verb(start, 'are')} forgotten")  # fmt: skip
                 return ids
             size = room // 2  # make room for some more turns, since everything is read again now
             last = ids
@@ -210,5 +210,5 @@ class Dialogue:
             self._forgotten = starts[-1]
             self.reporter.warn(f"the conversation is longer than the context of {self.context:,} tokens: all turns before are forgotten")
             return last
-        what = f"this message has {len(last):,} tokens, and {room:,} fit with room for an answer"
+        what = f"this message has {plural(len(last), 'token')}, and {room:,} fit with room for an answer"
         raise UsageError(what, fix="Shorten it, or take a longer --context")

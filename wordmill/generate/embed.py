@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from wordmill.core.errors import DataError, ModelError, UsageError
 from wordmill.core.files import read_json
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.generate.score import evaluating
 from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
@@ -181,7 +181,8 @@ def _documents(
     if too_long and not truncate:
         longest = max(len(encoded[number - 1]) for number in too_long) + tokenizer.wrap_size()
         raise DataError(
-            f"{len(too_long):,} of {len(texts):,} texts are longer than the {limit:,} tokens that the model reads "
+            f"{len(too_long):,} of {plural(len(texts), 'text')} {verb(len(too_long), 'are')} longer than the {limit:,} tokens that the "
+            f"model reads "
             f"(the longest has {longest:,})",
             where=f"line {too_long[0]}",
             fix="Split them, or cut their ends with --truncate (truncate=True)",

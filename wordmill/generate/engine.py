@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from wordmill.core.errors import UsageError
+from wordmill.core.progress import plural
 from wordmill.generate.decode import OneRow
 from wordmill.generate.sampling import Sampler, SamplingConfig
 from wordmill.generate.score import without_dropout
@@ -72,7 +73,8 @@ def check_prompts(model: LanguageModel, prompts: Sequence[Sequence[int]], source
             raise UsageError(f"prompt {row + 1} has no tokens, not even a start token")
         if len(prompt) >= limit:
             raise UsageError(
-                f"prompt {row + 1} has {len(prompt):,} tokens, and the model has {limit:,} positions for prompt and answer together",
+                f"prompt {row + 1} has {plural(len(prompt), 'token')}, and the model has {limit:,} positions for prompt and answer "
+                f"together",
                 fix="Shorten it",
             )
     if not getattr(model.config, "causal", True):
@@ -82,7 +84,7 @@ def check_prompts(model: LanguageModel, prompts: Sequence[Sequence[int]], source
         raise UsageError("an encoder–decoder takes a source for each prompt, and no other model takes any")
     for row, source in enumerate(sources or ()):
         if not source or len(source) > limit:
-            what = f"{len(source):,} tokens, and the model has {limit:,} positions" if source else "no tokens"
+            what = f"{plural(len(source), 'token')}, and the model has {limit:,} positions" if source else "no tokens"
             raise UsageError(f"source {row + 1} has {what}", fix="Shorten it" if source else "Give it some text")
 
 

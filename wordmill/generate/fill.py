@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wordmill.core.errors import ModelError, UsageError
+from wordmill.core.progress import plural
 from wordmill.generate.beam import BeamConfig, beam_search
 from wordmill.generate.score import evaluating
 from wordmill.models.folder import LanguageModel
@@ -75,7 +76,8 @@ def fill(model: LanguageModel, tokenizer: Tokenizer, text: str, *, top: int = 5)
     if not places:
         raise UsageError(f"this text has no gap: {text!r}", fix=f"Write {MASK} where a word is missing")
     if len(ids) > model.config.max_positions:
-        raise UsageError(f"the text has {len(ids):,} tokens, and the model {model.config.max_positions:,} positions", fix="Shorten it")
+        raise UsageError(f"the text has {plural(len(ids), 'token')}, and the model {model.config.max_positions:,} "
+                         f"positions", fix="Shorten it")
     with evaluating(model):
         if spans:
             return Filled(text, _spans(model, tokenizer, ids, [ids[place] for place in places], top))

@@ -20,7 +20,7 @@ from wordmill.core.errors import ConfigError, ModelError, UsageError, nearest
 from wordmill.core.files import read_json, write_json
 from wordmill.core.lineage import FILE as LINEAGE
 from wordmill.core.lineage import read_lineage
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.generate.beam import Beam, BeamConfig, beam_search
 from wordmill.generate.embed import BATCH_TOKENS, Embeddings, EmbedSettings, Pooling, embed, read_settings
 from wordmill.generate.engine import Reason, run
@@ -256,7 +256,8 @@ class Loaded:
         settings = replace(settings, pooling=pooling or settings.pooling, normalize=settings.normalize if normalize is None else normalize)
         found = embed(self.model, self.tokenizer, texts, settings, truncate=truncate, batch_tokens=batch_tokens, reporter=reporter)
         if found.cut:
-            reporter.warn(f"{found.cut:,} of {len(texts):,} texts were too long and lost {found.cut_tokens:,} tokens at their ends")
+            reporter.warn(f"{found.cut:,} of {plural(len(texts), 'text')} {verb(found.cut, 'were')} too long and lost "
+                          f"{plural(found.cut_tokens, 'token')} at the end")
         return found
 
     @cached_property
@@ -304,7 +305,8 @@ class Loaded:
         cut = sum(answer.reason == "context" for answer in answers)
         if cut:
             reporter.warn(
-                f"{cut} of {len(answers)} answers ended at the model's last position ({self.config.max_positions:,}), before max_tokens"
+                f"{cut} of {plural(len(answers), 'answer')} ended at the model's last position ({self.config.max_positions:,}), before "
+                f"max_tokens"
             )
         return answers
 

@@ -25,7 +25,7 @@ from wordmill.batches.batch import ASKED, IGNORE, Batch
 from wordmill.batches.examples import Encoded, in_pieces
 from wordmill.core.config import Config
 from wordmill.core.errors import ConfigError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural
 from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
@@ -64,6 +64,7 @@ class Answer(Questions):
     Settings: ClassVar[type[Config]] = AnswerConfig
     settings: AnswerConfig
     way: ClassVar[str] = "span"
+    at_use: ClassVar[tuple[str, ...]] = ("threshold", "max_answer", "stride")
 
     def __init__(self, settings: Any = None, spec: dict[str, Any] | None = None) -> None:
         super().__init__(settings, spec)
@@ -94,7 +95,8 @@ class Answer(Questions):
         around = self._frame(tokenizer, causal)
         room = tools.max_tokens - (len(around.ids) - 2)
         if room < 2 or (self.settings.stride or 0) > room - room // 2:
-            raise ConfigError(f"a step of {self.settings.stride or 1} tokens is more than a window of {tools.max_tokens} tokens is sure to "
+            raise ConfigError(f"a step of {plural(self.settings.stride or 1, 'token')} is more than a window of {tools.max_tokens} "
+                              f"tokens is sure to "
                               f"hold of a context ({room - room // 2})", where="task.stride", fix="Lower it, or raise --max-tokens")
         question, cut = cut_to(tokenizer.encode(texts["question"]), room // 2)
         room -= len(question)
@@ -147,7 +149,7 @@ class Answer(Questions):
 
     def target_text(self, target: int) -> str | None:
         """How long the answer that begins here is."""
-        return "no answer" if target == NO_ANSWER else f"answer, {target + 1} tokens"
+        return "no answer" if target == NO_ANSWER else f"answer, {plural(target + 1, 'token')}"
 
     def describe(self) -> list[str]:
         """For the model card."""

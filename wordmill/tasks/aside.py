@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wordmill.core.files import write_text
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import Reporter, plural, verb
 from wordmill.tasks.examples import Record, Records, split_off
 from wordmill.tasks.task import Task
 
@@ -35,7 +35,8 @@ def set_aside(config: FinetuneConfig, task: Task, splits: dict[str, Records], fo
     whole = splits["train"]
     strata, (kept, aside) = _sides(task, whole.records, config)
     if not aside or not kept:
-        reporter.warn(f"{len(whole):,} examples are too few to set some aside for validation: the last weights are kept")
+        reporter.warn(f"{plural(len(whole), 'example')} {verb(len(whole), 'are')} too few to set some aside for validation: the last "
+                      f"weights are kept")
         return splits
 
     def part(numbers: list[int]) -> Records:
@@ -46,6 +47,7 @@ def set_aside(config: FinetuneConfig, task: Task, splits: dict[str, Records], fo
     lines = (json.dumps(whole.records[i].values, ensure_ascii=False, default=str) for i in aside)
     write_text(place, "".join(f"{line}\n" for line in lines))
     shares = "the same share of each label, " if len({*strata}) > 1 else ""
-    reporter.note(f"no validation files: {len(aside):,} of {len(whole):,} examples are set aside ({shares}equal texts on one side): "
+    reporter.note(f"no validation files: {len(aside):,} of {plural(len(whole), 'example')} {verb(len(aside), 'are')} set aside "
+                  f"({shares}equal texts on one side): "
                   f"{place.relative_to(folder)} of the run")  # fmt: skip
     return {**splits, "train": part(kept), "validation": part(aside)}

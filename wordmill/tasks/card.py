@@ -113,7 +113,7 @@ def tuned_card(name: str, config: FinetuneConfig, model: Any, judged: Mapping[st
                   "it opens the folder and gives each word's own scores."]  # fmt: skip
     for split, found in judged.items():
         others = list(found.baselines)
-        lines += ["", f"## On the {split} examples ({found.examples:,}, {found.cut:,} of them cut)", "",
+        lines += ["", f"## On the {split} examples ({found.examples:,}, {found.lost()})", "",
                   "| | score | 95 % interval |" + "".join(f" {other} |" for other in others),
                   "|---|---|---|" + "---|" * len(others)]  # fmt: skip
         for metric, value in found.metrics.items():

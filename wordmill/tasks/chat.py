@@ -27,7 +27,7 @@ from wordmill.batches.conversations import NothingLeft, example_of
 from wordmill.batches.examples import Encoded
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, ModelError, UsageError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.corpus.conversations import Unfit, conversation, look, question
 from wordmill.generate.engine import run
 from wordmill.generate.sampling import SamplingConfig
@@ -103,6 +103,7 @@ class ChatTask(Task):
     settings: ChatConfig
     generative: ClassVar[bool] = True
     before: ClassVar[str | None] = BEFORE
+    at_use: ClassVar[tuple[str, ...]] = ("answer_tokens", "samples", "skip_bad")
     longest: ClassVar[int] = 1024
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "recurrent")
 
@@ -120,15 +121,16 @@ class ChatTask(Task):
             self._take(records, reporter)
             turns = Counter(len([m for m in r.values["messages"] if m["role"] == "assistant"]) for r in records.records)
             several = sum(count for answers, count in turns.items() if answers > 1)
-            reporter.note(f"{name}: {len(records):,} conversations, {several:,} of them with several answers")
+            reporter.note(f"{name}: {plural(len(records), 'conversation')}, {several:,} of them with several answers")
             keys = map(self.key, records.records)
             own = Counter(keys if self.settings.answers == "all" else set(keys))
             twice = own.total() - len(own)
             if twice > 0.01 * len(records):
-                reporter.warn(f"{twice:,} of {len(records):,} conversations of {name} ask the same as another")
+                reporter.warn(f"{twice:,} of {plural(len(records), 'conversation')} of {name} {verb(twice, 'ask')} the same as another")
             shared = [key for key in own if key in seen]
             if shared:
-                reporter.warn(f"{len(shared):,} conversations of {name} ask the same as one of {seen[shared[0]]}, for example "
+                reporter.warn(f"{plural(len(shared), 'conversation')} of {name} {verb(len(shared), 'ask')} the same as one of "
+                              f"{seen[shared[0]]}, for example "
                               f"{shared[0][:60]!r}: scores on them say little")  # fmt: skip
             seen |= dict.fromkeys(own, name)
 
@@ -161,9 +163,11 @@ class ChatTask(Task):
         for said in dict.fromkeys(form.said for form in forms.values()):
             reporter.note(f"format: {said}")
         if dropped:
-            reporter.warn(f"{dropped.total():,} conversations left out: {', '.join(f'{why} {n:,}' for why, n in sorted(dropped.items()))}")
+            reporter.warn(f"{plural(dropped.total(), 'conversation')} left out: "
+                          f"{', '.join(f'{why} {n:,}' for why, n in sorted(dropped.items()))}")
         if trailing:
-            reporter.note(f"{trailing:,} turns after the assistant's last word are left out: nothing is learned from them")
+            reporter.note(f"{plural(trailing, 'turn')} after the assistant's last word {verb(trailing, 'are')} left out: nothing would "
+                          f"be learned")
         if not found:
             raise DataError("there is no conversation to learn from in these files", where=", ".join(records.files))
         records.records, records.fields, records.kind = found, ["messages", "tools"], "json"
@@ -222,6 +226,11 @@ class ChatTask(Task):
             if tokenizer.eos_id is None and source is None:
                 raise ModelError(error.what, fix=f"{error.fix}, or add marks of turns to it: task.template=chatml") from error
             raise
+        except DataError as error:
+            if tokenizer.eos_id is None and "'eos_token'" in error.what:
+                fix = "Name one as eos_token in tokenizer_config.json, or add marks of turns: task.template=chatml"
+                raise ModelError("this tokenizer has no eos token, with which its chat template ends an answer", fix=fix) from error
+            raise
         tokenizer.templates["default"] = chat.template.source
         return tokenizer
 
@@ -250,7 +259,7 @@ class ChatTask(Task):
         """A conversation with its answers, the assistant's words and end tokens as targets; or, where it ends with somebody else, the ids
         that are asked, without targets.
 
-        One that is too long loses its end; raises `LeftOut` where no answer is left of it, `DataError` where the template refuses it. A
+        One that is too long loses its end, and raises `LeftOut` where no answer is left of it; `DataError` where the template refuses it. A
         question that is too long loses its oldest turns.
         """
         chat, messages, means = self.chat(tools.tokenizer), record.values["messages"], record.values.get("tools")
@@ -261,11 +270,12 @@ class ChatTask(Task):
             one, _ = example_of(turns, tools.max_tokens, record.where, chat)
         except ModelError as error:
             raise ModelError(error.what, where=record.where, fix=(error.fix or "").replace("answers=", "task.answers=") or None) from error
+        except NothingLeft as error:
+            raise LeftOut(f"too long, so that no answer begins within {tools.max_tokens:,} tokens") from error
         except DataError as error:
             if self.settings.skip_bad:
-                raise LeftOut("answer cut away" if isinstance(error, NothingLeft) else "refused by the template") from error
-            fix = (error.fix or FIX).replace("Raise max_tokens", "Raise --max-tokens").replace(": skip_bad", ": task.skip_bad=true")
-            raise DataError(error.what, where=record.where, fix=fix) from error
+                raise LeftOut("refused by the template") from error
+            raise DataError(error.what, where=record.where, fix=error.fix or FIX) from error
         return Encoded(one.ids, one.targets, extra={"bytes": np.array(one.bytes, np.float32)}, cut=one.cut)
 
     def _prompt(self, record: Record, chat: Chat, tools: Tools) -> Encoded:

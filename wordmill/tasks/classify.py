@@ -20,16 +20,18 @@ from wordmill.batches.batch import IGNORE, Batch
 from wordmill.batches.examples import Encoded
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import Reporter, plural, verb
 from wordmill.core.svg import line_plot, matrix_plot
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
 from wordmill.tasks.baselines import tfidf_classifier
 from wordmill.tasks.columns import LABELS, PAIRS, find_columns
+from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
-from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows
+from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows, stand_in
+from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
 SHOWN = 20
@@ -66,6 +68,7 @@ class Classify(Task):
 
     name: ClassVar[str] = "classify"
     Settings: ClassVar[type[Config]] = ClassifyConfig
+    at_use: ClassVar[tuple[str, ...]] = ("threshold",)
     settings: ClassifyConfig
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,7 +124,14 @@ class Classify(Task):
     def _several(self, train: Records, column: str) -> bool:
         if self.settings.multi_label is not None:
             return self.settings.multi_label
-        return any(isinstance(record.values.get(column), list) for record in train.records)
+        labels = [(isinstance(value, list), record) for record in train.records if (value := record.values.get(column)) is not None]
+        lists = sum(held for held, _ in labels)
+        if 0 < lists < len(labels):
+            few = 2 * lists <= len(labels)
+            odd = next(record for held, record in labels if held == few)
+            raise DataError(f"the label {odd.values[column]!r} is {'a list' if few else 'no list'}, unlike most others", where=odd.where,
+                            fix="Write all labels as lists, if several may hold at once, or none")  # fmt: skip
+        return lists > 0
 
     def _labels(self, train: Records) -> list[str]:
         """The labels in their order, settled here once and kept with the model. Raises `DataError` for what are no labels."""
@@ -170,25 +180,37 @@ class Classify(Task):
         seen: dict[str, str] = {}
         for name, records in splits.items():
             empty = [r for r in records.records if not any(text.strip() for text in self.texts(r))]
-            if empty:
-                reporter.warn(f"{len(empty):,} examples of {name} have no text (first: {empty[0].where})")
+            tell_empty(empty, name, "no text", reporter)
             own: dict[str, list[str]] = {}
             for record in records.records:
                 own.setdefault(self.key(record), []).append(" ".join(self.labels_of(record)))
             torn = [key for key, labels in own.items() if len(set(labels)) > 1]
             if torn:
-                reporter.warn(f"{len(torn):,} texts of {name} stand there with different labels, for example {torn[0][:60]!r}")
+                reporter.warn(f"{plural(len(torn), 'text')} of {name} {verb(len(torn), 'stand')} there with different labels, for "
+                              f"example {torn[0][:60]!r}")
             twice = sum(len(labels) for labels in own.values()) - len(own)
             if twice > 0.01 * len(records):
-                reporter.warn(f"{twice:,} of {len(records):,} examples of {name} repeat the text of another")
-            shared = [key for key in own if key in seen]
-            if shared:
-                reporter.warn(f"{len(shared):,} texts of {name} stand in {seen[shared[0]]} too, for example {shared[0][:60]!r}: "
-                              f"scores on them say little")  # fmt: skip
-            seen |= dict.fromkeys(own, name)
+                reporter.warn(f"{twice:,} of {plural(len(records), 'example')} of {name} {verb(twice, 'repeat')} the text of another")
+            tell_shared(own, seen, name, "text", reporter)
         rare = {label: count for label, count in self.counts(splits["train"].records).items() if count < 5}
         if rare:
             reporter.warn(f"labels with fewer than 5 training examples: {', '.join(f'{k} ({v})' for k, v in list(rare.items())[:8])}")
+
+    def equip(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer; where it has no padding token, with its end token as that too, unless texts end with it: `transformers` finds the
+        token that a decoder's head reads by the padding behind it."""
+        end = tokenizer.eos_id
+        if tokenizer.pad_id is not None or end is None or end in tokenizer.wrap([]).ids:
+            return tokenizer
+        self.spec["pad"] = end
+        return tokenizer.padded_with(end)
+
+    def settle(self, tools: Tools, records: Sequence[Record], reporter: Reporter) -> None:
+        """Says what can't be done with what comes out."""
+        layout = head_layout(tools.config, "sequence")
+        if tools.tokenizer.pad_id is None and layout.reads == "last" and not layout.architecture.startswith("Wordmill"):
+            reporter.warn("this tokenizer has no pad token, nor another that could be one: transformers will read texts one at a "
+                          "time only. To change that, name one as pad_token in tokenizer_config.json")  # fmt: skip
 
     def stratum(self, record: Record) -> str:
         """The label."""
@@ -215,7 +237,7 @@ class Classify(Task):
         else:
             first, cut = cut_to(ids[0], room)
             wrapped = tokenizer.wrap(first)
-        whole = wrapped.ids or [tokenizer.eos_id or 0]  # a text of no tokens still gets an answer
+        whole = wrapped.ids or [stand_in(tokenizer, record.where)]  # a text of no tokens still gets an answer
         layout = head_layout(tools.config, "sequence")
         targets = np.full(len(whole), IGNORE, np.int64)
         place = len(whole) - 1 if layout.reads == "last" else 0
@@ -252,6 +274,8 @@ class Classify(Task):
         """The base with a head for whole texts."""
         head = HeadConfig(kind="sequence", labels=tuple(self.spec["labels"]), multi_label=self.spec["multi_label"],
                           dropout=self.settings.dropout)  # fmt: skip
+        if "pad" in self.spec:
+            base.config = base.config.replace(pad_id=self.spec["pad"])  # type: ignore[assignment]
         return with_head(base, head, seed=seed)
 
     def weigh(self, records: Sequence[Record]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from wordmill.core.errors import DataError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.corpus.config import CorpusConfig
 from wordmill.corpus.encoding import UNDECODABLE
 from wordmill.corpus.ledger import Ledger
@@ -29,6 +29,8 @@ from wordmill.corpus.text import unify_line_ends
 
 CONTAINERS = {"data", "examples", "records", "rows", "items", "train"}
 """Keys under which a JSON file keeps its list of examples."""
+CONLL = {"conll", "bio", "bioes", "iob", "iob2"}
+"""Endings of files with a word and its tag a line, whatever the tags look like."""
 TAG = re.compile(r"O|([BIESLUMW])-\S+")
 NAME = re.compile(r"[^\W\d][\w .#-]{0,39}")
 
@@ -94,6 +96,8 @@ def _read(path: Path, reporter: Reporter) -> Records:
     text = read_text(path, reporter, compression)
     if not text.strip():
         raise DataError("this file is empty", where=path)
+    if parts[-1] in CONLL:
+        return _conll(path, text)
     if parts[-1] in ("json", "jsonl", "ndjson") or (parts[-1] not in ("csv", "tsv") and text.lstrip()[:1] in "[{"):
         return _json(path, text)
     if looks_like_conll(text):
@@ -144,7 +148,8 @@ def _json(path: Path, text: str) -> Records:
         values, whole = values[0], True
     elif len(values) == 1 and isinstance(values[0], dict):
         lists = [inner for inner in values[0].values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
-        if len(lists) == 1 and (len(values[0]) == 1 or CONTAINERS & set(values[0])):
+        talk = bool(lists) and bool({"role", "from"} & set(lists[0][0]))  # the turns of one conversation
+        if len(lists) == 1 and not talk and (len(values[0]) == 1 or CONTAINERS & set(values[0])):
             values, whole = lists[0], True
     records = []
     for number, value in enumerate(values):
@@ -171,14 +176,16 @@ def _parquet(path: Path) -> Records:
 
 
 def looks_like_conll(text: str) -> bool:
-    """Whether the first lines are words with their tags: two or more fields each, the last a tag, with an empty line now and then."""
+    """Whether the first lines are words with their tags: two or more fields each, the last a tag, with an empty line now and then. A few
+    lines without a tag, or with one that is none, are errors, to be shown as such."""
     lines = text.split("\n", 400)[:400]
     words = [line.split() for line in lines if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
     tags = [word[-1] for word in words if len(word) > 1]
-    if len(words) < 2 or len(tags) < 0.9 * len(words):  # a word here and there without a tag is an error, to be shown as one
+    if len(words) < 2 or len(tags) < 0.9 * len(words):
         return False
+    right = [tag for tag in tags if TAG.fullmatch(tag)]
     # Without a B-, I- or the like anywhere it may be any table; O alone can't be the label of a table of texts.
-    return all(TAG.fullmatch(tag) for tag in tags) and ("" in [line.strip() for line in lines[:-1]] or len({*tags}) > 1)
+    return len(tags) - len(right) <= max(1, len(tags) // 10) < len(right) and ("" in [x.strip() for x in lines[:-1]] or len({*right}) > 1)
 
 
 def _conll(path: Path, text: str) -> Records:
@@ -239,9 +246,9 @@ def _table(path: Path, text: str, reporter: Reporter) -> Records:
     for number, row in numbered:
         if len(row) != len(names):
             first = "the first line has" if headed else "most lines have"
-            raise DataError(
-                f"{len(row)} columns where {first} {len(names)}", where=f"{path}:{number}", fix="Mend the line, or quote the field"
-            )
+            fix = "Quote the field that has a separator in it" if separator != "\t" else "Take the tab out of its text"
+            raise DataError(f"{plural(len(row), 'column')} where {first} {len(names)}", where=f"{path}:{number}",
+                            fix="Write what is missing, or take the line out" if len(row) < len(names) else fix)  # fmt: skip
         records.append(Record(dict(zip(names, row, strict=True)), f"{path}:{number}"))
     return Records(records, names, "table", headed, [str(path)])
 
@@ -264,7 +271,7 @@ def _fitted(
     wide = [number for number, row in found if len(row) > width]
     if not wide or len(wide) > 0.1 * len(rows):
         return found
-    count, first = f"{len(wide):,} of {len(rows):,} lines", f"first: line {wide[0]}"
+    count, first = f"{len(wide):,} of {plural(len(rows), 'line')}", f"first: line {wide[0]}"
     if alike:
         reporter.warn(f"{path}: columns from {width + 1} on are empty in all but {count} ({first}), and left out")
         return [(number, row[:width]) for number, row in found]
@@ -272,19 +279,25 @@ def _fitted(
         return found
     normal = [row for _, row in found if len(row) == width]
     last = len({row[-1] for row in normal}) >= len({row[0] for row in normal})
-    reporter.warn(f"{path}: {count} have tabs in their texts ({first}), which stay in them")
+    reporter.warn(f"{path}: {count} {verb(len(wide), 'have')} tabs in the text ({first}), which stay there")
     joined = [(n, [row[0], "\t".join(row[1:])] if last else ["\t".join(row[:-1]), row[-1]]) for n, row in found]
     return [(n, new if len(row) > width else row) for (n, row), (_, new) in zip(found, joined, strict=True)]
 
 
 def _usual_width(rows: list[tuple[int, list[str]]]) -> int:
-    widths = Counter()  # type: Counter[int]
+    """Columns of a table without a header line: as many as most lines fill; where all are equally wide, more of them if more than a tenth
+    of the lines fill more, and never one alone: what is empty elsewhere is then missing."""
+    widths: Counter[int] = Counter()
     for _, row in rows:
         cells = [*row]
         while len(cells) > 1 and not cells[-1].strip():
             cells.pop()
         widths[len(cells)] += 1
-    return widths.most_common(1)[0][0]
+    whole = {len(row) for _, row in rows}
+    if len(whole) > 1:
+        return widths.most_common(1)[0][0]
+    needed = next(n for n in sorted(widths) if sum(count for width, count in widths.items() if width > n) <= 0.1 * len(rows))
+    return max(needed, min(2, *whole))
 
 
 def _separator(path: Path, text: str) -> str:

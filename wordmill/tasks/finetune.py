@@ -25,7 +25,7 @@ from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.files import hash_values, occupied, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
-from wordmill.core.progress import SILENT, Reporter, human_time
+from wordmill.core.progress import SILENT, Reporter, human_time, plural, verb
 from wordmill.evaluate.watch import best_weights, weights_in
 from wordmill.models.adapters import add_lora
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
@@ -168,6 +168,8 @@ class Prepared:
     model: ModelConfig
     tokenizer: Tokenizer
     tools: Tools
+    left_out: dict[str, int]
+    """Examples of each split of which nothing to learn would have been left."""
 
     @property
     def data(self) -> dict[str, Any]:
@@ -307,7 +309,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     plain = _tokenizer(config, task, splits["train"], folder, reporter)
     model, tokenizer = _shape(config, task, plain), task.equip(plain)
     if tokenizer.vocab_size > plain.vocab_size:
-        new = f"{tokenizer.vocab_size - plain.vocab_size} new special tokens"
+        new = plural(tokenizer.vocab_size - plain.vocab_size, "new special token")
         if config.lora is not None:
             raise UsageError(f"{new} need rows of the vocabulary that learn, and beside an adapter (lora) none do", where="--lora",
                              fix="Leave --lora away, or take a template without them: task.template=plain")  # fmt: skip
@@ -316,13 +318,15 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     tools = Tools(tokenizer, model, longest(config, model), row_capacity(model, device))
     task.settle(tools, splits["train"].records, reporter)
     encoded: dict[str, list[Encoded]] = {}
+    read = {name: len(records) for name, records in splits.items()}
     for name, records in splits.items():
         records.records, encoded[name] = encode_all(task, records.records, tools, answer=True, name=name, reporter=reporter)
     lost = sum(not any((one.targets >= 0).any() for one in example.pieces or (example,)) for example in encoded["train"])
     if lost:
-        what = f"{lost:,} of {len(encoded['train']):,} training examples teach nothing"
+        what = f"{lost:,} of {plural(len(encoded['train']), 'training example')} {verb(lost, 'teach')} nothing"
         reporter.warn(f"{what}: their answer was cut away, or is longer than what windows have in common")
-    return Prepared(task, splits, encoded, model, tokenizer, tools)
+    left_out = {name: read[name] - len(records) for name, records in splits.items()}
+    return Prepared(task, splits, encoded, model, tokenizer, tools, left_out)
 
 
 def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path, reporter: Reporter) -> Tokenizer:
@@ -367,7 +371,7 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
     else:
         parts = budget.family_shape(config.parent, 64, 1)
         common |= {"dropout": 0.1, **({} if parts.get("positions") == "relative" else {"max_positions": 1024})}
-        common |= {"decoder_start_id": tokenizer.pad_id} if parts.get("encoder_layers") else {}
+        common |= {"decoder_start_id": tokenizer.required("pad", "from which the decoder starts")} if parts.get("encoder_layers") else {}
     if config.size is not None:
         chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common)
     else:
@@ -396,9 +400,12 @@ def _planned(
         made = tune_plan(config, ready.model, n=len(read), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
                          longest_example=wide, task=ready.task.plain(), data=ready.data, device=device, started=started,
                          by_muon=_by_muon(config, ready))  # fmt: skip
+        if any(ready.left_out.values()):
+            made.notes.append(f"left out as too long: {', '.join(f'{n:,} of {name}' for name, n in ready.left_out.items() if n)}")
         whole = sum(1 for examples in ready.encoded.values() for one in examples if one.pieces)
         if whole:
-            made.notes.append(f"{whole:,} examples are longer than that and are read in pieces that overlap")
+            are = verb(whole, "are")
+            made.notes.append(f"{plural(whole, 'example')} {are} longer than that and {are} read in pieces that overlap")
         model = ready.model
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         write_json(folder / FACTS, {
@@ -406,7 +413,7 @@ def _planned(
             "model": {"family": family, "parameters": budget.count_parameters(model), "layers": model.layers, "dtype": made.dtype,
                       "device": str(device)},
             "data": {"splits": {name: {"examples": len(ready.splits[name]), "tokens": sum(one.length for one in in_pieces(examples)[0]),
-                                       "cut": cut[name]} for name, examples in ready.encoded.items()},
+                                       "cut": cut[name], "left_out": ready.left_out[name]} for name, examples in ready.encoded.items()},
                      "labels": ready.task.counts(ready.splits["train"].records)},
             "notes": made.notes,
         })  # fmt: skip
@@ -514,7 +521,8 @@ def finish(
                     step = -(-len(records) // WRITTEN_MOST)
                     reporter.note(f"validation: every {step}th of {len(records):,} examples is answered")
                     records = records[::step]
-                judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, before=before, reporter=reporter)
+                judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, before=before,
+                                        left_out=ready.left_out[name], reporter=reporter)  # fmt: skip
                 found[name] = judged
                 metrics[name] = judged.plain()
                 tiles[f"{judged.headline.replace('_', ' ')} ({name})"] = judged.metrics[judged.headline]
@@ -563,7 +571,7 @@ def _scores(judged: Judged) -> str:
         low, high = judged.intervals[name]
         cells = [f"{value:.4f}", f"{low:.4f} … {high:.4f}", *(f"{b[name]:.4f}" if name in b else "–" for b in judged.baselines.values())]
         rows.append(f'<tr><td class="key">{name.replace("_", " ")}</td>' + "".join(f'<td class="number">{c}</td>' for c in cells) + "</tr>")
-    cut = f"{judged.examples:,} examples; cut because they were too long: {judged.cut:,}"
+    cut = f"{plural(judged.examples, 'example')}; {judged.lost()}"
     cut = " · ".join([cut, *judged.remarks])
     return f'<p class=sub>{cut}</p><div class="card"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural
 from wordmill.evaluate.bootstrap import Outcomes, intervals
 from wordmill.tasks.examples import Record
 from wordmill.tasks.task import Task, Tools, encode_all
@@ -29,6 +29,8 @@ class Judged:
     """Examples that were too long and were cut."""
     tokens_cut: int
     """Tokens that were left out of them."""
+    left_out: int = 0
+    """Further examples, of which nothing that counts would have been left."""
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     """The same metrics without a model."""
     details: dict[str, Any] = field(default_factory=dict)
@@ -53,8 +55,13 @@ class Judged:
             lines.append(f"{name} {value:.4f} (95 % interval {low:.4f} … {high:.4f})" + (f"; {beside}" if beside else ""))
         for one in self.samples[:2]:
             lines.append(f"asked {short(one['asked'])!r}: {short(one['said'])!r}")
-        lines.append(f"{self.examples:,} examples, {cut_text(self.cut, self.tokens_cut)}")
+        lines.append(f"{plural(self.examples, 'example')}, {self.lost()}")
         return "\n".join([*lines, *self.remarks])
+
+    def lost(self) -> str:
+        """How much was cut and left out, in words."""
+        more = f"; {self.left_out:,} more left out as too long" if self.left_out else ""
+        return (f"{self.cut:,} of them cut ({plural(self.tokens_cut, 'token')} left out)" if self.cut else "none cut") + more
 
 
 def short(text: str, most: int = 100) -> str:
@@ -63,17 +70,13 @@ def short(text: str, most: int = 100) -> str:
     return line if len(line) <= most else f"{line[: most - 2]} …"
 
 
-def cut_text(examples: int, tokens: int) -> str:
-    """How much was cut, in words."""
-    return f"{examples:,} of them cut ({tokens:,} tokens left out)" if examples else "none cut"
-
-
 def judge(
     task: Task, model: nn.Module, tools: Tools, records: Sequence[Record], *, train: Sequence[Record] = (),
-    before: Callable[[], nn.Module | None] | None = None, reporter: Reporter = SILENT,
+    before: Callable[[], nn.Module | None] | None = None, left_out: int = 0, reporter: Reporter = SILENT,
 ) -> tuple[Judged, list[Any]]:  # fmt: skip
     """Answer all records and compare with what they say; also the answers. With `train`, the baselines are computed from it; `before` gives
-    the model as it was before it was tuned, for tasks that it could do then."""
+    the model as it was before it was tuned, for tasks that it could do then; `left_out`: examples that were left out before."""
+    left_out += len(records)
     records, encoded = encode_all(task, records, tools, answer=False, reporter=reporter)
     answers = task.respond(model, tools, records, reporter=reporter, encoded=encoded)
     outcomes: Outcomes = task.outcomes(records, answers)
@@ -82,7 +85,7 @@ def judge(
     if untuned is not None:
         beside[task.before or ""] = task.outcomes(records, task.respond(untuned, tools, records, reporter=reporter, encoded=encoded))
     cuts = [one.cut for one in encoded if one.cut]
-    judged = Judged(len(records), outcomes.headline, outcomes.metrics(), intervals(outcomes), len(cuts), sum(cuts),
+    judged = Judged(len(records), outcomes.headline, outcomes.metrics(), intervals(outcomes), len(cuts), sum(cuts), left_out - len(records),
                     {name: other.metrics() for name, other in beside.items()}, task.details(records, answers),
                     task.remarks(records, answers), getattr(outcomes, "lower_is_better", False),
                     task.samples(model, tools, records))  # fmt: skip

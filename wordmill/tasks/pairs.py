@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import Reporter, plural, verb
+from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.written import Written, WrittenConfig
 
@@ -44,7 +45,8 @@ class Pairs(Written):
         source, target = self.find(train, asked["source"], asked["target"], reporter)
         if source is None or target is None or source == target:
             raise DataError(f"can't tell which column holds the source and which the target; columns: {', '.join(train.fields)}",
-                            where=f"{train.files[0]}:1", fix="Say so: task.source=NAME task.target=NAME")  # fmt: skip
+                            where=f"{train.files[0]}:1", fix=f"Say so: task.source=NAME "
+                                                             f"task.target=NAME{self._no_names(train)}")  # fmt: skip
         self.spec = {"columns": {"source": source, "target": target}}
         others = [name for name in train.fields if name not in (source, target)]
         kind = "" if train.headed else " (there is no header line)"
@@ -55,6 +57,12 @@ class Pairs(Written):
             self.check(records, reporter)
             self._doubts(name, records, seen, reporter)
 
+    def _no_names(self, train: Records) -> str:
+        """What else may be wrong with a table whose first line was taken for the names of its columns."""
+        names = "source<tab>target" if train.files[0].endswith(".tsv") else "source,target"
+        told = f"; if the first line is an example too, put a line of names above it: {names}"
+        return told if train.kind == "table" and train.headed else ""
+
     def find(self, train: Records, source: str | None, target: str | None, reporter: Reporter) -> tuple[str | None, str | None]:
         """The columns, where they are not asked for: by usual names, else by what they hold."""
         lower = {name.lower(): name for name in reversed(train.fields)}
@@ -64,14 +72,17 @@ class Pairs(Written):
         return source or next((name for name in sources if name != target), None), target
 
     def texts_in(self, train: Records) -> list[str]:
-        """Columns that hold texts (not numbers, nor a few words again and again), the longest on average first."""
+        """Columns that hold texts (no numbers, nor a few words again and again), the longest on average first. What is empty speaks against
+        none; in a table without names a column with nothing in it may be meant, so that what it lacks is said."""
         rows = [record.values for record in train.records[:1000]]
         found = {}
         for name in train.fields:
-            values = [row.get(name) for row in rows]
+            values = [value for row in rows if (value := row.get(name)) is not None and value != ""]
             texts = all(isinstance(value, str) for value in values) and any(char.isalpha() for value in values for char in str(value))
-            if texts and len(set(values)) > 0.2 * len(values):
-                found[name] = sum(map(len, values)) / len(values)  # type: ignore[arg-type]
+            if not values and not train.headed:
+                found[name] = 0.0
+            elif texts and len(set(values)) > 0.2 * len(values):
+                found[name] = sum(map(len, values)) / len(rows)
         return sorted(found, key=lambda name: -found[name])
 
     def check(self, records: Records, reporter: Reporter) -> None:
@@ -109,21 +120,15 @@ class Pairs(Written):
     def _doubts(self, name: str, records: Records, seen: dict[str, str], reporter: Reporter) -> None:
         """Name what may be wrong in a split, with counts; `seen`: the keys of the splits before it."""
         empty = [record for record in records.records if not self.source(record).strip()]
-        if empty:
-            reporter.warn(f"{len(empty):,} examples of {name} have an empty source (first: {empty[0].where})")
+        tell_empty(empty, name, "an empty source", reporter)
         same = sum(self.source(record).split() == self.target(record).split() for record in records.records)
         if same > 0.01 * len(records):
-            reporter.warn(f"{same:,} of {len(records):,} targets of {name} are their source word for word")
+            reporter.warn(f"{same:,} of {plural(len(records), 'target')} of {name} {verb(same, 'repeat')} the source word for word")
         pairs = [(self.key(record), self.target(record)) for record in records.records]
         twice = len(pairs) - len(set(pairs))
         if twice > 0.01 * len(records):
-            reporter.warn(f"{twice:,} of {len(records):,} examples of {name} repeat another")
-        shared = [key for key in {key for key, _ in pairs} if key in seen]
-        if shared:
-            reporter.warn(f"{len(shared):,} sources of {name} stand in {seen[shared[0]]} too, for example {min(shared)[:60]!r}: "
-                          f"scores on them say little")  # fmt: skip
-        for key, _ in pairs:
-            seen.setdefault(key, name)
+            reporter.warn(f"{twice:,} of {plural(len(records), 'example')} of {name} {verb(twice, 'repeat')} another")
+        tell_shared((key for key, _ in pairs), seen, name, "source", reporter)
 
     def key(self, record: Record) -> str:
         """The source."""

@@ -17,7 +17,7 @@ from wordmill.core.config import check_names, merge
 from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.measure import matmul_rate
-from wordmill.core.progress import Reporter, human_count, human_time
+from wordmill.core.progress import Reporter, human_count, human_time, plural
 from wordmill.models.adapters import add_lora
 from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import family
@@ -128,7 +128,7 @@ def make_plan(
     if validation is not None:
         affordable = VALIDATION_SHARE * (trained.seconds or tokens / speed.tokens_per_second) * speed.reading
         cap = None if affordable >= validation.n_tokens else max(8192, int(affordable))
-    length = human_time(seconds) + " in all" if seconds is not None else f"{trained.steps} steps"
+    length = human_time(seconds) + " in all" if seconds is not None else plural(trained.steps or 0, "step")
     kind = model.family if isinstance(model, TransformerConfig) else model.cell
     what = f"a LoRA of rank {config.lora.rank} beside " if config.lora is not None else ""
     summary = (f"{what}{kind} of {human_count(budget.count_parameters(model))} weights{' from ' + config.parent if config.parent else ''}, "
@@ -255,7 +255,7 @@ def _common(parts: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
     if parts.get("max_positions") != UNLIMITED:
         found["max_positions"] = max(asked.context, 2048 if parts.get("positions", "rotary") == "rotary" else 1024)
     if "encoder_layers" in parts:
-        found["decoder_start_id"] = asked.tokenizer.pad_id
+        found["decoder_start_id"] = asked.tokenizer.required("pad", "from which the decoder starts")
     if not parts.get("tie_embeddings", False):
         # An embedding of its own is drawn wide, so that it is not drowned by what the blocks add (docs/log.md).
         found |= {"tie_embeddings": False, "embedding_std": 0.8}

@@ -26,7 +26,7 @@ from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.files import occupied, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
-from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time
+from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time, plural
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
 from wordmill.evaluate.validation import evaluate_rows, evaluate_store
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
@@ -217,7 +217,8 @@ def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
     stores = encode_corpus(corpus, tokenizer, folder / "tokens", splits=splits, reporter=reporter)
     data = Data(corpus, tokenizer, stores)
     if data.train.n_tokens < 2:
-        raise DataError(f"the training text has {data.train.n_tokens} tokens, which is too few to learn from", fix="Give more text")
+        raise DataError(f"the training text has {plural(data.train.n_tokens, 'token')}, which is too few to learn "
+                        f"from", fix="Give more text")
     reporter.note(
         f"{human_count(data.train.n_tokens)} training tokens from {human_bytes(corpus.bytes('train'))} "
         f"({corpus.bytes('train') / data.train.n_tokens:.2f} bytes a token), vocabulary {tokenizer.vocab_size:,}"

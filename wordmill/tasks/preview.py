@@ -10,7 +10,7 @@ from typing import Any
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import Encoded, in_pieces
 from wordmill.core.device import choose_device
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.tasks.examples import Record
 from wordmill.tasks.finetune import FinetuneConfig, check_settings, named_files, prepare
 from wordmill.tasks.task import Task, Tools
@@ -28,10 +28,13 @@ def preview(
     config = check_settings(FinetuneConfig.of(given), given)
     with TemporaryDirectory(prefix="wordmill-") as scratch:
         ready = prepare(config, Path(scratch), choose_device("cpu"), reporter)
-        return show(ready.task, ready.tools, {name: (ready.splits[name].records, ready.encoded[name]) for name in ready.splits}, colour)
+        return show(ready.task, ready.tools, {name: (ready.splits[name].records, ready.encoded[name]) for name in ready.splits}, colour,
+                    ready.left_out)  # fmt: skip
 
 
-def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], Sequence[Encoded]]], colour: bool) -> dict[str, Any]:
+def show(
+    task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], Sequence[Encoded]]], colour: bool, left_out: Mapping[str, int]
+) -> dict[str, Any]:
     """Facts, JSON-ready, and `text` for people: three training examples token by token, those that count in the loss in green (without
     `colour` in ‹…›), then lengths, cuts and label counts of each split."""
     records, encoded = splits["train"]
@@ -48,8 +51,9 @@ def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], 
             shown = [_token(task, tools, index, target, colour) for index, target in zip(ids, targets, strict=True) if index != IGNORE]
             rows.append("  " + " ".join(shown))
         learned = sum(int((part.targets >= 0).sum()) for part in parts)
-        cut = (f", {one.cut} tokens cut" if one.cut else "") + (f", read in {len(one.pieces)} pieces that overlap" if one.pieces else "")
-        lines += [f"{record.where}: {len(one.ids)} tokens, {learned} count in the loss{cut}", *rows]
+        cut = f", {plural(one.cut, 'token')} cut" if one.cut else ""
+        cut += f", read in {len(one.pieces)} pieces that overlap" if one.pieces else ""
+        lines += [f"{record.where}: {plural(len(one.ids), 'token')}, {learned} {verb(learned, 'count')} in the loss{cut}", *rows]
         examples.append({"where": record.where, "ids": one.ids.tolist(), "targets": one.targets.tolist(), "cut": one.cut,
                          "tokens": [tools.tokenizer.token_text(int(i)) for i in one.ids]})  # fmt: skip
     facts: dict[str, Any] = {}
@@ -57,11 +61,13 @@ def show(task: Task, tools: Tools, splits: Mapping[str, tuple[Sequence[Record], 
         lengths = sorted(one.length for one in in_pieces(ones)[0])
         cuts = [one.cut for one in ones if one.cut]
         facts[name] = {"examples": len(members), "windows": len(lengths), "shortest": lengths[0], "median": lengths[len(lengths) // 2],
-                       "longest": lengths[-1], "cut": len(cuts), "tokens_cut": sum(cuts), "labels": task.counts(members)}  # fmt: skip
+                       "longest": lengths[-1], "cut": len(cuts), "tokens_cut": sum(cuts), "left_out": left_out[name],
+                       "labels": task.counts(members)}  # fmt: skip
         f = facts[name]
         windows = f" in {f['windows']:,} windows" if f["windows"] > f["examples"] else ""
-        lines.append(f"{name}: {f['examples']:,} examples{windows} of {f['shortest']} to {f['longest']} tokens (half of them up to "
-                     f"{f['median']}); longer than {tools.max_tokens} and cut: {f['cut']:,}")  # fmt: skip
+        lines.append(f"{name}: {plural(f['examples'], 'example')}{windows} of {f['shortest']} to {f['longest']} tokens (half of them up to "
+                     f"{f['median']}); longer than {tools.max_tokens} and cut: {f['cut']:,}"
+                     + (f"; left out: {f['left_out']:,}" if f["left_out"] else ""))  # fmt: skip
         if f["labels"]:
             lines.append("  " + ", ".join(f"{label} {count:,}" for label, count in list(f["labels"].items())[:20]))
     return {"examples": examples, "splits": facts, "max_tokens": tools.max_tokens, "text": "\n".join(lines)}

@@ -11,14 +11,15 @@ from typing import Any, ClassVar, Literal, cast
 
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.tasks.answer_scores import HAN, AnswerOutcomes, Measure, f1, is_chinese
 from wordmill.tasks.baselines import shared_words
+from wordmill.tasks.doubts import tell_empty
 from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tasks.labels import html_table
-from wordmill.tasks.spans import words_of
-from wordmill.tasks.squad import answers_of, find_roles, misplaced, questions
+from wordmill.tasks.spans import cuts_words, words_of
+from wordmill.tasks.squad import answers_of, find_roles, misplaced, no_column, place_of, questions
 from wordmill.tasks.task import Task
 
 FIELDS = ("id", "question", "context", "answers")
@@ -67,16 +68,23 @@ class Questions(Task):
         nested = {"paragraphs", "qas"} & set(records.fields)
         s = self.settings
         asked = {"question": s.question, "context": s.context, "answers": s.answers, "answer_start": s.answer_start}
-        columns = {} if nested else find_roles(records.fields, asked, records.files[0] if records.files else "")
+        place = records.files[0] if records.files else ""
+        columns = {} if nested else find_roles(records.fields, asked, place)
+        for role in () if nested else ("question", "context"):
+            if role not in columns:
+                raise no_column(role, records.fields, place)
         found: list[Record] = []
         skipped: list[str] = []
         further = guessed = 0
+        torn: list[str] = []
         for record in questions(records, columns):
             context, placed, wrong = record.values["context"], [], []
             for text, start in answers_of(record):
                 bad = misplaced(context, text, start, record.where)
                 guessed += start is None and bad is None and context.count(text) > 1
-                at = None if bad is not None else context.find(text) if start is None else start
+                at = None if bad is not None else place_of(context, text) if start is None else start
+                if at is not None and cuts_words(context, at, at + len(text)):
+                    torn.append(f"{record.where}, {text[:60]!r}")
                 placed.append({"text": text, "answer_start": at})
                 wrong += [bad] if bad is not None else []
             if learn and self.in_context and wrong:
@@ -88,28 +96,37 @@ class Questions(Task):
                 further += len(wrong)
             rest = {name: value for name, value in record.values.items() if name != "answers"}
             found.append(Record({**rest, **({"answers": placed} if nested or "answers" in columns else {})}, record.where))
-        self._told(reporter, skipped, further, guessed if learn and self.in_context else 0)
+        if learn and self.in_context:
+            self._told(reporter, skipped, further, guessed, torn)
         if not found:
             raise DataError("there is no question in these files" + (" whose answer stands in its context" if skipped else ""),
                             where=records.files[0])  # fmt: skip
-        has_answers = nested or "answers" in columns
-        extra = [] if nested else [name for name in records.fields if name not in columns.values()]
-        return Records(found, [*(f for f in FIELDS if f != "answers" or has_answers), *extra], records.kind, records.headed, records.files)
+        fields = [name for name in FIELDS if name != "id"] if nested else records.fields
+        return Records(found, list(fields), records.kind, records.headed, records.files)
 
-    def _told(self, reporter: Reporter, skipped: list[str], further: int, guessed: int) -> None:
+    def _told(self, reporter: Reporter, skipped: list[str], further: int, guessed: int, torn: list[str]) -> None:
         if skipped:
-            reporter.warn(f"{len(skipped):,} questions are left out: their answer doesn't stand where the file says (first: {skipped[0]})")
+            whose = "its" if len(skipped) == 1 else "their"
+            reporter.warn(f"{plural(len(skipped), 'question')} {verb(len(skipped), 'are')} left out: {whose} answer doesn't stand "
+                          f"where the file says (first: {skipped[0]})")
         if further:
-            reporter.warn(f"{further:,} answers don't stand where the file says; their questions have others, which are learned")
+            several = "don't"
+            reporter.warn(f"{plural(further, 'answer')} {verb(further, several)} stand where the file says; their questions have "
+                          f"others, which are learned")
         if guessed:
-            reporter.warn(f"{guessed:,} answers stand several times in their context, and where isn't said: the first place is taken")
+            whose = "its" if guessed == 1 else "their"
+            reporter.warn(f"{plural(guessed, 'answer')} {verb(guessed, 'stand')} several times in {whose} context, and where isn't "
+                          f"said: the first "
+                          f"place is taken")
+        if torn:
+            how = "begins or ends" if len(torn) == 1 else "begin or end"
+            reporter.warn(f"{plural(len(torn), 'answer')} {how} inside a word (first: {torn[0]}): are the offsets right?")
 
     def look(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
         """What there is; see task.py."""
         train = splits["train"]
-        if "answers" not in train.fields:
-            raise DataError(f"no column holds the answers; columns: {', '.join(train.fields)}", where=train.files[0],
-                            fix="Name it: task.answers=NAME")  # fmt: skip
+        if "answers" not in train.records[0].values:
+            raise no_column("answers", train.fields, train.files[0])
         texts = [answer["text"] for record in train.records for answer in record.values["answers"]]
         if not texts:
             raise DataError("no question has an answer: there is nothing to learn", where=train.files[0])
@@ -120,8 +137,9 @@ class Questions(Task):
         self.spec |= {"way": self.way, "unanswerable": empty > 0, "measure": measure, "longest": max(map(len, texts)),
                       "usual": words[len(words) // 2]}  # fmt: skip
         contexts = len({record.values["context"] for record in train.records})
-        none = f"; {empty:,} have no answer in their context" if empty else ""
-        reporter.note(f"{len(train):,} questions on {contexts:,} contexts{none}; answers of up to {self.spec['longest']} characters")
+        none = f"; {empty:,} without an answer in the context" if empty else ""
+        reporter.note(f"{plural(len(train), 'question')} on {plural(contexts, 'context')}{none}; answers of up to "
+                      f"{plural(self.spec['longest'], 'character')}")
         reporter.note(f"exact match and F1 are counted {NAMES[measure]}")
         for records in splits.values():
             self._fits(records, reporter)
@@ -133,12 +151,13 @@ class Questions(Task):
         reporter.note(f"exact match and F1 are counted {NAMES[self.measure(records.records)]}")
 
     def _fits(self, records: Records, reporter: Reporter) -> None:
-        if "answers" not in records.fields:
+        if "answers" not in records.records[0].values:
             raise DataError(f"no column holds the answers; columns: {', '.join(records.fields)}", where=records.files[0],
                             fix="Without answers there are no scores: wordmill predict answers them")  # fmt: skip
         unplaced = [r for r in records.records if r.values["answers"] and all(a["answer_start"] is None for a in r.values["answers"])]
         if unplaced and self.in_context:
-            reporter.warn(f"the answers to {len(unplaced):,} of {len(records):,} questions don't stand in their context where the file "
+            reporter.warn(f"the answers to {len(unplaced):,} of {plural(len(records), 'question')} don't stand in their context where "
+                          f"the file "
                           f"says (first: {unplaced[0].where}): they are counted all the same")  # fmt: skip
         if not self.spec.get("unanswerable") and any(not record.values["answers"] for record in records.records):
             reporter.warn("some questions have no answer, and this model was trained on questions that all had one: it always gives one")
@@ -169,16 +188,17 @@ class Questions(Task):
                 own.setdefault(pair, set()).update(answer["text"] for answer in record.values["answers"][:1])
             torn = sum(len(texts) > 1 for texts in own.values())
             if twice > 0.01 * len(records):
-                reporter.warn(f"{twice:,} of {len(records):,} questions of {name} repeat another on the same context")
+                reporter.warn(f"{twice:,} of {plural(len(records), 'question')} of {name} {verb(twice, 'repeat')} another on the same "
+                              f"context")
             if torn:
-                reporter.warn(f"{torn:,} questions of {name} stand there with different answers")
+                reporter.warn(f"{plural(torn, 'question')} of {name} {verb(torn, 'stand')} there with different answers")
             empty = [r for r in records.records if not r.values["question"].strip() or not r.values["context"].strip()]
-            if empty:
-                reporter.warn(f"{len(empty):,} questions of {name} are empty or have an empty context (first: {empty[0].where})")
+            tell_empty(empty, name, "an empty question or context", reporter)
             contexts = {context for _, context in own}
             shared = [context for context in contexts if context in seen]
             if shared:
-                reporter.warn(f"{len(shared):,} contexts of {name} stand in {seen[shared[0]]} too: scores on them say less")
+                reporter.warn(f"{plural(len(shared), 'context')} of {name} {verb(len(shared), 'stand')} in {seen[shared[0]]} too: "
+                              f"scores on them say less")
             seen |= dict.fromkeys(contexts, name)
 
     def stratum(self, record: Record) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wordmill.core.files import new_folder, write_json
-from wordmill.core.progress import SILENT, Reporter, human_count
+from wordmill.core.progress import SILENT, Reporter, human_count, plural
 from wordmill.tasks.finetune import finetune
 from wordmill.tasks.run import Run
 
@@ -38,7 +38,7 @@ def finetune_seeds(seeds: int, *, out: str | Path | None, reporter: Reporter = S
             summary[split] = {name: {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else 0.0,
                                      "values": values} for name, values in scores.items()}  # fmt: skip
             told = ", ".join(f"{name} {s['mean']:.4f} ± {s['spread']:.4f}" for name, s in summary[split].items())
-            reporter.note(f"{split}, mean and standard deviation of {seeds} seeds: {told}")
+            reporter.note(f"{split}, mean and standard deviation of {plural(seeds, 'seed')}: {told}")
     headline = runs[0].metrics["validation"]["headline"] if "validation" in runs[0].metrics else None
     sign = -1 if headline and runs[0].metrics["validation"]["lower_is_better"] else 1
     best = max(runs, key=lambda run: sign * run.metrics["validation"]["metrics"][headline]) if headline else runs[0]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from wordmill.core.errors import DataError
+from wordmill.core.progress import plural
 from wordmill.tasks.examples import Record
 
 BEGINS, SINGLE, INSIDE, ENDS = "B", ("S", "U", "W"), ("I", "M"), ("E", "L")
@@ -75,10 +76,15 @@ def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()
     return tuple(found)
 
 
+def is_entity_tag(tag: str) -> bool:
+    """Whether it is O, or a mark of a scheme with a kind: B-PER."""
+    return tag == "O" or (len(tag) > 2 and tag[1] == "-" and tag[0] in "BIESLUMW")
+
+
 def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
     """Which scheme the tags are in: bio, bioes, iob1, io, or plain where they are no entities."""
     tags = Counter(tag for sentence in sentences for tag in sentence)
-    if any(tag != "O" and (len(tag) < 3 or tag[1] != "-" or tag[0] not in "BIESLUMW") for tag in tags):
+    if not all(map(is_entity_tag, tags)):
         return "plain"
     marks = {tag[0] for tag in tags if tag != "O"}
     if marks & {*SINGLE, *ENDS}:
@@ -165,7 +171,8 @@ def read_spans(value: Any, text: str, where: str) -> list[tuple[int, int, str]]:
             raise DataError(f"can't read the span {one!r}", where=where, fix='Write it as {"start": 0, "end": 3, "label": "x"}')
     for start, end, label in found:
         if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
-            raise DataError(f"the span {start}…{end} ({label}) is not inside the text, which has {len(text)} characters", where=where)
+            raise DataError(f"the span {start}…{end} ({label}) is not inside the text, which has "
+                            f"{plural(len(text), 'character')}", where=where)
     return sorted(found)
 
 
@@ -182,6 +189,20 @@ def sentence_of_spans(text: str, spans: Sequence[tuple[int, int, str]], *, chara
         for n in inside:
             tags[n] = f"{'B' if n == inside[0] else 'I'}-{label}"
     return Sentence(text, words, tuple(tags)), len(spans) - len(kept)
+
+
+def cuts_words(text: str, start: int, end: int) -> bool:
+    """Whether a span begins or ends inside a word: between two letters or digits, neither of a script without spaces; or before a mark
+    that belongs to the character before it."""
+
+    def inside(at: int) -> bool:
+        if not 0 < at < len(text):
+            return False
+        if unicodedata.category(text[at])[0] == "M":
+            return True
+        return text[at - 1].isalnum() and text[at].isalnum() and not is_wide(text[at - 1]) and not is_wide(text[at])
+
+    return inside(start) or inside(end)
 
 
 def listed(record: Record, column: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from wordmill.core.errors import DataError, WordmillError, nearest
 from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.spans import cuts_words
 
 ROLES: dict[str, tuple[str, ...]] = {
     "question": ("question", "query", "query_text"),
@@ -35,6 +36,12 @@ def find_roles(fields: Sequence[str], asked: Mapping[str, str | None], where: st
     return {role: column for role, column in found.items() if column}
 
 
+def no_column(role: str, fields: Sequence[str], where: str) -> DataError:
+    """That no column holds what a role stands for; `fields`: the names that the file has."""
+    return DataError(f"no column holds the {role}; columns: {', '.join(fields)}", where=where,
+                     fix=f"Call it {role}, or name it in training: task.{role}=NAME")  # fmt: skip
+
+
 def questions(records: Records, columns: Mapping[str, str]) -> Iterator[Record]:
     """The questions of some records, answers as they stand there. Raises `DataError` for one without question or context."""
     number = 0
@@ -46,7 +53,7 @@ def questions(records: Records, columns: Mapping[str, str]) -> Iterator[Record]:
             where = f"{record.where}, question {values['id']}"
             for role in ("question", "context"):
                 if not isinstance(values.get(role), str):
-                    raise DataError(f"this question has no {role}", where=where, fix="Each needs a question and a context, as texts")
+                    raise DataError(f"there is no {role} here", where=where, fix="Each needs a question and a context, as texts")
             yield Record(values, where)
 
 
@@ -109,6 +116,14 @@ def _whole(start: Any, where: str) -> int | None:
         return int(start)
     except (ValueError, TypeError):
         raise DataError(f"answer_start is {start!r}, not a whole number", where=where) from None
+
+
+def place_of(context: str, text: str) -> int:
+    """Where an answer stands first; as whole words, if it does anywhere. −1: nowhere."""
+    first = at = context.find(text)
+    while at >= 0 and text and cuts_words(context, at, at + len(text)):
+        at = context.find(text, at + 1)
+    return first if at < 0 else at
 
 
 def misplaced(context: str, text: str, start: int | None, where: str) -> WordmillError | None:

@@ -24,15 +24,30 @@ from wordmill.batches.batch import IGNORE, Batch
 from wordmill.batches.examples import Encoded, in_pieces
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Index, Outcomes
 from wordmill.models.crf import CRF
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
+from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.labels import LabelOutcomes, class_table, html_table, prf
-from wordmill.tasks.spans import Sentence, Span, bio, is_wide, joined, listed, read_spans, scheme_of, sentence_of_spans, spans_of, words_of
-from wordmill.tasks.task import Task, Tools, padded, target_counts
+from wordmill.tasks.spans import (
+    Sentence,
+    Span,
+    bio,
+    cuts_words,
+    is_entity_tag,
+    is_wide,
+    joined,
+    listed,
+    read_spans,
+    scheme_of,
+    sentence_of_spans,
+    spans_of,
+    words_of,
+)
+from wordmill.tasks.task import Task, Tools, padded, stand_in, target_counts
 from wordmill.train.objectives import LossSum
 
 WORDS = ("tokens", "words")
@@ -112,7 +127,7 @@ class Tag(Task):
         what = "tags" if self.spec["scheme"] == "plain" else "entities"
         words = sum(len(self.sentence(record).words) for record in train.records)
         told = ", ".join(f"{label} {count:,}" for label, count in list(found.items())[:12])
-        reporter.note(f"{words:,} words in {len(train):,} sentences; {what}: {told}{' …' if len(found) > 12 else ''}")
+        reporter.note(f"{plural(words, 'word')} in {plural(len(train), 'sentence')}; {what}: {told}{' …' if len(found) > 12 else ''}")
         for records in splits.values():
             self.check(records, reporter)
         self._suspicious(splits, reporter)
@@ -143,17 +158,29 @@ class Tag(Task):
         column = self.spec["fields"]["tags"]
         for record in train.records:
             if len(listed(record, column)) != len(listed(record, self.spec["fields"]["tokens"])):
-                raise DataError(f"{len(listed(record, self.spec['fields']['tokens']))} words and {len(listed(record, column))} tags",
-                                where=record.where, fix="Each word needs one tag")  # fmt: skip
+                words, tags = len(listed(record, self.spec["fields"]["tokens"])), len(listed(record, column))
+                raise DataError(f"{plural(words, 'word')} and {plural(tags, 'tag')}", where=record.where, fix="Each word needs one tag")
         found = scheme_of([listed(record, column) for record in train.records])
         if self.settings.scheme != "auto":
             return self.settings.scheme
+        if found == "plain":
+            self._odd(train, column)
         if found == "io":
             first = next((r, n) for r in train.records for n, tag in enumerate(listed(r, column)) if tag != "O")
             raise DataError("no tag begins with B-, so nobody can tell where one entity ends and the next begins", where=_line(*first),
                             fix="Mark beginnings with B-, or say task.scheme=io: neighbours of one kind are one entity")  # fmt: skip
         reporter.note(f"scheme of the tags: {found}" + (", learned as bio" if found in ("bioes", "iob1") else ""))
         return found
+
+    def _odd(self, train: Records, column: str) -> None:
+        """Raises `DataError` for the first tag that is no entity's, where most others are: it is a mistake, and not a scheme."""
+        tags = [(record, n, tag) for record in train.records for n, tag in enumerate(listed(record, column)) if tag != "O"]
+        odd = [one for one in tags if not is_entity_tag(one[2])]
+        if 2 * len(odd) <= len(tags):
+            record, n, tag = odd[0]
+            others = f", nor are {len(odd) - 1:,} more" if len(odd) > 2 else ", nor is 1 more" if len(odd) == 2 else ""
+            raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND{others}", where=_line(record, n),
+                            fix="Mend it; or if tags are labels of single words, say task.scheme=plain")  # fmt: skip
 
     def sentence(self, record: Record) -> Sentence:
         """The record's text, words and BIO tags. Raises `DataError` for a record that has no such thing."""
@@ -176,11 +203,12 @@ class Tag(Task):
                 return Sentence(text, places, ())
             tags = listed(record, column)
             if len(tags) != len(words):
-                raise DataError(f"{len(words)} words and {len(tags)} tags", where=record.where, fix="Each word needs one tag")
+                raise DataError(f"{plural(len(words), 'word')} and {plural(len(tags), 'tag')}", where=record.where, fix="Each word "
+                                                                                                                        "needs one tag")
             if self.spec["scheme"] == "plain":
                 return Sentence(text, places, tuple(tags))
             for n, tag in enumerate(tags):
-                if tag != "O" and (len(tag) < 3 or tag[1] != "-"):
+                if not is_entity_tag(tag):
                     raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND", where=_line(record, n))
             return Sentence(text, places, tuple(bio(spans_of(tags), len(tags))))
         whole = values.get(fields.get("text", "text"))
@@ -208,20 +236,21 @@ class Tag(Task):
         seen: dict[str, str] = {}
         for name, records in splits.items():
             empty = [r for r in records.records if not self.sentence(r).words]
-            if empty:
-                reporter.warn(f"{len(empty):,} examples of {name} have no word (first: {empty[0].where})")
-            keys = [self.key(record) for record in records.records]
-            shared = [key for key in keys if key in seen]
-            if shared:
-                reporter.warn(f"{len(shared):,} sentences of {name} stand in {seen[shared[0]]} too, for example {shared[0][:60]!r}: "
-                              f"scores on them say little")  # fmt: skip
-            seen |= dict.fromkeys(keys, name)
+            tell_empty(empty, name, "no word", reporter)
+            tell_shared(map(self.key, records.records), seen, name, "sentence", reporter)
             if "spans" in self.spec["fields"]:
                 column = self.spec["fields"]["spans"]
-                all_spans = ((self.sentence(r).text, read_spans(r.values[column], self.sentence(r).text, r.where)) for r in records.records)
-                over = sum(sentence_of_spans(text, spans, characters=True)[1] for text, spans in all_spans)
+                texts = [(r.where, text, read_spans(r.values[column], text, r.where))
+                         for r in records.records for text in [self.sentence(r).text]]  # fmt: skip
+                over = sum(sentence_of_spans(text, spans, characters=True)[1] for _, text, spans in texts)
                 if over:
-                    reporter.warn(f"{over:,} spans of {name} overlap a longer one and are left out: a word has one tag")
+                    reporter.warn(f"{plural(over, 'span')} of {name} {verb(over, 'overlap')} a longer one, and {verb(over, 'are')} left "
+                                  f"out: a word has one tag")
+                torn = [(where, text[a:b]) for where, text, spans in texts for a, b, _ in spans if cuts_words(text, a, b)]
+                if torn and not self.spec["characters"]:
+                    how = "begins or ends" if len(torn) == 1 else "begin or end"
+                    reporter.warn(f"{plural(len(torn), 'span')} of {name} {how} inside a word, which is cut there (first: {torn[0][0]}, "
+                                  f"{torn[0][1][:60]!r}): in use nobody cuts it. Are the offsets right?")  # fmt: skip
 
     def inputs(self, records: Records) -> list[Record]:
         """See task.py."""
@@ -273,7 +302,7 @@ class Tag(Task):
         found = self._pieces.get(text)
         if found is None:
             tokenizer = tools.tokenizer
-            found = tokenizer.encode(text) or [tokenizer.unk_id if tokenizer.unk_id is not None else tokenizer.eos_id or 0]
+            found = tokenizer.encode(text) or [stand_in(tokenizer, f"the word {text!r}")]
             self._pieces[text] = found
         return found
 

@@ -42,8 +42,8 @@ from torch import Tensor, nn
 from wordmill.batches.batch import IGNORE, Batch
 from wordmill.batches.examples import Encoded, batches_of
 from wordmill.core.config import Config
-from wordmill.core.errors import DataError, UsageError, nearest
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.errors import DataError, ModelError, UsageError, nearest
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.config import ModelConfig
 from wordmill.models.folder import LanguageModel
@@ -86,6 +86,8 @@ class Task:
     """Tokens of an example at most, unless asked otherwise."""
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder", "encoder-decoder", "recurrent")
     """Which models can learn it."""
+    at_use: ClassVar[tuple[str, ...]] = ()
+    """Settings that may be others in use than they were in training."""
 
     def __init__(self, settings: Mapping[str, Any] | None = None, spec: dict[str, Any] | None = None) -> None:
         self.settings = self.Settings.of(settings, where="task")
@@ -249,6 +251,7 @@ def encode_all(
     kept: list[Record] = []
     encoded: list[Encoded] = []
     dropped: Counter[str] = Counter()
+    first: dict[str, str] = {}
     with reporter.task(f"encoding {name}".strip(), total=len(records)) as bar:
         for record in records:
             try:
@@ -256,12 +259,14 @@ def encode_all(
                 kept.append(record)
             except LeftOut as reason:
                 dropped[reason.what] += 1
+                first.setdefault(reason.what, record.where)
             bar.advance()
-    if dropped:
-        told = ", ".join(f"{why} {n:,}" for why, n in sorted(dropped.items()))
-        reporter.warn(f"{dropped.total():,} of {len(records):,} examples{f' of {name}' if name else ''} are left out: {told}")
+    told = ", ".join(f"{why}{f' {n:,}' if len(dropped) > 1 else ''} (first: {first[why]})" for why, n in sorted(dropped.items()))
+    if dropped and kept:
+        number = f"{dropped.total():,} of {plural(len(records), 'example')}{f' of {name}' if name else ''}"
+        reporter.warn(f"{number} {verb(dropped.total(), 'are')} left out: {told}")
     if not kept:
-        raise DataError("no example is left", where=records[0].where if records else None, fix="Raise --max-tokens")
+        raise DataError(f"no example{f' of {name}' if name else ''} is left: {told}", fix="Raise --max-tokens")
     return kept, encoded
 
 
@@ -273,9 +278,18 @@ def task_class(name: str) -> type[Task]:
     return cast(type[Task], getattr(import_module(f"wordmill.tasks.{module}"), kind))
 
 
-def restore(facts: Mapping[str, Any]) -> Task:
-    """The task that `Task.plain` wrote down."""
-    return task_class(facts["name"]).restored(facts)
+def restore(facts: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Task:
+    """The task that `Task.plain` wrote down, with some `settings` changed. Raises `ConfigError` for one that is unknown or can't be so,
+    `UsageError` for one that was settled in training."""
+    task = task_class(facts["name"]).restored(facts)
+    if settings:
+        task.settings = task.Settings.of({**task.settings.plain(), **settings}, where="task")
+        settled = [f"task.{name}" for name in settings if name not in task.at_use]
+        if settled:
+            known = ", ".join(f"task.{name}" for name in task.at_use)
+            raise UsageError(f"{', '.join(settled)} can't be changed any more: that was settled when the model was trained",
+                             fix=f"What can be: {known}" if known else None)  # fmt: skip
+    return task
 
 
 def doc_rows(batch: Batch, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,6 +314,15 @@ def padded(rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     whole = torch.nn.utils.rnn.pad_sequence(list(rows.split(list(counts))), batch_first=True)
     sizes = torch.tensor(list(counts), device=rows.device)
     return whole, torch.arange(whole.shape[1], device=rows.device) < sizes[:, None]
+
+
+def stand_in(tokenizer: Tokenizer, where: str) -> int:
+    """What is read in the place of a text, or a word, that has no tokens. Raises `ModelError` for a tokenizer without such a token."""
+    found = next((index for index in (tokenizer.unk_id, tokenizer.eos_id, tokenizer.pad_id) if index is not None), None)
+    if found is None:
+        raise ModelError("there is no token in this, and the tokenizer has none that could stand in (unk, eos or pad)", where=where,
+                         fix="Take it out, or name one as eos_token in the model's tokenizer_config.json")  # fmt: skip
+    return found
 
 
 def cut_to(ids: Sequence[int], room: int) -> tuple[list[int], int]:

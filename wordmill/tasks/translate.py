@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.corpus.sources import COMPRESSIONS
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.tasks.examples import Record, Records, read_examples, read_text
@@ -184,12 +184,13 @@ def _aligned(files: Sequence[Path], names: Sequence[str], reporter: Reporter) ->
     """The lines of one file, or of two that correspond line by line. Raises `DataError` when they have different numbers of lines."""
     lines = [read_text(path, reporter, _compression(path)).removesuffix("\n").split("\n") for path in files]
     if len({len(part) for part in lines}) > 1:
-        raise DataError(f"{files[0]} has {len(lines[0]):,} lines and {files[1]} has {len(lines[1]):,}: they can't be translations of each "
+        raise DataError(f"{files[0]} has {plural(len(lines[0]), 'line')} and {files[1]} has {len(lines[1]):,}: they can't be "
+                        f"translations of each "
                         "other line by line", where=files[1], fix="Give two files whose lines correspond")  # fmt: skip
     rows = [(n, row) for n, row in enumerate(zip(*lines, strict=True), 1) if any(text.strip() for text in row)]
     empty = len(lines[0]) - len(rows)
     if empty:
-        reporter.note(f"{files[0].name}: {empty:,} empty lines are left out")
+        reporter.note(f"{files[0].name}: {plural(empty, 'empty line')} {verb(empty, 'are')} left out")
     return [Record(dict(zip(names, row, strict=True)), f"{files[-1]}:{n}") for n, row in rows]
 
 

@@ -13,7 +13,7 @@ import torch
 from wordmill.core.config import merge
 from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
-from wordmill.core.progress import human_count, human_time
+from wordmill.core.progress import human_count, human_time, plural
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.tasks.plan import parse_time
 from wordmill.tasks.run import SavedPlan
@@ -112,25 +112,27 @@ def tune_plan(
         values["steps"] = steps
         values["ema"] = AVERAGE if scratch and steps >= AVERAGED_FROM else 0.0
         values["evaluations"] = max(1, min(20, round(2 * steps / steps_per_epoch), steps))
-        length = f"{steps:,} steps ({steps / steps_per_epoch:.3g} epochs{why})"
+        length = f"{plural(steps, 'step')} ({steps / steps_per_epoch:.3g} epochs{why})"
     train = TrainConfig.of(merge(values, config.train), where="train")
     dtype = choose_dtype(config.dtype, device)
     kind = model.cell if isinstance(model, RecurrentConfig) else model.family
     origin = "from scratch" if scratch else f"from {config.parent}"
     summary = (f"{config.task}: {kind} of {human_count(weights)} weights {origin}, {n:,} training and {n_validation:,} validation "
-               f"examples, {length}, {train.rows} examples a step, learning rate {train.optim.lr:.3g}, "
+               f"examples, {length}, {plural(train.rows, 'example')} a step, learning rate {train.optim.lr:.3g}, "
                f"{str(dtype).removeprefix('torch.')} on {device}")  # fmt: skip
     most = longest(config, model)
     notes = [
         f"at most {most} tokens an example; cut: {', '.join(f'{count:,} of {name}' for name, count in cut.items() if count) or 'none'}"
     ]
     if n_validation:
-        notes.append(f"the best weights on the validation examples are kept; it ends after {config.patience} evaluations without a gain"
+        notes.append(f"the best weights on the validation examples are kept; it ends after {plural(config.patience, 'evaluation')} "
+                     f"without a gain"
                      if config.patience else "the best weights on the validation examples are kept")  # fmt: skip
     if config.lora is not None:
         head = "" if task_class(config.task).generative else ", and the head whole"
-        times = "; the learning rate is ten times that of training them" if config.lr is None else ""
-        notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are{times}")
+        notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are")
+        if config.lr is None and "lr" not in config.train.get("optim", {}):
+            notes.append(f"an adapter takes a higher learning rate than a whole model: {train.optim.lr:.3g} here (--lr sets another)")
     if config.freeze != "none":
         notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
     return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from wordmill.batches.examples import Encoded
 from wordmill.core.device import choose_device, choose_dtype
 from wordmill.core.errors import DataError, ModelError, UsageError
 from wordmill.core.files import standard_lines
 from wordmill.core.lineage import read_lineage
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Comparison, Outcomes, paired
 from wordmill.generate.loaded import Loaded, load_on
 from wordmill.models.adapters import adapter_base, is_adapter
@@ -26,7 +27,7 @@ from wordmill.tasks.aside import kept_of
 from wordmill.tasks.examples import Record
 from wordmill.tasks.finetune import FinetuneConfig, save
 from wordmill.tasks.judge import Judged, judge
-from wordmill.tasks.task import Task, Tools, restore
+from wordmill.tasks.task import Task, Tools, encode_all, restore
 from wordmill.tasks.tune_plan import LONGEST, row_capacity
 from wordmill.tokenizer import Tokenizer
 
@@ -60,7 +61,8 @@ class Tuned:
         cut = [one.cut for one in encoded if one.cut]
         if cut:
             reporter.warn(
-                f"{len(cut):,} of {len(records):,} inputs are too long for {self.tools.max_tokens} tokens; {sum(cut):,} tokens were cut"
+                f"{len(cut):,} of {plural(len(records), 'input')} {verb(len(cut), 'are')} too long for {self.tools.max_tokens} tokens; "
+                f"{plural(sum(cut), 'token')} {verb(sum(cut), 'were')} cut"
             )
         answers = self.task.respond(self.model, self.tools, records, reporter=reporter, encoded=encoded)
         for line in self.task.remarks(records, answers):
@@ -135,12 +137,15 @@ def is_tuned(place: str | Path) -> bool:
     return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) in ("sequence", "span"))
 
 
-def load_tuned(place: str | Path, *, device: str = "auto", dtype: str | None = None) -> Tuned:
-    """Open a fine-tuned model folder (or its run folder); the rest as in `wordmill.load`. Raises `ModelError` for another folder."""
+def load_tuned(
+    place: str | Path, *, device: str = "auto", dtype: str | None = None, settings: Mapping[str, Any] | None = None
+) -> Tuned:
+    """Open a fine-tuned model folder (or its run folder), with some settings of its task changed (`{"beams": 1}`); the rest as in
+    `wordmill.load`. Raises `ModelError` for another folder; as `restore` for settings that can't be changed."""
     folder = model_folder(place)
     config = read_config(adapter_base(folder) if is_adapter(folder) else folder)
     facts = read_lineage(folder).get("tuned") or _foreign(folder)
-    task, tokenizer = restore(facts), Tokenizer.load(folder)
+    task, tokenizer = restore(facts, settings), Tokenizer.load(folder)
     chosen = choose_device(device)
     kind: torch.dtype | None = None if dtype is None else choose_dtype(dtype, chosen)
     loaded = load_on(folder, chosen, kind) if task.generative else None
@@ -170,12 +175,15 @@ def _foreign(folder: Path) -> dict[str, Any]:
     return {"name": "classify", "settings": {}, "spec": spec}
 
 
-def load(place: str | Path, *, device: str = "auto", dtype: str | None = None) -> Any:
-    """Open a model folder: a language model (`Loaded`), or a fine-tuned one (`Tuned`). The rest as in `wordmill.generate.load`."""
+def load(place: str | Path, *, device: str = "auto", dtype: str | None = None, settings: Mapping[str, Any] | None = None) -> Any:
+    """Open a model folder: a language model (`Loaded`), or a fine-tuned one (`Tuned`), with some `settings` of its task changed. The rest
+    as in `wordmill.generate.load`."""
     from wordmill.generate.loaded import load as load_language_model
 
     if is_tuned(place):
-        return load_tuned(place, device=device, dtype=dtype)
+        return load_tuned(place, device=device, dtype=dtype, settings=settings)
+    if settings:
+        raise UsageError("this model was not fine-tuned for a task that could have settings", where=place)
     return load_language_model(place, device=device, dtype=dtype)
 
 
@@ -216,15 +224,24 @@ def compare(
 ) -> Comparison:
     """Two fine-tuned models on the same examples: the difference of their headline metric with its interval, and McNemar's test where an
     answer is right or wrong. Raises `UsageError` when they were not fine-tuned for the same task."""
-    found: list[tuple[Tuned, Outcomes]] = []
+    sides: list[tuple[Tuned, dict[int, tuple[Record, Encoded]]]] = []
     paths = [data] if isinstance(data, str | Path) else list(data)
     for place in (a, b):
         tuned = load_tuned(place, device=device)
-        if found and found[0][0].task.name != tuned.task.name:
-            raise UsageError(f"{a} was fine-tuned for {found[0][0].task.name}, {b} for {tuned.task.name}: there is no score that both have")
+        if sides and sides[0][0].task.name != tuned.task.name:
+            raise UsageError(f"{a} was fine-tuned for {sides[0][0].task.name}, {b} for {tuned.task.name}: there is no score that both have")
         records = tuned.read(paths, reporter=reporter)
-        answers = tuned.task.respond(tuned.model, tuned.tools, records, reporter=reporter)
-        found.append((tuned, tuned.task.outcomes(records, answers)))
-    if len({tuple(getattr(outcomes, "references", ())) for _, outcomes in found}) > 1:
+        number = {id(record): n for n, record in enumerate(records)}
+        kept = zip(*encode_all(tuned.task, records, tuned.tools, answer=False, reporter=reporter), strict=True)
+        sides.append((tuned, {number[id(record)]: (record, encoded) for record, encoded in kept}))
+    both = [n for n in sides[0][1] if n in sides[1][1]]
+    if not both:
+        raise DataError("no example is short enough for both models", where=paths[0])
+    found: list[Outcomes] = []
+    for tuned, fitting in sides:
+        records, encoded = [fitting[n][0] for n in both], [fitting[n][1] for n in both]
+        answers = tuned.task.respond(tuned.model, tuned.tools, records, reporter=reporter, encoded=encoded)
+        found.append(tuned.task.outcomes(records, answers))
+    if len({tuple(getattr(outcomes, "references", ())) for outcomes in found}) > 1:
         raise UsageError(f"{a} and {b} write different columns of these examples: there is no score that both have")
-    return paired(found[0][1], found[1][1])
+    return paired(*found)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from wordmill.batches.examples import Encoded, batches_of, in_pieces
+from wordmill.core.progress import plural
 from wordmill.evaluate.watch import Watch
 from wordmill.generate.score import evaluating
 from wordmill.tasks.examples import Record
@@ -36,7 +37,7 @@ class TaskWatch(Watch):
             stale = run.memory.get("stale", 0)
             run.enough = bool(run.world.agree(float(stale >= self.patience), run.device))
             if run.enough and event == "step":
-                run.reporter.note(f"no gain in {stale} evaluations: enough")
+                run.reporter.note(f"no gain in {plural(stale, 'evaluation')}: enough")
 
     def rewind(self, run: Training) -> None:
         """As `Watch`; a run that had had enough has had enough."""
@@ -68,7 +69,8 @@ class TaskWatch(Watch):
             self._keep(run)
         else:
             memory["stale"] = memory.get("stale", 0) + 1
-        told = f"{outcomes.headline} {score:.4f}{f' ({len(records)} answers)' if self.task.writes else ''}"
+        number = plural(len(records), "answer")
+        told = f"{outcomes.headline} {score:.4f}{f' ({number})' if self.task.writes else ''}"
         run.reporter.note(f"step {run.step} · validation {told} · loss {loss:.4f}{' · best so far' if better else ''}")
 
     def _loss(self, run: Training) -> float:

@@ -26,7 +26,7 @@ from wordmill.batches.batch import IGNORE, Batch
 from wordmill.batches.examples import Encoded
 from wordmill.core.config import Config
 from wordmill.core.errors import ModelError, UsageError
-from wordmill.core.progress import SILENT, Reporter
+from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.generate.beam import BeamConfig, beam_search
 from wordmill.generate.engine import run
 from wordmill.generate.sampling import SamplingConfig
@@ -94,6 +94,7 @@ class Written(Task):
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "recurrent")
     prompts: ClassVar[Mapping[bool, str]] = {True: FIELD, False: f"{FIELD}\n\n"}
     """The templates: of a model with an encoder of its own, and of one that reads and writes in one row."""
+    at_use: ClassVar[tuple[str, ...]] = ("beams", "length_penalty")
     said: ClassVar[str] = "answer"
     """What `predict` calls an answer."""
     settings: WrittenConfig
@@ -125,7 +126,7 @@ class Written(Task):
                              fix="Take one with model.bidirectional=false")  # fmt: skip
         if two_sided(config) and config.decoder_start_id is None:  # type: ignore[union-attr]
             raise ModelError("config.json names no decoder_start_token_id, which the decoder starts from", where="--model")
-        self.spec["end"] = tokenizer.required("eos")
+        self.spec["end"] = tokenizer.required("eos", f"with which {self.name} ends its answers")
         self.spec["prompt"] = self.settings.prompt or self.prompts[two_sided(config)]
         lengths = [len(tokenizer.encode(self.target(record))) + len(_front(tokenizer, tools.config, self.spec["end"])) + 1
                    for record in records]  # fmt: skip
@@ -136,11 +137,12 @@ class Written(Task):
             raise UsageError(f"answers of {most} tokens leave no room for a prompt in {tools.max_tokens} tokens", where="task.max_tokens",
                              fix="Lower it, or raise --max-tokens")  # fmt: skip
         self.spec["most"] = most
-        reporter.note(f"prompt: {self.spec['prompt']!r}; answers of up to {longest} tokens; at most {most} are written")
+        reporter.note(f"prompt: {self.spec['prompt']!r}; answers of up to {plural(longest, 'token')}; at most {most} are written")
         over = sum(length > tools.max_tokens for length in lengths) if two_sided(config) else sum(length > most for length in lengths)
         if over:
             setting = "task.max_tokens" if self.settings.max_tokens else "--max-tokens"
-            reporter.warn(f"{over:,} of {len(lengths):,} training answers are longer than the room that is kept for them; what doesn't fit "
+            reporter.warn(f"{over:,} of {plural(len(lengths), 'training answer')} {verb(over, 'are')} longer than the room that is kept "
+                          f"for them; what doesn't fit "
                           f"is cut, and a cut answer teaches no end: raise {setting}")  # fmt: skip
 
     def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
@@ -217,7 +219,9 @@ class Written(Task):
         """How many answers were stopped before their end."""
         open_ = sum(not answer.ended for answer in answers)
         most = self.spec["most"]
-        return [f"{open_:,} of {len(answers):,} answers were stopped at {most} tokens, before their end, and count as they stand "
+        return [f"{open_:,} of {plural(len(answers), 'answer')} {verb(open_, 'were')} stopped at {plural(most, 'token')}, before the "
+                f"end, and {verb(open_, 'count')} all the "
+                "same "
                 "(task.max_tokens)"] if open_ else []  # fmt: skip
 
     def details(self, records: Sequence[Record], answers: Sequence[Answer]) -> dict[str, Any]:

@@ -150,6 +150,10 @@ class Tokenizer:
             raise ModelError("this tokenizer's ids have gaps, into which new special tokens would fall", fix="Take a template without them")
         return type(self)(backend.to_str(), self.settings, self.templates)
 
+    def padded_with(self, index: int) -> Tokenizer:
+        """A tokenizer that fills rows up with a token that it has."""
+        return type(self)(self._json, {**self.settings, "pad_token": self.token_text(index)}, self.templates)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._json, self.settings, self.templates)
 
@@ -345,11 +349,13 @@ class Tokenizer:
         text: str = self._backend.decode([int(index) for index in ids], skip_special_tokens=skip_special)
         return text
 
-    def required(self, role: str) -> int:
-        """The id of a special token by role (bos, eos, pad, unk, mask, cls, sep). Raises `ModelError` when there is none."""
+    def required(self, role: str, why: str = "") -> int:
+        """The id of a special token by role (bos, eos, pad, unk, mask, cls, sep). Raises `ModelError` when there is none; `why`: what it is
+        for."""
         found = self._roles[role]
         if found is None:
-            raise ModelError(f"this tokenizer has no {role} token", fix=f"Name one as {role}_token in tokenizer_config.json")
+            what = f"this tokenizer has no {role} token" + (f", {why}" if why else "")
+            raise ModelError(what, fix=f"Name one as {role}_token in tokenizer_config.json")
         return found
 
     def _encode_one(self, text: str) -> Ids:
