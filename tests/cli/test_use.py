@@ -92,7 +92,7 @@ def test_embed_refuses_what_it_can_not_do_and_says_where(encoder, tmp_path, caps
     assert "empty-line, line 2: this line is empty" in _fails(capsys, "embed", encoder, tmp_path / "empty-line", *out)
     assert "there is no text" in _fails(capsys, "embed", encoder, tmp_path / "nothing", *out)
     message = _fails(capsys, "embed", encoder, tmp_path / "long", *out)
-    assert "long, line 2: 1 of 2 texts are longer than the 32 tokens" in message and "--truncate" in message
+    assert "long, line 2: 1 of 2 texts is longer than the 32 tokens" in message and "--truncate" in message
     assert "latin, line 2: not UTF-8" in _fails(capsys, "embed", encoder, tmp_path / "latin", *out)
     assert "no such file" in _fails(capsys, "embed", encoder, tmp_path / "absent", *out)
     assert "must end with .npy or .jsonl" in _fails(capsys, "embed", encoder, tmp_path / "good", "-o", tmp_path / "v.csv")

@@ -58,7 +58,7 @@ def test_a_prompt_too_long_is_refused_and_too_many_tokens_are_told(make_loaded):
     report = Reporter(quiet=True)
     (answer,) = loaded.generations(["The"], max_tokens=100, reporter=report)
     assert answer.reason == "context"
-    assert "1 of 1 answers ended at the model's last position (20)" in report.warnings[0]
+    assert "1 of 1 answer ended at the model's last position (20)" in report.warnings[0]
 
 
 def test_logits_do_not_depend_on_padding_on_either_side(make_loaded):
