@@ -100,7 +100,7 @@ def test_embed_refuses_what_it_can_not_do_and_says_where(encoder, tmp_path, caps
     assert "unknown pooling 'sum'" in _fails(capsys, "embed", encoder, tmp_path / "good", *out, "--pooling", "sum")
     assert not (tmp_path / "v.npy").exists()
     assert main([str(word) for word in ("embed", encoder, tmp_path / "long", *out, "--truncate")]) == 0
-    assert "1 texts cut by" in capsys.readouterr().out
+    assert "1 text cut by" in capsys.readouterr().out
     assert "already exists" in _fails(capsys, "embed", encoder, tmp_path / "good", *out)
 
 
