@@ -6,8 +6,9 @@ Repeat it:
 Needs: torch, transformers, accelerate, a training and a validation text.
 
 `speed`: tokens a second and peak memory; every case is a process of its own, the cases run in turn, the table gives the median step.
-`loss`: the Trainer with its defaults (AdamW, 5e-5, linear, batch 8) for so many minutes, wordmill for a third of them; both models are then
-scored by the same program on the same hidden words of the validation text. Both sides use one tokenizer, made by wordmill.
+`loss`: the Trainer with its defaults (AdamW, 5e-5, linear, batch 8) for so many minutes, wordmill for a third of them, once with the
+same shape and once with the size that it chooses; all models are then scored by the same program on the same hidden words of the
+validation text. Both sides use one tokenizer, made by wordmill.
 """
 
 from __future__ import annotations
@@ -132,20 +133,22 @@ def speed(options: argparse.Namespace, prepared: Path) -> None:
 def loss(options: argparse.Namespace, prepared: Path) -> None:
     """The Trainer for --minutes, wordmill for a third, scored on the same hidden words."""
     seconds = 60.0 * options.minutes
-    theirs, ours = options.work / "trainer", options.work / "wordmill"
+    theirs = options.work / "trainer"
     if not theirs.exists():
         options.steps = 10**6
         found = peer("trainer-fp32", options, prepared, "--batch", "8", "--seconds", str(seconds), "--save", str(theirs))
         common.log(f"Trainer: {found['steps']} steps")
-    if not ours.exists():
-        common.wordmill(
-            "pretrain", str(prepared / "corpus"), "-o", str(ours), "--tokenizer", str(prepared / "tokenizer"), "--model", "bert",
-            "--time", f"{seconds / 3:.0f}s", *SHAPE, "--json", "--quiet",
-        )  # fmt: skip
+    folders = {"trainer": theirs}
+    for name, shape in (("wordmill", SHAPE), ("wordmill, a bert of its own size", SHAPE[2:])):
+        run = options.work / name.replace(", ", "-").replace(" ", "-")
+        if not run.exists():
+            common.wordmill("pretrain", str(prepared / "corpus"), "-o", str(run), "--tokenizer", str(prepared / "tokenizer"),
+                            "--model", "bert", "--time", f"{seconds / 3:.0f}s", *shape, "--json", "--quiet")  # fmt: skip
+        folders[name] = run / "model"
     text = options.valid.read_text(encoding="utf-8")
-    scores = {name: score(folder, text) for name, folder in (("trainer", theirs), ("wordmill", ours / "model"))}
-    rows = [[name, f"{minutes:g}", f"{s['loss']:.3f}", f"{100 * s['accuracy']:.2f} %"]
-            for (name, s), minutes in zip(scores.items(), (options.minutes, options.minutes / 3), strict=True)]  # fmt: skip
+    scores = {name: score(folder, text) for name, folder in folders.items()}
+    rows = [[name, f"{options.minutes / (1 if name == 'trainer' else 3):g}", f"{s['loss']:.3f}", f"{100 * s['accuracy']:.2f} %"]
+            for name, s in scores.items()]  # fmt: skip
     common.save("masked_loss", {"scores": scores, "minutes": options.minutes},
                 common.table(["side", "minutes", "masked loss, nats", "hidden words right"], rows))  # fmt: skip
 
