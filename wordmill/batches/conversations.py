@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from wordmill.batches.batch import IGNORE, Batch, tensor
-from wordmill.batches.examples import lone, places_of, side_by_side
+from wordmill.batches.batch import IGNORE, Batch, single, tensor
+from wordmill.batches.examples import places_of, side_by_side
 from wordmill.core.errors import DataError
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.corpus.conversations import Conversation
@@ -224,7 +224,7 @@ class ConversationRows:
         ids = [[one.ids for one in row] for row in rows]
         positions, documents = places_of(ids, width=self.context)
         targets = side_by_side([[one.targets for one in row] for row in rows], IGNORE, width=self.context)
-        return Batch(tensor(side_by_side(ids, width=self.context)), tensor(targets), positions, None if lone(documents) else documents)
+        return Batch(tensor(side_by_side(ids, width=self.context)), tensor(targets), positions, None if single(documents) else documents)
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

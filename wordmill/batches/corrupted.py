@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from wordmill.batches.batch import IGNORE, Batch, Source, tensor
+from wordmill.batches.batch import IGNORE, Batch, Source, single, tensor
 from wordmill.batches.corrupt import (
     DenoiseConfig,
     Generator,
@@ -92,7 +92,7 @@ class CorruptedRows(PieceRows, ABC):
             sources = [[c.source for c in row if c.source is not None] for row in found]
             source = _lay(sources, self.source_context, pad)
         # Both sides' numbers are kept or dropped together: a decoder has to know which source is its own.
-        kept = not (_single(documents) and (source is None or _single(source[2])))
+        kept = not (single(documents) and (source is None or single(source[2])))
         return Batch(
             tensor(ids),
             tensor(targets),
@@ -116,10 +116,6 @@ def _lay(rows: Sequence[Sequence[Ids]], width: int, pad: int) -> tuple[np.ndarra
             ids[i, here], positions[i, here], documents[i, here] = piece, np.arange(len(piece)), number
             at += len(piece)
     return ids, positions, documents
-
-
-def _single(documents: np.ndarray) -> bool:
-    return bool((documents == documents[:, :1]).all())
 
 
 def _expected_spans(config: DenoiseConfig | InfillConfig, places: int, pieces: float) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from wordmill.batches.batch import IGNORE, Batch, Source, tensor
+from wordmill.batches.batch import IGNORE, Batch, Source, single, tensor
 
 Ids = npt.NDArray[np.int64]
 
@@ -113,7 +113,7 @@ def pack(examples: Sequence[Encoded], capacity: int = 0, *, like: Encoded | None
     positions, documents = places_of(ids)
     types = [[one.types for one in row if one.types is not None] for row in rows] if examples[0].types is not None else None
     batch = Batch(tensor(side_by_side(ids)), tensor(side_by_side([[one.targets for one in row] for row in rows], IGNORE)), positions,
-                  documents if source is not None or not lone(documents) else None, source,
+                  documents if source is not None or not single(documents) else None, source,
                   types=None if types is None else tensor(side_by_side(types)), extra=_extra(examples, bins))  # fmt: skip
     return batch, order
 
@@ -133,11 +133,6 @@ def places_of(rows: Sequence[Sequence[Ids]], *, width: int = 0) -> tuple[Tensor,
     positions = [[np.arange(len(run)) for run in row] for row in rows]
     numbers = [[np.full(len(run), number) for number, run in enumerate(row)] for row in rows]
     return tensor(side_by_side(positions, -1, width=width)), tensor(side_by_side(numbers, -1, width=width, dtype=np.int32))
-
-
-def lone(documents: Tensor) -> bool:
-    """Whether each row holds one run and no padding, so that nothing has to be kept apart."""
-    return bool((documents == documents[:, :1]).all())
 
 
 def _extra(examples: Sequence[Encoded], bins: list[list[int]]) -> dict[str, Tensor]:

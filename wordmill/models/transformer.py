@@ -273,8 +273,14 @@ class Transformer(Stack):
 
     def matrix_factors(self) -> dict[str, tuple[float, ...]]:
         """What the learning rate of these parts is multiplied by, where an optimiser sets the size of an update itself."""
-        factors = _matrix_factors(self.config, "")
-        return factors if self.encoder is None else {**factors, **_matrix_factors(self.encoder.config, "encoder.")}
+        query = _query_factor(self.config)
+        found: dict[str, tuple[float, ...]] = {}
+        for name, _ in self.named_parameters() if query != 1.0 else ():
+            if name.endswith("attention.qkv.weight"):
+                found[name] = (query, 1.0, 1.0)
+            elif name.endswith("cross_attention.q.weight"):
+                found[name] = (query,)
+        return found
 
     def set_dropout(self, share: float) -> None:
         """Drop another share of activations while training, in the separate encoder too."""
@@ -290,7 +296,7 @@ class Transformer(Stack):
         draw (`zero_outputs=False`: std / √(2·layers)).
         """
         generator = torch.Generator().manual_seed(seed)
-        std, query = self.config.init_std, self.config.heads * self.config.head_size
+        std, parts = self.config.init_std, self.matrix_parts()
         for name, parameter in self.named_parameters():
             if "norm" in name:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -304,8 +310,10 @@ class Transformer(Stack):
             else:
                 own = self.config.embedding_std if name == "embedding.weight" else None
                 _normal(parameter, std if own is None else own, generator)
-            if name.endswith(("attention.qkv.weight", "cross_attention.q.weight")):
-                parameter[:query] *= _query_factor(self.config)
+        for name, factors in self.matrix_factors().items():
+            weight = self.get_parameter(name)
+            for part, by in zip(weight.split(parts.get(name, len(weight))), factors, strict=True):
+                part.mul_(by)
 
 
 def _places(ids: Tensor, start: int) -> Tensor:
@@ -328,18 +336,6 @@ def _query_factor(c: TransformerConfig) -> float:
     """How large the query matrices are beside those of a model that divides its attention scores by √head_size. A T5 doesn't divide: it
     draws its queries smaller instead (arXiv 1910.10683), and they must grow more slowly too. Or attention soon sees one key alone."""
     return 1.0 if c.qk_norm or c.attention_scale is None else 1 / (c.attention_scale * math.sqrt(c.head_size))
-
-
-def _matrix_factors(c: TransformerConfig, prefix: str) -> dict[str, tuple[float, ...]]:
-    query = _query_factor(c)
-    if query == 1.0:
-        return {}
-    factors: dict[str, tuple[float, ...]] = {}
-    for i in range(c.layers):
-        factors[f"{prefix}blocks.{i}.attention.qkv.weight"] = (query, 1.0, 1.0)
-        if c.encoder_layers:
-            factors[f"{prefix}blocks.{i}.cross_attention.q.weight"] = (query,)
-    return factors
 
 
 def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:

@@ -31,7 +31,8 @@ CONTAINERS = {"data", "examples", "records", "rows", "items", "train"}
 """Keys under which a JSON file keeps its list of examples."""
 CONLL = {"conll", "bio", "bioes", "iob", "iob2"}
 """Endings of files with a word and its tag a line, whatever the tags look like."""
-TAG = re.compile(r"O|([BIESLUMW])-\S+")
+TAG = re.compile(r"O|[BIESLUMW]-.+", re.DOTALL)
+"""A tag of entities: O, or a mark of a scheme with a kind, as in B-PER."""
 NAME = re.compile(r"[^\W\d][\w .#-]{0,39}")
 
 

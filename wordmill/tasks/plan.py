@@ -23,7 +23,7 @@ from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, Tran
 from wordmill.models.families import family
 from wordmill.models.folder import build_model, check_expressible, compile_blocks, read_config, recompute_blocks
 from wordmill.models.hub import resolve_model
-from wordmill.tasks.loud import LOUD_RATES, is_loud
+from wordmill.tasks.loud import LOUD_RATES, is_loud, open_to_muon
 from wordmill.tasks.run import SavedPlan
 from wordmill.tokenizer import Tokenizer
 from wordmill.train import budget
@@ -284,8 +284,7 @@ def _optim_defaults(model: ModelConfig, config: PretrainConfig) -> dict[str, Any
         return {"kind": "adamw", "lr": 2e-3, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
     if config.parent is not None:
         quiet = {"kind": "adamw", "lr": 2e-4, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
-        by_muon = config.train.get("optim", {}).get("kind", "muon") == "muon"
-        return LOUD_RATES if by_muon and is_loud(resolve_model(config.parent)) else quiet
+        return LOUD_RATES if open_to_muon(config.train) and is_loud(resolve_model(config.parent)) else quiet
     return {"kind": "adamw", "lr": 3e-3, "beta1": 0.9, "beta2": 0.99} if isinstance(model, RecurrentConfig) else {}
 
 

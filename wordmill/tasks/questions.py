@@ -119,7 +119,7 @@ class Questions(Task):
                           f"said: the first "
                           f"place is taken")
         if torn:
-            how = "begins or ends" if len(torn) == 1 else "begin or end"
+            how = f"{verb(len(torn), 'begin')} or {verb(len(torn), 'end')}"
             reporter.warn(f"{plural(len(torn), 'answer')} {how} inside a word (first: {torn[0]}): are the offsets right?")
 
     def look(self, splits: Mapping[str, Records], reporter: Reporter) -> None:

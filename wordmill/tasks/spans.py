@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from wordmill.core.errors import DataError
 from wordmill.core.progress import plural
-from wordmill.tasks.examples import Record
+from wordmill.tasks.examples import TAG, Record
 
 BEGINS, SINGLE, INSIDE, ENDS = "B", ("S", "U", "W"), ("I", "M"), ("E", "L")
 JOINERS = ("\u200d", "\ufe0f", "\ufe0e")
@@ -78,7 +78,7 @@ def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()
 
 def is_entity_tag(tag: str) -> bool:
     """Whether it is O, or a mark of a scheme with a kind: B-PER."""
-    return tag == "O" or (len(tag) > 2 and tag[1] == "-" and tag[0] in "BIESLUMW")
+    return TAG.fullmatch(tag) is not None
 
 
 def scheme_of(sentences: Sequence[Sequence[str]]) -> str:

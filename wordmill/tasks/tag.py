@@ -248,7 +248,7 @@ class Tag(Task):
                                   f"out: a word has one tag")
                 torn = [(where, text[a:b]) for where, text, spans in texts for a, b, _ in spans if cuts_words(text, a, b)]
                 if torn and not self.spec["characters"]:
-                    how = "begins or ends" if len(torn) == 1 else "begin or end"
+                    how = f"{verb(len(torn), 'begin')} or {verb(len(torn), 'end')}"
                     reporter.warn(f"{plural(len(torn), 'span')} of {name} {how} inside a word, which is cut there (first: {torn[0][0]}, "
                                   f"{torn[0][1][:60]!r}): in use nobody cuts it. Are the offsets right?")  # fmt: skip
 

@@ -15,18 +15,20 @@ from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.progress import human_count, human_time, plural
 from wordmill.models.config import ModelConfig, RecurrentConfig
+from wordmill.tasks.loud import open_to_muon
 from wordmill.tasks.plan import parse_time
 from wordmill.tasks.run import SavedPlan
 from wordmill.tasks.task import task_class
 from wordmill.train.budget import count_parameters
 from wordmill.train.loop import TrainConfig
+from wordmill.train.optim import OptimConfig
 
 if TYPE_CHECKING:
     from wordmill.tasks.finetune import FinetuneConfig
 
 RATE, REFERENCE = 5e-5, 110e6
 """The learning rate of a model of that many weights; small models take larger ones, as 1/√weights."""
-WRITER: dict[str, Any] = {"kind": "muon", "matrix_lr": 0.03, "embedding_lr": 0.28, "head_lr": 0.006, "lr": 0.006}
+WRITER: dict[str, Any] = {"kind": "muon", **OptimConfig().rates()}
 """How a Transformer that has learned nothing yet learns to write: there is as much to learn as in pretraining, and its rates are as there
 (docs/log.md)."""
 SCRATCH = {"transformer": 5e-4, "recurrent": 3e-3}
@@ -141,7 +143,7 @@ def tune_plan(
 
 def _optim(config: FinetuneConfig, weights: int, *, recurrent: bool, by_muon: Mapping[str, Any] | None) -> dict[str, Any]:
     """How a model of that many weights learns, but for what was asked for in `train.optim`."""
-    if by_muon is not None and config.train.get("optim", {}).get("kind", "muon") == "muon":
+    if by_muon is not None and open_to_muon(config.train):
         factor = 1.0 if config.lr is None else config.lr / by_muon["lr"]
         rates = {name: value * factor if name.endswith("lr") else value for name, value in by_muon.items()}
         return {"eps": 1e-8, "weight_decay": 0.01, **rates}
