@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -96,7 +94,7 @@ class Batch:
         return Batch(**tensors, source=source, extra=extra)
 
 
-def single(documents: Tensor | npt.NDArray[Any] | None) -> bool:
+def single(documents: Tensor | None) -> bool:
     """Whether every row is of one document from its first place to its last; then nobody has to be kept apart."""
     return documents is None or bool((documents == documents[:, :1]).all())
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from wordmill.batches.corrupt import (
     permute_sentences,
     split_spans,
 )
+from wordmill.batches.examples import places_of, side_by_side
 from wordmill.batches.pack import PackedRows
 from wordmill.batches.pieces import PieceRows, row_generator
 from wordmill.batches.vocabulary import Ids, Vocabulary, segmenter
@@ -85,37 +87,27 @@ class CorruptedRows(PieceRows, ABC):
             found.append([self.corrupt(piece, generator) for piece in self.pieces(row)])
         found = found or [[]]
         pad = self.vocabulary.pad
-        ids, positions, documents = _lay([[c.inputs for c in row] for row in found], self.context, pad)
-        targets = _lay([[c.targets for c in row] for row in found], self.context, IGNORE)[0]
+        inputs = [[c.inputs for c in row] for row in found]
+        width = _wide(inputs, self.context)
+        positions, documents = places_of(inputs, width=width)
+        targets = side_by_side([[c.targets for c in row] for row in found], IGNORE, width=width)
         source = None
         if self.source_context is not None:
             sources = [[c.source for c in row if c.source is not None] for row in found]
-            source = _lay(sources, self.source_context, pad)
+            wide = _wide(sources, self.source_context)
+            source = Source(tensor(side_by_side(sources, pad, width=wide)), *places_of(sources, width=wide))
         # Both sides' numbers are kept or dropped together: a decoder has to know which source is its own.
-        kept = not (single(documents) and (source is None or single(source[2])))
-        return Batch(
-            tensor(ids),
-            tensor(targets),
-            tensor(positions),
-            tensor(documents) if kept else None,
-            None if source is None else Source(tensor(source[0]), tensor(source[1]), tensor(source[2]) if kept else None),
-        )
+        alone = single(documents) and (source is None or single(source.documents))
+        if alone and source is not None:
+            source = replace(source, documents=None)
+        ids = tensor(side_by_side(inputs, pad, width=width))
+        return Batch(ids, tensor(targets), positions, None if alone else documents, source)
 
 
-def _lay(rows: Sequence[Sequence[Ids]], width: int, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pieces side by side, (B, width) each: ids, positions in the piece, number of the piece. Wider if a row has no room in `width`."""
-    longest = max(sum(map(len, row)) for row in rows)
-    if longest > width:
-        width += -(-(longest - width) // STEP) * STEP
-    shape = (len(rows), width)
-    ids, positions, documents = np.full(shape, pad, np.int64), np.full(shape, -1, np.int64), np.full(shape, -1, np.int32)
-    for i, row in enumerate(rows):
-        at = 0
-        for number, piece in enumerate(row):
-            here = slice(at, at + len(piece))
-            ids[i, here], positions[i, here], documents[i, here] = piece, np.arange(len(piece)), number
-            at += len(piece)
-    return ids, positions, documents
+def _wide(rows: Sequence[Sequence[Ids]], width: int) -> int:
+    """The width of rows of pieces side by side: `width`, or in steps as much more as the longest needs."""
+    over = max(sum(map(len, row)) for row in rows) - width
+    return width + max(0, -(-over // STEP) * STEP)
 
 
 def _expected_spans(config: DenoiseConfig | InfillConfig, places: int, pieces: float) -> tuple[float, float]:
