@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from wordmill.core import native
 from wordmill.models import kernels
 from wordmill.models.config import TransformerConfig
-from wordmill.models.ops import linear_cross_entropy, rms_norm, rotary_table, rotate
+from wordmill.models.ops import linear_cross_entropy, rms_norm, rotary_table, rotate, token_losses
 from wordmill.models.transformer import ACTIVATIONS, Transformer
 
 pytestmark = pytest.mark.skipif(kernels._library() is None, reason="needs a C compiler: without one PyTorch does the same work")
@@ -49,8 +49,25 @@ def check_close(ours: Callable[..., Tensor], reference: Callable[..., Tensor], *
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (33, 70), (64, 128), (129, 15)])
 def test_transpose_is_exact(shape: tuple[int, int]) -> None:
-    x = draw(*shape)
+    x = draw(*shape).to(torch.bfloat16)
     assert torch.equal(kernels.transpose(x), x.t())
+
+
+@pytest.mark.parametrize("units", [False, True])
+def test_a_product_across_rows_is_the_same_on_either_kind_of_cpu(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_matrix_units", lambda: units)
+    a, b = draw(40, 33), draw(40, 20, seed=1)
+    truth = a.double().t() @ b.double()
+    assert (kernels.across(a, b).double() - truth).norm() / truth.norm() < ROUNDING[DTYPE]
+
+
+def test_gradients_are_added_up_in_float32() -> None:
+    sums, parts = torch.zeros(7, 33), [draw(7, 33, seed=seed) for seed in range(50)]
+    for part in parts:
+        kernels.add_(sums, part)
+    assert torch.allclose(sums.double(), torch.stack(parts).double().sum(0), atol=1e-5)
+    kernels.add_(sums.t(), parts[0].t())  # not contiguous
+    assert torch.allclose(sums.double(), torch.stack([*parts, parts[0]]).double().sum(0), atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -146,6 +163,32 @@ def test_cross_entropy(softcap: float) -> None:
         draw(19, 24),
         draw(77, 24, seed=1),
     )
+
+
+@pytest.mark.parametrize("shift", [0.0, -50.0, 50.0, -1e4])
+@pytest.mark.parametrize("tokens", [1, 31, 200])
+def test_the_largest_logit_may_have_any_sign(tokens: int, shift: float) -> None:
+    """bfloat16 is compared as integers, in which negative numbers stand upside down."""
+    logits, targets = draw(6, tokens) * 3 + shift, torch.arange(6) % tokens
+    logits[2] = 0.0
+    logits[3, 0] = -0.0
+    exact = logits.double().requires_grad_(True)
+    wanted = F.cross_entropy(exact, targets, reduction="none")
+    (slope,) = torch.autograd.grad(wanted.sum(), exact)
+    losses = kernels.cross_entropy_(logits, targets, 0.0, back=True)
+    assert torch.allclose(losses.double(), wanted, rtol=1e-5, atol=2e-6 * (1 + abs(shift)))
+    assert torch.allclose(logits.double(), slope, rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_scores_of_tokens_are_those_of_the_plain_path(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, targets = draw(50, 24), draw(77, 24, seed=1), torch.randint(0, 77, (50,))
+    targets[::7] = -100
+    own = draw(77, seed=2) if bias else None
+    fast = token_losses(hidden, weight, own, targets)
+    monkeypatch.setattr(kernels, "usable", lambda x: False)
+    plain = token_losses(hidden, weight, own, targets)
+    assert torch.allclose(fast, plain, rtol=1e-5, atol=1e-5) and not bool(fast[::7].any())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

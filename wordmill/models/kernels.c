@@ -392,38 +392,68 @@ void softmax_back(num *d, const num *p, const int32_t *first, const int32_t *las
 
 /* ---- cross-entropy: logits (N, V) become their gradients in place; losses (N). target −100 is not counted ---- */
 
-void cross_entropy(num *logits, const i64 *targets, float *losses, i64 rows, i64 v_n, float softcap, i64 back) {
-#pragma omp parallel for schedule(static)
-    for (i64 r = 0; r < rows; r++) {
-        num *x = logits + r * v_n;
-        i64 y = targets[r];
-        if (y < 0) {
-            losses[r] = 0;
-            if (back) memset(x, 0, v_n * sizeof(num));
-            continue;
-        }
-        float top = LOWEST, sum = 0;
-        if (softcap > 0)
-            for (i64 i = 0; i < v_n; i++) { float t = wide(x[i]) / softcap; x[i] = narrow(softcap * (1.0f - 2.0f / (fast_exp(2.0f * t) + 1.0f))); }
-        for (i64 i = 0; i < v_n; i++) { float a = wide(x[i]); top = a > top ? a : top; }
-        int bad = 0;
-        for (i64 i = 0; i < v_n; i++) { bad |= not_finite(x[i]); sum += fast_exp(wide(x[i]) - top); }
-        if (bad) {
-            union { uint32_t u; float f; } nan = {0x7fc00000};
-            losses[r] = nan.f;
-            if (back) memset(x, 0, v_n * sizeof(num));
-            continue;
-        }
-        float own = wide(x[y]), share = 1.0f / sum;
-        losses[r] = logf(sum) + top - own;
-        if (!back) continue;
-        if (softcap > 0) {
-            float inverse = 1.0f / softcap, before = own * inverse;
-            for (i64 i = 0; i < v_n; i++) { float a = wide(x[i]), t = a * inverse; x[i] = narrow(fast_exp(a - top) * share * (1.0f - t * t)); }
-            x[y] = narrow((fast_exp(own - top) * share - 1.0f) * (1.0f - before * before));
-        } else {
-            for (i64 i = 0; i < v_n; i++) x[i] = narrow(fast_exp(wide(x[i]) - top) * share);
-            x[y] = narrow(fast_exp(own - top) * share - 1.0f);
-        }
+/* The largest of n numbers; bad: whether one is not finite. bfloat16 is compared as integers, 32 at a time: the sign as it is, the rest
+ * upside down where it is negative. */
+static inline float largest(const num *x, i64 n, int *bad) {
+#ifdef FLOAT32
+    float top = LOWEST;
+    int found = 0;
+    for (i64 i = 0; i < n; i++) top = x[i] > top ? x[i] : top;
+    for (i64 i = 0; i < n; i++) found |= not_finite(x[i]);
+    *bad = found;
+    return top;
+#else
+    int16_t top = INT16_MIN, size = 0;
+    for (i64 i = 0; i < n; i++) {
+        int16_t a = (int16_t)x[i], magnitude = a & 0x7fff, key = a ^ ((a >> 15) & 0x7fff);
+        size = magnitude > size ? magnitude : size;
+        top = key > top ? key : top;
     }
+    *bad = size >= 0x7f80;
+    return wide((num)(top ^ ((top >> 15) & 0x7fff)));
+#endif
+}
+
+/* exps: (threads, V) float32, room for a row's exponentials, so that each is taken once. */
+void cross_entropy(num *logits, const i64 *targets, float *losses, float *exps, i64 rows, i64 v_n, float softcap, i64 back, i64 threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 thread = 0; thread < threads; thread++)
+        for (i64 r = rows * thread / threads; r < rows * (thread + 1) / threads; r++) {
+            num *x = logits + r * v_n;
+            float *e = exps + thread * v_n;
+            i64 y = targets[r];
+            if (y < 0) {
+                losses[r] = 0;
+                if (back) memset(x, 0, v_n * sizeof(num));
+                continue;
+            }
+            if (softcap > 0)
+                for (i64 i = 0; i < v_n; i++) { float t = wide(x[i]) / softcap; x[i] = narrow(softcap * (1.0f - 2.0f / (fast_exp(2.0f * t) + 1.0f))); }
+            int bad;
+            float top = largest(x, v_n, &bad), sum = 0;
+            if (bad) {
+                union { uint32_t u; float f; } nan = {0x7fc00000};
+                losses[r] = nan.f;
+                if (back) memset(x, 0, v_n * sizeof(num));
+                continue;
+            }
+            for (i64 i = 0; i < v_n; i++) { e[i] = fast_exp(wide(x[i]) - top); sum += e[i]; }
+            float own = wide(x[y]), share = 1.0f / sum;
+            losses[r] = logf(sum) + top - own;
+            if (!back) continue;
+            if (softcap > 0) {
+                float inverse = 1.0f / softcap, before = own * inverse;
+                for (i64 i = 0; i < v_n; i++) { float t = wide(x[i]) * inverse; x[i] = narrow(e[i] * share * (1.0f - t * t)); }
+                x[y] = narrow((e[y] * share - 1.0f) * (1.0f - before * before));
+            } else {
+                for (i64 i = 0; i < v_n; i++) x[i] = narrow(e[i] * share);
+                x[y] = narrow(e[y] * share - 1.0f);
+            }
+        }
+}
+
+/* sums (n) float32 += x (n): the gradients of several micro-batches, added up where no rounding is lost. */
+void accumulate(const num *x, float *sums, i64 n) {
+#pragma omp parallel for schedule(static)
+    for (i64 i = 0; i < n; i++) sums[i] += wide(x[i]);
 }

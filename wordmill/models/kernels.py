@@ -91,15 +91,30 @@ class _Linear(torch.autograd.Function):
         d_x = grad @ weight if ctx.needs_input_grad[0] else None
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
             return d_x, None, None
-        across = transpose(grad)
-        return d_x, across @ x if ctx.needs_input_grad[1] else None, across.sum(1) if ctx.needs_input_grad[2] else None
+        return d_x, across(grad, x) if ctx.needs_input_grad[1] else None, grad.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def across(a: Tensor, b: Tensor) -> Tensor:
+    """The product of a (N, A), transposed, and b (N, B) → (A, B). On CPUs with matrix units the library's bfloat16 product that reads an
+    operand against the grain runs at two thirds of its speed, so a contiguous copy first is cheaper; others don't mind (docs/log.md)."""
+    return transpose(a) @ b if a.dtype == torch.bfloat16 and _matrix_units() else a.t() @ b
+
+
+@cache
+def _matrix_units() -> bool:
+    return torch.cpu._is_amx_tile_supported()  # type: ignore[no-any-return]
+
+
+def add_(sums: Tensor, x: Tensor) -> None:
+    """sums += x, where the library would first make a float32 copy of a bfloat16 x."""
+    if x.dtype == torch.bfloat16 and sums.dtype == torch.float32 and usable(x) and x.is_contiguous() and sums.is_contiguous():
+        _call("accumulate", x, sums, x.numel())
+    else:
+        sums.add_(x)
 
 
 def transpose(x: Tensor) -> Tensor:
-    """(N, D) → (D, N) for a product. The library's bfloat16 product that reads this operand against the grain runs at two
-    thirds of its speed, so a contiguous copy first is cheaper; the float32 one doesn't mind."""
-    if x.dtype == torch.float32:
-        return x.t()
+    """A contiguous copy, (N, D) → (D, N), in bfloat16."""
     out = x.new_empty(x.shape[1], x.shape[0])
     _call("transpose", x, out, *x.shape)
     return out
@@ -260,6 +275,8 @@ def attention(
 
 def cross_entropy_(logits: Tensor, targets: Tensor, softcap: float, *, back: bool) -> Tensor:
     """The loss of each row (N,) in float32; `back`: logits (N, V) become the gradients of the losses, in place."""
+    threads = torch.get_num_threads()
     losses = logits.new_empty(logits.shape[0], dtype=torch.float32)
-    _call("cross_entropy", logits, targets, losses, *logits.shape, float(softcap), int(back))
+    exps = logits.new_empty(threads, logits.shape[1], dtype=torch.float32)
+    _call("cross_entropy", logits, targets, losses, exps, *logits.shape, float(softcap), int(back), threads)
     return losses

@@ -175,7 +175,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if d_hidden is not None:
                     torch.mm(logits, weight, out=d_hidden[start : start + rows])
                     if learns:
-                        d_weight = _sum(d_weight, kernels.transpose(logits) @ h, wide)
+                        d_weight = _sum(d_weight, kernels.across(logits, h), wide)
                     if d_bias is not None:
                         d_bias += logits.sum(0, dtype=wide)
                 continue
@@ -242,8 +242,12 @@ def token_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: T
     parts = []
     with torch.no_grad():
         for start in range(0, hidden.shape[0], rows):
-            logits = F.linear(hidden[start : start + rows], weight, bias).to(wide)
+            logits, y = F.linear(hidden[start : start + rows], weight, bias), targets[start : start + rows]
+            if kernels.usable(logits) and not softcap:  # with one it would round once more
+                parts.append(kernels.cross_entropy_(logits, y, softcap, back=False))
+                continue
+            logits = logits.to(wide)
             if softcap:
                 logits = logits.div_(softcap).tanh_().mul_(softcap)
-            parts.append(F.cross_entropy(logits, targets[start : start + rows], ignore_index=IGNORE, reduction="none"))
+            parts.append(F.cross_entropy(logits, y, ignore_index=IGNORE, reduction="none"))
     return torch.cat(parts) if parts else hidden.new_zeros(0)

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from wordmill.core.config import Config
+from wordmill.models import kernels
 
 
 class OptimConfig(Config):
@@ -158,7 +159,7 @@ class Optimizer:
             if parameter.grad is None:
                 continue
             if name in self.gradient:
-                self.gradient[name].add_(parameter.grad)
+                kernels.add_(self.gradient[name], parameter.grad)
             else:
                 self.gradient[name] = parameter.grad.to(self.master[name].dtype)
             parameter.grad = None
@@ -231,7 +232,7 @@ class Optimizer:
                 flip = u.shape[0] > u.shape[1]
                 shapes.setdefault((min(u.shape), max(u.shape)), []).append((w.t(), u.t(), by) if flip else (w, u, by))
         for (rows, columns), pairs in shapes.items():
-            flat = orthogonalise(torch.stack([u for _, u, _ in pairs]).to(narrow), self.config.ns_steps)
+            flat = orthogonalise(torch.stack([u.to(narrow) for _, u, _ in pairs]), self.config.ns_steps)
             # An update whose entries have the same size in tall and wide matrices: √(out/in) for tall ones.
             for (w, _, by), o in zip(pairs, flat, strict=True):
                 tall = w.stride(0) < w.stride(1)
