@@ -77,7 +77,8 @@ def base(tmp_path_factory):
     return folder_of(tmp_path_factory.mktemp("base"))
 
 
-QUICK = ["--steps", "120", "--lr", "0.01", "train.optim.kind=muon", "train.rows=16", "train.evaluations=3", "task.answer_tokens=24"]
+QUICK = ["--steps", "120", "--lr", "0.01", "train.optim.kind=muon", "train.optim.matrix_lr=0.03", "train.optim.embedding_lr=0.28",
+         "train.optim.head_lr=0.006", "train.rows=16", "train.evaluations=3", "task.answer_tokens=24"]
 
 
 def tuned(data, model, out, *more):

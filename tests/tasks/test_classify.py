@@ -287,9 +287,25 @@ def test_from_scratch_with_a_tokenizer_of_its_own(tmp_path):
     assert wordmill.load(out).predict({"1": "good"})["label"] in ("good", "bad")
 
 
-def test_a_model_with_a_large_embedding_learns_by_rates_that_move_it(reviews, tmp_path):
+def test_a_model_learns_by_the_optimiser_that_trained_it(reviews, tmp_path):
     from tests.tuning import make_folder
     from wordmill.core.lineage import write_lineage
+
+    folder = make_folder(tmp_path / "model", "qwen3")
+    write_lineage(folder, task="pretrain", learned_by="muon")
+    for name, more, kind, rates in (("plain", {}, "muon", (0.015, 0.003)), ("half", {"lr": 0.0015}, "muon", (0.0075, 0.0015)),
+                                    ("fresh", {"fresh": True}, "adamw", (0.03, 5e-4)),
+                                    ("asked", {"train": {"optim": {"kind": "adamw"}}, "lr": 1e-3}, "adamw", (0.03, 1e-3))):  # fmt: skip
+        run = wordmill.finetune("classify", reviews / "train.tsv", model=folder, out=tmp_path / name, steps=1, **more)
+        optim = json.loads((run.model_folder / "wordmill.json").read_text())["train"]["optim"]
+        assert (optim["kind"], optim["matrix_lr"], optim["lr"]) == (kind, *map(pytest.approx, rates)), name
+        origin = json.loads((run.model_folder / "wordmill.json").read_text())["learned_by"]
+        assert origin == ("adamw" if name == "fresh" else "muon"), "of the weights, from their beginning"
+
+
+def test_a_model_from_elsewhere_stays_one_through_all_stages(reviews, tmp_path):
+    """Its second fine-tuning is like the first, whatever the size of its embedding."""
+    from tests.tuning import make_folder
     from wordmill.models.folder import load_model, save_model
 
     folder = make_folder(tmp_path / "model", "qwen3")
@@ -297,10 +313,21 @@ def test_a_model_with_a_large_embedding_learns_by_rates_that_move_it(reviews, tm
     with torch.no_grad():
         model.embedding.weight.mul_(2.5 / model.embedding.weight.square().mean().sqrt())
     save_model(model, folder)
-    write_lineage(folder, task="pretrain")
-    for name, more, kind, rates in (("plain", {}, "muon", (0.015, 0.003)), ("half", {"lr": 0.0015}, "muon", (0.0075, 0.0015)),
-                                    ("fresh", {"fresh": True}, "adamw", (0.03, 5e-4)),
-                                    ("asked", {"train": {"optim": {"kind": "adamw"}}, "lr": 1e-3}, "adamw", (0.03, 1e-3))):  # fmt: skip
-        run = wordmill.finetune("classify", reviews / "train.tsv", model=folder, out=tmp_path / name, steps=1, **more)
-        optim = json.loads((run.model_folder / "wordmill.json").read_text())["train"]["optim"]
-        assert (optim["kind"], optim["matrix_lr"], optim["lr"]) == (kind, *map(pytest.approx, rates)), name
+    for stage in ("first", "second"):
+        run = wordmill.finetune("classify", reviews / "train.tsv", model=folder, out=tmp_path / stage, steps=1)
+        facts = json.loads((run.model_folder / "wordmill.json").read_text())
+        assert (facts["train"]["optim"]["kind"], facts["learned_by"]) == ("adamw", None), stage
+        folder = run.model_folder
+    with pytest.raises(wordmill.WordmillError, match="would wreck the weights"):
+        wordmill.finetune("classify", reviews / "train.tsv", model=folder, out=tmp_path / "muon", steps=1, train={"optim": {"kind": "muon"}})
+
+
+def test_a_size_holds_beside_a_shape(reviews, tmp_path):
+    for name, given, check in (("layers", ["model.layers=1"], lambda c: c["num_hidden_layers"] == 1),
+                               ("width", ["model.width=64"], lambda c: c["hidden_size"] == 64)):  # fmt: skip
+        out = tmp_path / name
+        assert main(["finetune", "classify", str(reviews / "train.tsv"), "--model", "qwen3", "--size", "300k", "--steps", "1", "-o", str(out), *given,
+                     "tokenizer.vocab=300"]) == 0  # fmt: skip
+        config = json.loads((out / "model" / "config.json").read_text())
+        weights = sum(t.numel() for t in load_file(out / "model" / "model.safetensors").values())
+        assert check(config) and 200e3 < weights < 450e3, (name, weights)

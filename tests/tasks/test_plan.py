@@ -87,21 +87,30 @@ def test_what_is_given_is_taken(make_store, tiny_tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("embedding_std", "train", "rates"),
-    [(0.8, {}, {"matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.003}), (0.02, {}, {"lr": 2e-4}),
-     (0.8, {"optim": {"lr": 0.001}}, {"matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.001}),
-     (0.8, {"optim": {"kind": "adamw"}}, {"lr": 2e-4})],
+    ("learned_by", "train", "rates"),
+    [("muon", {}, {"matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.003}), ("adamw", {}, {"lr": 2e-4}), (None, {}, {"lr": 2e-4}),
+     ("muon", {"optim": {"lr": 0.001}}, {"matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.001}),
+     ("muon", {"optim": {"kind": "adamw"}}, {"lr": 2e-4}),
+     (None, {"optim": {"kind": "muon", "matrix_lr": 0.01, "embedding_lr": 0.02, "head_lr": 0.03, "lr": 0.04}},
+      {"matrix_lr": 0.01, "embedding_lr": 0.02, "head_lr": 0.03, "lr": 0.04})],
 )  # fmt: skip
 def test_a_model_goes_on_by_the_optimiser_that_trained_it(
-    make_model, make_store, tiny_tokenizer, monkeypatch, tmp_path, embedding_std, train, rates
+    make_model, make_store, tiny_tokenizer, monkeypatch, tmp_path, learned_by, train, rates
 ):
-    """Where AdamW's rates are for small weights, what Muon trained would stand still."""
-    model = make_model(vocab_size=tiny_tokenizer.vocab_size, tie_embeddings=False, embedding_std=embedding_std)
+    """Where AdamW's rates are for small weights, what Muon trained would stand still. The size of an embedding tells nothing: a T5's is as
+    large however it was trained."""
+    model = make_model(vocab_size=tiny_tokenizer.vocab_size, tie_embeddings=False, embedding_std=0.8)
     model.initialise(0)
     save_model(model, tmp_path)
-    write_lineage(tmp_path, kind="model")
+    write_lineage(tmp_path, learned_by=learned_by)
     made = _plan(make_store, tiny_tokenizer, monkeypatch, parent=str(tmp_path), steps=3, train={"context": 32, **train})
     assert made.train.optim.rates() == rates
+
+
+def test_muon_needs_rates_for_weights_that_it_did_not_train(make_model, make_store, tiny_tokenizer, monkeypatch, tmp_path):
+    save_model(make_model(vocab_size=tiny_tokenizer.vocab_size), tmp_path)
+    with pytest.raises(ConfigError, match="would wreck"):
+        _plan(make_store, tiny_tokenizer, monkeypatch, parent=str(tmp_path), steps=3, train={"context": 32, "optim": {"kind": "muon"}})
 
 
 def test_a_time_too_short_is_refused(make_store, tiny_tokenizer, monkeypatch):

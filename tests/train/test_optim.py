@@ -117,6 +117,20 @@ def test_masters_are_float32_under_a_bfloat16_model(make_model):
     assert torch.equal(model.get_parameter(name), optimizer.master[name].bfloat16())
 
 
+def test_a_weight_that_is_unfrozen_late_starts_at_its_rate():
+    """Its moments start at zero in its own first step: by the count of all steps they would be taken for grown, and the step be too large."""
+    model = nn.Linear(4, 4)
+    optimizer = Optimizer(model, OptimConfig(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-12))
+    for step in range(330):
+        model.weight.grad = torch.ones(4, 4) if step >= 300 else None
+        model.bias.grad = torch.ones(4)
+        before = optimizer.master["weight"].clone()
+        optimizer.collect()
+        optimizer.step(1.0)
+        if step >= 300:
+            torch.testing.assert_close(before - optimizer.master["weight"], torch.full((4, 4), 1e-3), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("kind", ["muon", "adamw", "adam", "sgd"])
 def test_state_goes_there_and_back(make_model, kind):
     config = OptimConfig(kind=kind, weight_decay=0.1)

@@ -39,7 +39,7 @@ from wordmill.tasks.asked import ELSEWHERE, check_training, named, without_effec
 from wordmill.tasks.card import tuned_card
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.judge import Judged, judge, sample_page
-from wordmill.tasks.loud import LOUD_RATES, is_loud
+from wordmill.tasks.loud import LOUD_RATES, asks_for_muon, check_muon, learned_by
 from wordmill.tasks.plan import parse_count, parse_time
 from wordmill.tasks.run import (
     FACTS,
@@ -154,7 +154,8 @@ class FinetuneConfig(Config):
         if self.lora is not None and self.freeze != "none":
             raise ValueError(f"beside an adapter (lora) all weights of the model are frozen anyway: leave freeze={self.freeze} away")
         if self.lora is not None and self.parent is not None and self.scratch:
-            raise ValueError(f"an adapter (lora) is trained beside a model that has learned something, and {self.parent!r} is no folder")
+            why = "--fresh gives it new weights" if self.fresh and self.shaped else f"{self.parent!r} is no folder"
+            raise ValueError(f"an adapter (lora) is trained beside a model that has learned something, and {why}")
         return self
 
 
@@ -372,17 +373,17 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
         parts = budget.family_shape(config.parent, 64, 1)
         common |= {"dropout": 0.1, **({} if parts.get("positions") == "relative" else {"max_positions": 1024})}
         common |= {"decoder_start_id": tokenizer.required("pad", "from which the decoder starts")} if parts.get("encoder_layers") else {}
+    own = {name: value for name, value in config.shape.items() if name in budget.SIZES}
+    common |= {name: value for name, value in config.shape.items() if name not in own}
     if config.size is not None:
-        chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common)
+        chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common, own)
     else:
         usual = LABELLER["width"] if common.get("bidirectional") else 256
         width = int(config.shape.get("width") or config.shape.get("hidden_size") or usual)
         shape = budget.family_shape(config.parent, width, int(config.shape.get("layers") or 4))
-        chosen = budget.model_config(config.parent, {**shape, **common})
-    kind = RecurrentConfig if config.parent in budget.RECURRENT else TransformerConfig
-    model = budget.model_config(config.parent, {**chosen.plain(), **kind.of({**chosen.plain(), **config.shape}, where="model").plain()})
-    check_expressible(model)
-    return model
+        chosen = budget.model_config(config.parent, {**shape, **common, **own})
+    check_expressible(chosen)
+    return chosen
 
 
 def _planned(
@@ -434,10 +435,14 @@ def _planned(
 
 
 def _by_muon(config: FinetuneConfig, ready: Prepared) -> dict[str, Any] | None:
-    """How Muon trains this model; None where AdamW does."""
+    """How Muon trains this model; None where AdamW does. Raises as `check_muon`."""
     if config.scratch:
-        return WRITER if ready.task.generative and isinstance(ready.model, TransformerConfig) else None
-    return LOUD_RATES if config.lora is None and is_loud(config.parent or "") else None
+        writes = ready.task.generative and isinstance(ready.model, TransformerConfig)
+        return WRITER if writes or asks_for_muon(config.train) else None
+    if config.lora is None and learned_by(config.parent) == "muon":
+        return LOUD_RATES
+    check_muon(config.train, config.parent, config.lr)
+    return None
 
 
 def build(config: FinetuneConfig, model: ModelConfig, task: Task) -> nn.Module:
@@ -544,6 +549,7 @@ def finish(
     timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
     write_lineage(folder / "model", task=config.task, tuned=tuned,
                   parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
+                  learned_by=plan.train.optim.kind if config.scratch else learned_by(config.parent),
                   recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings)  # fmt: skip
     write_text(folder / "model" / "README.md", tuned_card(folder.name, config, run.model, found, ready.task.describe()))
     write_text(folder / PAGES, pages)

@@ -23,7 +23,7 @@ from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, Tran
 from wordmill.models.families import family
 from wordmill.models.folder import build_model, check_expressible, compile_blocks, read_config, recompute_blocks
 from wordmill.models.hub import resolve_model
-from wordmill.tasks.loud import LOUD_RATES, is_loud, open_to_muon
+from wordmill.tasks.loud import LOUD_RATES, check_muon, learned_by, open_to_muon
 from wordmill.tasks.run import SavedPlan
 from wordmill.tokenizer import Tokenizer
 from wordmill.train import budget
@@ -179,7 +179,7 @@ FITTING = {"decoder": ("clm", "prefix"), "encoder": ("mlm",), "encoder-decoder":
 
 def check_settings(config: PretrainConfig) -> None:
     """What can be known to be wrong before the text is read: names of settings, values of the training. Raises `WordmillError`."""
-    for name in SIZES:
+    for name in budget.SIZES:
         if name in config.model and (not isinstance(config.model[name], int) or config.model[name] < 1):
             raise ConfigError(f"a whole number from 1 on is needed, not {config.model[name]!r}", where=f"model.{name}")
     if config.parent is not None and config.tokenizer_folder is not None:
@@ -219,7 +219,7 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     if config.family not in budget.RECURRENT:
         common |= _common({**family(config.family).parts, **config.model}, asked)
     # What is asked for beside the size holds for every size that is tried.
-    common |= {name: value for name, value in config.model.items() if name not in SIZES}
+    common |= {name: value for name, value in config.model.items() if name not in budget.SIZES}
     sized = {"width", "layers", "hidden_size", "embedding_size"} & set(config.model)
     rate = 0.0
     if asked.seconds is not None:
@@ -227,14 +227,15 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
         rows = asked.tokens_a_step // asked.context
         rate = _measure(asked, reference, OptimConfig.of(_optim_defaults(reference, config)), rows, rows, seconds=2.0).rate
     if config.size is not None:
-        chosen = budget.for_size(config.family, parse_count(config.size, "--size"), common)
+        own = {name: value for name, value in config.model.items() if name in budget.SIZES}
+        chosen = budget.for_size(config.family, parse_count(config.size, "--size"), common, own)
     elif asked.seconds is not None and not sized:
         chosen = budget.for_operations(config.family, rate * max(1.0, asked.left), common)
     else:
         width = int(config.model.get("width") or config.model.get("hidden_size") or 384)
         layers = int(config.model.get("layers") or max(1, round(width / 64)))
         chosen = budget.model_config(config.family, {**budget.family_shape(config.family, width, layers), **common})
-    asked_width, own = config.model.get("width"), config.model
+    asked_width, own = config.model.get("width"), dict(config.model)
     if asked_width is not None and config.family not in budget.RECURRENT:  # whatever follows from the width is chosen anew
         again = budget.family_shape(config.family, int(asked_width), chosen.layers)
         own = {**{k: v for k, v in again.items() if k not in ("layers", "encoder_layers", *common)}, **config.model}
@@ -245,7 +246,6 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
 
 WIDE = 384
 """From this width on, half the tokens at once are as fast on a CPU."""
-SIZES = ("width", "layers", "heads", "kv_heads", "head_size", "ffn_size", "hidden_size", "embedding_size")
 
 
 def _common(parts: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
@@ -284,7 +284,10 @@ def _optim_defaults(model: ModelConfig, config: PretrainConfig) -> dict[str, Any
         return {"kind": "adamw", "lr": 2e-3, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
     if config.parent is not None:
         quiet = {"kind": "adamw", "lr": 2e-4, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
-        return LOUD_RATES if open_to_muon(config.train) and is_loud(resolve_model(config.parent)) else quiet
+        if learned_by(resolve_model(config.parent)) == "muon":
+            return LOUD_RATES if open_to_muon(config.train) else quiet
+        check_muon(config.train, config.parent)
+        return quiet
     return {"kind": "adamw", "lr": 3e-3, "beta1": 0.9, "beta2": 0.99} if isinstance(model, RecurrentConfig) else {}
 
 

@@ -40,6 +40,7 @@ from wordmill.tasks.adapted import base_facts, check_base, check_lora, save_adap
 from wordmill.tasks.asked import built, check_asked
 from wordmill.tasks.card import model_card
 from wordmill.tasks.facts import run_facts
+from wordmill.tasks.loud import learned_by
 from wordmill.tasks.plan import FITTING, Plan, check_objective, check_settings, make_plan, parse_time, training_rows
 from wordmill.tasks.run import (
     FACTS,
@@ -279,6 +280,7 @@ def finish(
     lineage = {"task": "pretrain", "objective": config.objective,
                "corpus": {"hash": data.corpus.hash, "sources": data.corpus.info.get("sources")},
                "tokenizer": data.tokenizer.hash, "parent": parent_facts(config.parent),
+               "learned_by": learned_by(resolve_model(config.parent)) if config.parent else plan.train.optim.kind,
                "recipe": config.plain(), "model": plan.model.plain(),
                "train": plan.train.plain(), "metrics": metrics, "timings": timings}  # fmt: skip
     write_lineage(model_folder, **lineage)

@@ -120,7 +120,7 @@ def tune_plan(
     kind = model.cell if isinstance(model, RecurrentConfig) else model.family
     origin = "from scratch" if scratch else f"from {config.parent}"
     summary = (f"{config.task}: {kind} of {human_count(weights)} weights {origin}, {n:,} training and {n_validation:,} validation "
-               f"examples, {length}, {plural(train.rows, 'example')} a step, learning rate {train.optim.lr:.3g}, "
+               f"examples, {length}, {plural(train.rows, 'example')} a step, {told_rates(train.optim)}, "
                f"{str(dtype).removeprefix('torch.')} on {device}")  # fmt: skip
     most = longest(config, model)
     notes = [
@@ -139,6 +139,13 @@ def tune_plan(
         notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
     return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,
                     config.patience if n_validation else 0, task, data, summary, notes)  # fmt: skip
+
+
+def told_rates(optim: OptimConfig) -> str:
+    """The optimiser's peak learning rates, in words."""
+    if optim.kind != "muon":
+        return f"learning rate {optim.lr:.3g}"
+    return "Muon with the rates " + ", ".join(f"{name} {value:.3g}" for name, value in optim.rates().items())
 
 
 def _optim(config: FinetuneConfig, weights: int, *, recurrent: bool, by_muon: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -164,4 +171,6 @@ def _epochs(config: FinetuneConfig, n: int) -> tuple[float, str]:
     if config.epochs is not None:
         return config.epochs, ""
     base = 15 if n < 500 else 8 if n < 2000 else 5 if n < 8000 else 3
+    if config.steps is not None:
+        return 0.0, ""
     return (3.0 * base, ", more than usual since nothing is known yet") if config.scratch else (float(base), "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -115,20 +115,36 @@ def model_config(name: str, values: dict[str, Any]) -> ModelConfig:
     return config
 
 
-def for_size(name: str, parameters: float, common: dict[str, Any]) -> ModelConfig:
-    """The shape whose number of weights (all of them) is nearest to `parameters`, by ratio.
+SIZES = ("width", "layers", "heads", "kv_heads", "head_size", "ffn_size", "hidden_size", "embedding_size")
+"""Settings that decide how many weights a model has."""
+
+
+def for_size(name: str, parameters: float, common: dict[str, Any], own: Mapping[str, Any] | None = None) -> ModelConfig:
+    """The shape whose number of weights (all of them) is nearest to `parameters`, by ratio, among those that have the sizes in `own`.
 
     Raises `ConfigError` when even the smallest is more than twice, or the largest less than half as large.
     """
-    configs = [model_config(name, {**family_shape(name, *s), **common}) for s in SHAPES]
+    own = own or {}
+    configs: list[ModelConfig] = []
+    refused: ConfigError | None = None
+    for width, layers in SHAPES:
+        values = family_shape(name, int(own.get("width") or own.get("hidden_size") or width), int(own.get("layers") or layers))
+        try:
+            configs.append(model_config(name, {**values, **common, **own}))
+        except ConfigError as error:  # so many heads don't fit every width
+            refused = error
+    if not configs and refused is not None:
+        raise refused
     best = min(configs, key=lambda config: abs(math.log(count_parameters(config) / parameters)))
-    ratio = count_parameters(best) / parameters
-    if not 0.5 < ratio < 2:
-        smallest, largest = (human_count(count_parameters(configs[i])) for i in (0, -1))
+    if not 0.5 < count_parameters(best) / parameters < 2:
+        counts = sorted(map(count_parameters, configs))
+        smallest, largest = human_count(counts[0]), human_count(counts[-1])
+        among = "".join(f" and model.{name}={value}" for name, value in own.items())
+        span = f"Choose between {smallest} and {largest}" if smallest != largest else f"That gives {smallest}"
         raise ConfigError(
-            f"no {name} of {human_count(parameters)} weights with this vocabulary",
+            f"no {name} of {human_count(parameters)} weights with this vocabulary{among}",
             where="--size",
-            fix=f"Choose between {smallest} and {largest}, or set model.width=… and model.layers=…",
+            fix=f"{span}, or {'leave one of them away' if own else 'set model.width=… and model.layers=…'}",
         )
     return best
 

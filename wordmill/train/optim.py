@@ -149,6 +149,11 @@ class Optimizer:
         self.first: dict[str, Tensor] = {name: torch.zeros_like(w) for name, w in self.master.items()}
         adam = [name for g in self.groups if g.rule in ("adamw", "adam") for name in g.names]
         self.second: dict[str, Tensor] = {name: torch.zeros_like(self.master[name]) for name in adam}
+        # Adam's moments start at zero in a weight's own first step, which is later for weights that are unfrozen on the way.
+        device = next(iter(self.master.values())).device if self.master else None
+        counts = torch.zeros(len(adam), device=device)
+        self.counts = dict(zip(adam, counts, strict=True))
+        self._counts = counts
         self.gradient: dict[str, Tensor] = {}
         self._parts = model.matrix_parts() if hasattr(model, "matrix_parts") else {}
         self._factors = model.matrix_factors() if hasattr(model, "matrix_factors") else {}
@@ -211,7 +216,8 @@ class Optimizer:
         c, rate = self.config, group.lr * factor
         step = torch._fused_adamw_ if group.rule == "adamw" else torch._fused_adam_
         weights = [self.master[n] for n in names]
-        counts = [torch.tensor(float(self.steps), device=w.device) for w in weights]
+        counts = [self.counts[n] for n in names]
+        torch._foreach_add_(counts, 1.0)
         step(weights, [self.gradient[n] for n in names], [self.first[n] for n in names], [self.second[n] for n in names], [], counts,
              lr=rate, beta1=c.beta1, beta2=c.beta2, weight_decay=group.weight_decay, eps=c.eps, amsgrad=False, maximize=False)  # fmt: skip
 
@@ -241,7 +247,7 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """All tensors that a checkpoint needs, by name."""
         parts = {"master": self.master, "first": self.first, "second": self.second}
-        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()} | {"counts": self._counts}
 
     def load_state(self, tensors: dict[str, Tensor], steps: int) -> None:
         """Take back what `state` gave."""
