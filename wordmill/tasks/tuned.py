@@ -24,7 +24,7 @@ from wordmill.models.folder import head_kind, read_config
 from wordmill.models.heads import Headed, load_base, load_headed
 from wordmill.tasks.adapted import open_tuned_adapter
 from wordmill.tasks.aside import kept_of
-from wordmill.tasks.examples import Record
+from wordmill.tasks.examples import Record, looks_like_conll, read_text
 from wordmill.tasks.finetune import FinetuneConfig, save
 from wordmill.tasks.judge import Judged, judge
 from wordmill.tasks.task import Task, Tools, encode_all, restore
@@ -188,14 +188,15 @@ def load(place: str | Path, *, device: str = "auto", dtype: str | None = None, s
 
 
 def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> list[Record]:
-    """What `predict` reads: a file of records, a text file with an input a line, or `-`, lines of text or JSON from standard input."""
+    """What `predict` reads: a file of records, a text file with an input a line (a tagger's may hold words with their tags), or `-`, lines
+    of text or JSON from standard input."""
     if source == "-":
         return _lines(standard_lines(), "standard input", tuned)
     path = Path(source)
-    if path.suffix.lower() == ".txt" and path.exists() and "tokens" not in tuned.task.spec.get("columns", {}):
-        from wordmill.tasks.examples import read_text
-
-        return _lines(read_text(path, reporter).splitlines(), source, tuned)
+    if path.suffix.lower() == ".txt" and path.is_file():
+        text = read_text(path, reporter)
+        if "fields" not in tuned.task.spec or not looks_like_conll(text):  # a tagger reads words with their tags as `evaluate` does
+            return _lines(text.splitlines(), source, tuned)
     return tuned.task.inputs(tuned.task.read([path], reporter=reporter))
 
 

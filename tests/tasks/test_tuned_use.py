@@ -1,0 +1,53 @@
+"""Using fine-tuned models: what `predict`, `evaluate` and `compare` read, take and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tasks.test_tag import conll  # noqa: F401
+from wordmill.cli.app import main
+
+
+def made(task: str, data: Path, model: Path, out: Path, *more: str) -> Path:
+    """A model that was tuned for one step."""
+    arguments = ["finetune", task, str(data), "--model", str(model), "-o", str(out), "--steps", "1", "train.evaluations=1", "--quiet"]
+    assert main([*arguments, *more]) == 0
+    return out / "model"
+
+
+def answered(capsys: Any, *words: object) -> list[dict[str, Any]]:
+    """What `predict` says."""
+    capsys.readouterr()
+    assert main(["predict", *map(str, words), "--quiet"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def refused(capsys: Any, *words: object) -> str:
+    """The one line that a command is refused with."""
+    capsys.readouterr()
+    assert main([*map(str, words)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    return said
+
+
+@pytest.fixture(scope="session")
+def tagger(conll, small_models, tmp_path_factory):  # noqa: F811
+    return made("tag", conll / "train.conll", small_models("bert"), tmp_path_factory.mktemp("tagger") / "run")
+
+
+@pytest.fixture(scope="session")
+def classifier(reviews, small_models, tmp_path_factory):
+    return made("classify", reviews / "train.tsv", small_models("bert"), tmp_path_factory.mktemp("classifier") / "run")
+
+
+def test_a_txt_of_words_with_tags_is_read_as_evaluate_reads_it(tagger, conll, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "words.txt").write_text((conll / "test.conll").read_text())
+    (tmp_path / "prose.txt").write_text("the grain went to york\nanna went with clara\n")
+    assert answered(capsys, tagger, tmp_path / "words.txt") == answered(capsys, tagger, conll / "test.conll")
+    rows = answered(capsys, tagger, tmp_path / "prose.txt")
+    assert [row["words"] for row in rows] == ["the grain went to york".split(), "anna went with clara".split()]
