@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import wordmill
 from tests.tuning import QUICK, SHAPES, write_table
@@ -318,16 +319,17 @@ def test_a_model_from_elsewhere_stays_one_through_all_stages(reviews, tmp_path):
         facts = json.loads((run.model_folder / "wordmill.json").read_text())
         assert (facts["train"]["optim"]["kind"], facts["learned_by"]) == ("adamw", None), stage
         folder = run.model_folder
+    asked = {"optim": {"kind": "muon"}}
     with pytest.raises(wordmill.WordmillError, match="would wreck the weights"):
-        wordmill.finetune("classify", reviews / "train.tsv", model=folder, out=tmp_path / "muon", steps=1, train={"optim": {"kind": "muon"}})
+        wordmill.finetune("classify", reviews / "train.tsv", model=folder, out=tmp_path / "muon", steps=1, train=asked)
 
 
 def test_a_size_holds_beside_a_shape(reviews, tmp_path):
     for name, given, check in (("layers", ["model.layers=1"], lambda c: c["num_hidden_layers"] == 1),
                                ("width", ["model.width=64"], lambda c: c["hidden_size"] == 64)):  # fmt: skip
         out = tmp_path / name
-        assert main(["finetune", "classify", str(reviews / "train.tsv"), "--model", "qwen3", "--size", "300k", "--steps", "1", "-o", str(out), *given,
-                     "tokenizer.vocab=300"]) == 0  # fmt: skip
+        command = ["finetune", "classify", str(reviews / "train.tsv"), "--model", "qwen3", "--size", "300k", "--steps", "1", "-o", str(out)]
+        assert main([*command, *given, "tokenizer.vocab=300"]) == 0
         config = json.loads((out / "model" / "config.json").read_text())
         weights = sum(t.numel() for t in load_file(out / "model" / "model.safetensors").values())
         assert check(config) and 200e3 < weights < 450e3, (name, weights)

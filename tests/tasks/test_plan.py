@@ -88,7 +88,8 @@ def test_what_is_given_is_taken(make_store, tiny_tokenizer, monkeypatch):
 
 @pytest.mark.parametrize(
     ("learned_by", "train", "rates"),
-    [("muon", {}, {"matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.003}), ("adamw", {}, {"lr": 2e-4}), (None, {}, {"lr": 2e-4}),
+    [("muon", {}, {"matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.003}), ("adamw", {}, {"lr": 2e-4}),
+     (None, {}, {"lr": 2e-4}),
      ("muon", {"optim": {"lr": 0.001}}, {"matrix_lr": 0.015, "embedding_lr": 0.14, "head_lr": 0.003, "lr": 0.001}),
      ("muon", {"optim": {"kind": "adamw"}}, {"lr": 2e-4}),
      (None, {"optim": {"kind": "muon", "matrix_lr": 0.01, "embedding_lr": 0.02, "head_lr": 0.03, "lr": 0.04}},

@@ -118,7 +118,7 @@ def test_masters_are_float32_under_a_bfloat16_model(make_model):
 
 
 def test_a_weight_that_is_unfrozen_late_starts_at_its_rate():
-    """Its moments start at zero in its own first step: by the count of all steps they would be taken for grown, and the step be too large."""
+    """Its moments start at zero in its own first step: by the count of all steps they would count as grown, and the step be too large."""
     model = nn.Linear(4, 4)
     optimizer = Optimizer(model, OptimConfig(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-12))
     for step in range(330):

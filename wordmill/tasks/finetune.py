@@ -537,7 +537,10 @@ def finish(
                     reporter.note(f"{name}: {line}")
     tuned = {**ready.task.plain(), "max_tokens": plan.max_tokens}
     if config.lora is None:
-        frozen = {name: parameter.detach() for name, parameter in run.model.named_parameters() if name not in weights}
+        still = {name for name, _ in run.model.named_parameters()} - set(weights)
+        # What is frozen is as it was in the parent: the model at hand may hold it rounded to bfloat16.
+        whole = build(config, plan.model, ready.task).float().state_dict() if still else {}
+        frozen = {name: whole[name] for name in still}
         save(run.model, ready.task, folder / "model", {**frozen, **weights})
     else:
         whole = build(config, plan.model, ready.task).float()

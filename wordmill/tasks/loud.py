@@ -37,8 +37,8 @@ def asks_for_muon(train: Mapping[str, Any]) -> bool:
 
 
 def check_muon(train: Mapping[str, Any], parent: str | None, lr: float | None = None) -> None:
-    """Raises `ConfigError` where Muon is asked for without its rates (`lr`: one that was given elsewhere), for weights that it did not train
-    from the beginning."""
+    """Raises `ConfigError` where Muon is asked for without its rates (`lr`: one that was given elsewhere), for weights that it did not
+    train from the beginning."""
     given = {**train.get("optim", {}), **({} if lr is None else {"lr": lr})}
     missing = [name for name in OptimConfig().rates() if name not in given]
     if asks_for_muon(train) and missing:
