@@ -409,7 +409,7 @@ static inline float largest(const num *x, i64 n, int *bad) {
         size = magnitude > size ? magnitude : size;
         top = key > top ? key : top;
     }
-    *bad = size >= 0x7f80;
+    *bad = not_finite((num)size);
     return wide((num)(top ^ ((top >> 15) & 0x7fff)));
 #endif
 }

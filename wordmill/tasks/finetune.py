@@ -373,8 +373,8 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
         parts = budget.family_shape(config.parent, 64, 1)
         common |= {"dropout": 0.1, **({} if parts.get("positions") == "relative" else {"max_positions": 1024})}
         common |= {"decoder_start_id": tokenizer.required("pad", "from which the decoder starts")} if parts.get("encoder_layers") else {}
-    own = {name: value for name, value in config.shape.items() if name in budget.SIZES}
-    common |= {name: value for name, value in config.shape.items() if name not in own}
+    own, rest = budget.sizes(config.shape)
+    common |= rest
     if config.size is not None:
         chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common, own)
     else:
@@ -536,14 +536,13 @@ def finish(
                 for line in judged.text().splitlines():
                     reporter.note(f"{name}: {line}")
     tuned = {**ready.task.plain(), "max_tokens": plan.max_tokens}
+    still = {name for name, _ in run.model.named_parameters()} - set(weights)
+    # What is frozen is as it was in the parent: the model at hand may hold it rounded to bfloat16.
+    whole = build(config, plan.model, ready.task).float() if still else run.model
     if config.lora is None:
-        still = {name for name, _ in run.model.named_parameters()} - set(weights)
-        # What is frozen is as it was in the parent: the model at hand may hold it rounded to bfloat16.
-        whole = build(config, plan.model, ready.task).float().state_dict() if still else {}
-        frozen = {name: whole[name] for name in still}
+        frozen = {name: weight for name, weight in whole.state_dict().items() if name in still}
         save(run.model, ready.task, folder / "model", {**frozen, **weights})
     else:
-        whole = build(config, plan.model, ready.task).float()
         metrics["trained_parameters"] = save_tuned_adapter(config, whole, weights, folder / "adapter")
         save(whole, ready.task, folder / "model", whole.state_dict())
         ready.task.store(folder / "adapter", ready.tokenizer)

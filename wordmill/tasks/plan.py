@@ -218,8 +218,8 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
                               "pad_id": tokenizer.pad_id}  # fmt: skip
     if config.family not in budget.RECURRENT:
         common |= _common({**family(config.family).parts, **config.model}, asked)
-    # What is asked for beside the size holds for every size that is tried.
-    common |= {name: value for name, value in config.model.items() if name not in budget.SIZES}
+    own, rest = budget.sizes(config.model)
+    common |= rest  # what is asked for beside the size holds for every size that is tried
     sized = {"width", "layers", "hidden_size", "embedding_size"} & set(config.model)
     rate = 0.0
     if asked.seconds is not None:
@@ -227,7 +227,6 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
         rows = asked.tokens_a_step // asked.context
         rate = _measure(asked, reference, OptimConfig.of(_optim_defaults(reference, config)), rows, rows, seconds=2.0).rate
     if config.size is not None:
-        own = {name: value for name, value in config.model.items() if name in budget.SIZES}
         chosen = budget.for_size(config.family, parse_count(config.size, "--size"), common, own)
     elif asked.seconds is not None and not sized:
         chosen = budget.for_operations(config.family, rate * max(1.0, asked.left), common)
@@ -235,10 +234,6 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
         width = int(config.model.get("width") or config.model.get("hidden_size") or 384)
         layers = int(config.model.get("layers") or max(1, round(width / 64)))
         chosen = budget.model_config(config.family, {**budget.family_shape(config.family, width, layers), **common})
-    asked_width, own = config.model.get("width"), dict(config.model)
-    if asked_width is not None and config.family not in budget.RECURRENT:  # whatever follows from the width is chosen anew
-        again = budget.family_shape(config.family, int(asked_width), chosen.layers)
-        own = {**{k: v for k, v in again.items() if k not in ("layers", "encoder_layers", *common)}, **config.model}
     model = budget.model_config(config.family, {**chosen.plain(), **own})
     _check_fits(model, asked)
     return model, rate

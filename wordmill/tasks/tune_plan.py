@@ -114,7 +114,7 @@ def tune_plan(
         values["steps"] = steps
         values["ema"] = AVERAGE if scratch and steps >= AVERAGED_FROM else 0.0
         values["evaluations"] = max(1, min(20, round(2 * steps / steps_per_epoch), steps))
-        length = f"{plural(steps, 'step')} ({steps / steps_per_epoch:.3g} epochs{why})"
+        length = f"{plural(steps, 'step')} ({steps / steps_per_epoch:.3g} epochs{'' if config.steps else why})"
     train = TrainConfig.of(merge(values, config.train), where="train")
     dtype = choose_dtype(config.dtype, device)
     kind = model.cell if isinstance(model, RecurrentConfig) else model.family
@@ -171,6 +171,4 @@ def _epochs(config: FinetuneConfig, n: int) -> tuple[float, str]:
     if config.epochs is not None:
         return config.epochs, ""
     base = 15 if n < 500 else 8 if n < 2000 else 5 if n < 8000 else 3
-    if config.steps is not None:
-        return 0.0, ""
     return (3.0 * base, ", more than usual since nothing is known yet") if config.scratch else (float(base), "")

@@ -119,6 +119,12 @@ SIZES = ("width", "layers", "heads", "kv_heads", "head_size", "ffn_size", "hidde
 """Settings that decide how many weights a model has."""
 
 
+def sizes(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model's settings in two: those that decide how many weights it has, and the rest."""
+    own = {name: value for name, value in settings.items() if name in SIZES}
+    return own, {name: value for name, value in settings.items() if name not in SIZES}
+
+
 def for_size(name: str, parameters: float, common: dict[str, Any], own: Mapping[str, Any] | None = None) -> ModelConfig:
     """The shape whose number of weights (all of them) is nearest to `parameters`, by ratio, among those that have the sizes in `own`.
 

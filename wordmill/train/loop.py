@@ -294,7 +294,7 @@ def snapshot(run: Training, carried: list[dict[int, dict[str, Tensor]]]) -> chec
     for rank, states in enumerate(carried):
         for index, state in states.items():
             tensors |= {f"carry.{rank}.{index}.{name}": x for name, x in state.items()}
-    facts = {"optimizer_steps": run.optimizer.steps, "targets": run.targets, "tokens": run.tokens, "seconds": run.seconds,
+    facts = {"targets": run.targets, "tokens": run.tokens, "seconds": run.seconds,
              "memory": run.memory, "config": run.resumed_config, "carried": [len(states) for states in carried]}  # fmt: skip
     return checkpoint.Checkpoint(run.step, tensors, facts)
 
@@ -312,7 +312,7 @@ def restore(run: Training, saved: checkpoint.Checkpoint) -> None:
             fix="Put it back as it was, or start a new run with another -o",
         )
     tensors = {name: x.to(run.device) for name, x in saved.tensors.items()}
-    run.optimizer.load_state(tensors, int(saved.facts["optimizer_steps"]))
+    run.optimizer.load_state(tensors)
     for name, w in run.average.items():
         w.copy_(tensors[f"average.{name}"])
     carried = saved.facts["carried"]

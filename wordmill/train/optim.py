@@ -141,7 +141,6 @@ class Optimizer:
         self.config, self.model = config, model
         self.groups = assign(model, config)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.steps = 0
         self.master: dict[str, Tensor] = {
             name: p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p.detach()
             for name, p in self.parameters.items()
@@ -150,10 +149,7 @@ class Optimizer:
         adam = [name for g in self.groups if g.rule in ("adamw", "adam") for name in g.names]
         self.second: dict[str, Tensor] = {name: torch.zeros_like(self.master[name]) for name in adam}
         # Adam's moments start at zero in a weight's own first step, which is later for weights that are unfrozen on the way.
-        device = next(iter(self.master.values())).device if self.master else None
-        counts = torch.zeros(len(adam), device=device)
-        self.counts = dict(zip(adam, counts, strict=True))
-        self._counts = counts
+        self.count: dict[str, Tensor] = {name: torch.zeros((), device=self.master[name].device) for name in adam}
         self.gradient: dict[str, Tensor] = {}
         self._parts = model.matrix_parts() if hasattr(model, "matrix_parts") else {}
         self._factors = model.matrix_factors() if hasattr(model, "matrix_factors") else {}
@@ -180,7 +176,6 @@ class Optimizer:
     @torch.no_grad()
     def step(self, factor: float) -> None:
         """One update from the collected gradients, which are dropped afterwards."""
-        self.steps += 1
         for group in self.groups:
             names = [name for name in group.names if name in self.gradient]
             if not names:
@@ -216,7 +211,7 @@ class Optimizer:
         c, rate = self.config, group.lr * factor
         step = torch._fused_adamw_ if group.rule == "adamw" else torch._fused_adam_
         weights = [self.master[n] for n in names]
-        counts = [self.counts[n] for n in names]
+        counts = [self.count[n] for n in names]
         torch._foreach_add_(counts, 1.0)
         step(weights, [self.gradient[n] for n in names], [self.first[n] for n in names], [self.second[n] for n in names], [], counts,
              lr=rate, beta1=c.beta1, beta2=c.beta2, weight_decay=group.weight_decay, eps=c.eps, amsgrad=False, maximize=False)  # fmt: skip
@@ -246,14 +241,13 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that a checkpoint needs, by name."""
-        parts = {"master": self.master, "first": self.first, "second": self.second}
-        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()} | {"counts": self._counts}
+        parts = {"master": self.master, "first": self.first, "second": self.second, "count": self.count}
+        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
-    def load_state(self, tensors: dict[str, Tensor], steps: int) -> None:
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave."""
         for name, tensor in self.state().items():
             tensor.copy_(tensors[name])
-        self.steps = steps
         self.write_back()
 
 
