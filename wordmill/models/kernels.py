@@ -96,12 +96,16 @@ class _Linear(torch.autograd.Function):
 
 def across(a: Tensor, b: Tensor) -> Tensor:
     """The product of a (N, A), transposed, and b (N, B) → (A, B). On CPUs with matrix units the library's bfloat16 product that reads an
-    operand against the grain runs at two thirds of its speed, so a contiguous copy first is cheaper; others don't mind (docs/log.md)."""
-    return transpose(a) @ b if a.dtype == torch.bfloat16 and _matrix_units() else a.t() @ b
+    operand against the grain runs at two thirds of its speed, so a contiguous copy of the narrower one first is cheaper; others don't
+    mind (docs/log.md)."""
+    if a.dtype != torch.bfloat16 or not matrix_units():
+        return a.t() @ b
+    return transpose(a) @ b if a.shape[1] <= b.shape[1] else transpose(transpose(b) @ a)
 
 
 @cache
-def _matrix_units() -> bool:
+def matrix_units() -> bool:
+    """Whether the CPU has units for matrix products (AMX), which make these so fast that everything between them counts."""
     return torch.cpu._is_amx_tile_supported()  # type: ignore[no-any-return]
 
 

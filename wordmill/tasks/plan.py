@@ -23,6 +23,7 @@ from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, Tran
 from wordmill.models.families import family
 from wordmill.models.folder import build_model, check_expressible, compile_blocks, read_config, recompute_blocks
 from wordmill.models.hub import resolve_model
+from wordmill.models.kernels import matrix_units
 from wordmill.tasks.loud import LOUD_RATES, check_muon, learned_by, open_to_muon
 from wordmill.tasks.run import SavedPlan
 from wordmill.tokenizer import Tokenizer
@@ -240,7 +241,7 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
 
 
 WIDE = 384
-"""From this width on, half the tokens at once are as fast on a CPU."""
+"""From this width on, half the tokens at once are as fast on a CPU without matrix units."""
 
 
 def _common(parts: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
@@ -311,12 +312,12 @@ def _steps_and_speed(asked: _Asked, model: ModelConfig, rate: float) -> tuple[di
 
 
 def _at_once(asked: _Asked, model: ModelConfig) -> int:
-    """Tokens that go through the model at once. A wide model keeps a CPU just as busy with half as many, in less memory (docs/log.md);
-    an adapter is trained for want of memory."""
+    """Tokens that go through the model at once. A wide model keeps a CPU without matrix units just as busy with half as many, in less
+    memory (docs/log.md); an adapter is trained for want of memory."""
     if asked.config.lora is not None:
         return asked.tokens_a_step // 4
     wide = asked.device.type == "cpu" and isinstance(model, TransformerConfig) and model.width >= WIDE
-    return asked.tokens_a_step // (2 if wide else 1)
+    return asked.tokens_a_step // (2 if wide and not matrix_units() else 1)
 
 
 def _length(asked: _Asked, model: ModelConfig, values: dict[str, Any], speed: budget.Speed) -> float:
