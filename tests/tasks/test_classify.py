@@ -196,6 +196,34 @@ def test_pairs_are_found_and_told_apart(small_models, capsys):
     assert one.types.tolist() == [0] * (first_end + 1) + [1] * (11 - first_end)
 
 
+@pytest.mark.parametrize(
+    ("fields", "settings", "expected"),
+    [
+        (["index", "question", "sentence", "label"], {}, ("question", "sentence")),
+        (["pair_ID", "sentence_A", "sentence_B", "label"], {}, ("sentence_A", "sentence_B")),
+        (["S1", "s2", "label"], {}, ("S1", "s2")),
+        (["Text1", "Text2", "label"], {}, ("Text1", "Text2")),
+        (["text_b", "text_a", "label"], {}, ("text_a", "text_b")),
+        (["question", "passage", "label"], {}, ("question", "passage")),
+        (["question", "sentence", "label"], {"pair": ""}, ("sentence", None)),
+        (["question", "sentence", "label"], {"text": "sentence"}, ("sentence", None)),
+        (["question", "sentence", "label"], {"pair": "sentence"}, ("question", "sentence")),
+        (["question", "sentence", "label"], {"pair": "question"}, ("sentence", "question")),
+        (["question", "sentence", "label"], {"label": "sentence"}, ("question", None)),
+    ],
+)
+def test_two_texts_are_found_by_their_names(fields, settings, expected):
+    rows = [{name: f"{name} {i % 2}" for name in fields} for i in range(12)]
+    task, _ = look(rows, fields, **settings)
+    assert (task.spec["columns"]["text"], task.spec["columns"].get("pair")) == expected
+
+
+def test_one_column_is_not_both_texts():
+    rows = [{"text": f"mill {i}", "label": "xy"[i % 2]} for i in range(6)]
+    with pytest.raises(DataError, match="pair and text can't both be the column 'text'"):
+        look(rows, ["text", "label"], text="text", pair="text")
+
+
 def test_labels_are_sorted_as_people_count():
     rows = [{"text": f"mill {i}", "stars": float(i % 12)} for i in range(48)]
     task, _ = look(rows, ["text", "stars"])

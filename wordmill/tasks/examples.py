@@ -318,9 +318,10 @@ def _separator(path: Path, text: str) -> str:
 
 USUAL = frozenset(
     """
-    text sentence content review text_a text_b sentence1 sentence2 premise hypothesis question question1 question2 message body comment
-    title tweet document query passage utterance label labels class category categories sentiment target intent gold_label stars rating y
-    tag topic id idx index source translation summary article context answer prompt response
+    text sentence content review text1 text2 text_a text_b sentence1 sentence2 sentence_a sentence_b premise hypothesis question question1
+    question2 message body comment title tweet document
+    query passage utterance label labels class category categories sentiment target intent gold_label stars rating y tag topic
+    id idx index source translation summary article context answer prompt response
     """.split()
 )
 
