@@ -37,3 +37,37 @@ def test_columns_that_all_lines_have_and_hardly_any_fills_are_left_out_and_said(
 def test_many_wide_lines_are_an_error(tmp_path):
     with pytest.raises(DataError, match=r"sms:2: 4 columns where most lines have 2"):
         _read(tmp_path / "sms", [NORMAL[0], *["ham\ta\tb\tc"] * 5, *NORMAL])
+
+
+SENTENCE = "the O\nmill O\nAnna B-PER\n\n"
+
+
+@pytest.mark.parametrize("name", ["a.conll", "a.txt"])
+@pytest.mark.parametrize(
+    ("sentence", "words"),
+    [
+        ("# O\nAnna B-PER\n", ["#", "Anna"]),
+        ("# O\n# O\nAnna B-PER\n", ["#", "#", "Anna"]),
+        ("# B-PER\nAnna I-PER\n", ["#", "Anna"]),
+        ("#\tO\nAnna\tB-PER\n", ["#", "Anna"]),
+        ("#mill O\nAnna B-PER\n", ["#mill", "Anna"]),
+        ("[ O\nAnna B-PER\n", ["[", "Anna"]),
+        ("{ O\nAnna B-PER\n", ["{", "Anna"]),
+        ("# sent_id = 4\n# text = the mill O\nAnna B-PER\n", ["Anna"]),
+        ("# 4\nAnna B-PER\n", ["Anna"]),
+        ("# id 4\tdomain=en\nAnna B-PER\n", ["Anna"]),
+    ],
+)
+def test_a_word_may_be_a_hash_and_a_comment_is_none(sentence, words, name, tmp_path):
+    rest = SENTENCE.replace(" ", "\t") if "#\t" in sentence else SENTENCE
+    for text, place in ((sentence + "\n" + rest, 0), (rest + sentence, 1)):
+        rows, said = _read(tmp_path / name, [text])
+        assert len(rows) == 2 and rows[place]["tokens"] == words
+        assert ("left out" in said) == (len(words) == 1)
+
+
+def test_comments_between_columns_are_left_out_and_said(tmp_path):
+    lines = ["# newdoc", "# text = # is it", "1\t#\tSYM", "2\tit\tPRON", "", "# text = mill", "1\tmill\tNOUN"]
+    rows, said = _read(tmp_path / "a.conll", lines)
+    assert [row["tags"] for row in rows] == [["SYM", "PRON"], ["NOUN"]]
+    assert "a.conll: 3 comment lines are left out (first: line 1, '# newdoc')" in said
