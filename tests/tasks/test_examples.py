@@ -7,8 +7,9 @@ import io
 import pytest
 
 from wordmill.core.errors import DataError
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import SILENT, Reporter
 from wordmill.tasks.examples import read_examples
+from wordmill.tasks.tag import Tag
 
 
 def _read(path, lines):
@@ -71,3 +72,20 @@ def test_comments_between_columns_are_left_out_and_said(tmp_path):
     rows, said = _read(tmp_path / "a.conll", lines)
     assert [row["tags"] for row in rows] == [["SYM", "PRON"], ["NOUN"]]
     assert "a.conll: 3 comment lines are left out (first: line 1, '# newdoc')" in said
+
+
+@pytest.mark.parametrize("between", [" ", "\t"])
+@pytest.mark.parametrize("bad", ["York", "York B_LOC\nDelft B_LOC", "York loc\nis o"])
+def test_few_words_with_mistakes_are_words_with_tags(bad, between, tmp_path):
+    """So that the line is named, and not the file as one of no known kind."""
+    task, path = Tag(), tmp_path / "a.txt"
+    path.write_text((SENTENCE.rstrip("\n") + f"\nwent O\nto O\n{bad}\n").replace(" ", between), encoding="utf-8")
+    with pytest.raises(DataError, match=r"a.txt:6: (a word without a tag: 'York'|the tag 'B_LOC' is neither O|the tag 'loc' is neither O)"):
+        task.look({"train": task.read([path])}, SILENT)
+
+
+@pytest.mark.parametrize("label", ["E-commerce", "O"])
+def test_a_table_of_texts_is_no_file_of_tags(label, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"the mill {n}\t{label if n % 3 else 'shop'}\n" for n in range(12)), encoding="utf-8")
+    assert read_examples([path]).kind == "table"

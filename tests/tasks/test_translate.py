@@ -161,6 +161,7 @@ FULL = [f"the mill {n} is old\tdie Muehle {n} ist alt" for n in range(8)]
         ([*FULL, "a dog barks\t\t"], ":9: this row has no translation"),
         ([*FULL, "a dog barks"], ":9: 1 column where most lines have 2. Write what is missing, or take the line out"),
         (["dog\tHund", "cat\tKatze", "cow\t"], "if the first line is an example too, put a line of names above it: source<tab>target"),
+        (["dog\tHund", "cat\t", "cow\tKuh"], "pairs.tsv:2 has nothing in its column 'Hund'"),
     ],
 )
 def test_an_empty_target_without_a_header_line_is_named(rows, said, tmp_path):

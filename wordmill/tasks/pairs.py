@@ -58,10 +58,14 @@ class Pairs(Written):
             self._doubts(name, records, seen, reporter)
 
     def _no_names(self, train: Records) -> str:
-        """What else may be wrong with a table whose first line was taken for the names of its columns."""
+        """What else may be wrong with a table whose first line was taken for the names of its columns: that line, and the first row with
+        an empty cell."""
+        if train.kind != "table" or not train.headed:
+            return ""
         names = "source<tab>target" if train.files[0].endswith(".tsv") else "source,target"
-        told = f"; if the first line is an example too, put a line of names above it: {names}"
-        return told if train.kind == "table" and train.headed else ""
+        empty = next(((record.where, name) for record in train.records for name, cell in record.values.items() if not cell.strip()), None)
+        lacks = f"; and {empty[0]} has nothing in its column {empty[1]!r}" if empty else ""
+        return f"; if the first line is an example too, put a line of names above it: {names}{lacks}"
 
     def find(self, train: Records, source: str | None, target: str | None, reporter: Reporter) -> tuple[str | None, str | None]:
         """The columns, where they are not asked for: by usual names, else by what they hold."""

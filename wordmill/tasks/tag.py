@@ -173,10 +173,12 @@ class Tag(Task):
         return found
 
     def _odd(self, train: Records, column: str) -> None:
-        """Raises `DataError` for the first tag that is no entity's, where most others are: it is a mistake, and not a scheme."""
-        tags = [(record, n, tag) for record in train.records for n, tag in enumerate(listed(record, column)) if tag != "O"]
+        """Raises `DataError` for the first tag that is no entity's, where most others are, or some with O beside them: it is a mistake, and
+        not a scheme."""
+        every = [(record, n, tag) for record in train.records for n, tag in enumerate(listed(record, column))]
+        tags = [one for one in every if one[2] != "O"]
         odd = [one for one in tags if not is_entity_tag(one[2])]
-        if 2 * len(odd) <= len(tags):
+        if 2 * len(odd) <= len(tags) or (len(odd) < len(tags) < len(every)):
             record, n, tag = odd[0]
             others = f", nor are {len(odd) - 1:,} more" if len(odd) > 2 else ", nor is 1 more" if len(odd) == 2 else ""
             raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND{others}", where=_line(record, n),
