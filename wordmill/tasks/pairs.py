@@ -97,12 +97,19 @@ class Pairs(Written):
             self.target(record)
 
     def inputs(self, records: Records) -> list[Record]:
-        """See task.py. A table with one column has the sources in it."""
+        """See task.py. A table with one column has the sources in it, unless it is named as the targets are."""
         column = self.spec["columns"]["source"]
         if len(records.fields) == 1 and column not in records.fields:
+            if records.headed and self.is_target(records.fields[0]):
+                raise DataError(f"the only column is {records.fields[0]!r}, which the model writes; it reads {column!r}",
+                                where=records.files[0])  # fmt: skip
             return [Record({column: record.values[records.fields[0]]}, record.where) for record in records.records]
         self._require(records, (column,))
         return records.records
+
+    def is_target(self, name: str) -> bool:
+        """Whether a column is named as the targets are, and not as the sources."""
+        return bool(name == self.spec["columns"]["target"])
 
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """A text, or a mapping with the source's column."""
@@ -118,8 +125,9 @@ class Pairs(Written):
             lacking = next((record for record in records.records if column not in record.values), None)
             if lacking is not None:
                 where = lacking.where if column in records.fields else records.files[0]
-                raise DataError(f"there is no column {column!r} here; columns: {', '.join(lacking.values)}", where=where,
-                                fix="Name the columns: task.source=… task.target=…")  # fmt: skip
+                lines = records.kind == "lines"
+                fix = "Give two files, source and target" if lines else "Name the columns: task.source=… task.target=…"
+                raise DataError(f"there is no column {column!r} here; columns: {', '.join(lacking.values)}", where=where, fix=fix)
 
     def _doubts(self, name: str, records: Records, seen: dict[str, str], reporter: Reporter) -> None:
         """Name what may be wrong in a split, with counts; `seen`: the keys of the splits before it."""
