@@ -259,6 +259,7 @@ def test_flat_files(tmp_path):
         ({"answers": [["york"]]}, r"can't read the answer \['york'\]"),
         ({"answers": {"text": ["york"], "answer_start": [1, 2]}}, "lists of the same length"),
         ({"context": None}, "question x: there is no context here"),
+        ({"context": ["anna", "went"]}, r"a.jsonl:2, question x: the context is a list: \['anna', 'went'\]. Each needs"),
         ({"context": "🌾é york", "answers": [{"text": "york", "answer_start": 7}]}, "these starts count bytes"),
         ({"context": "🌾é york", "answers": [{"text": "york", "answer_start": 4}]}, "these starts count UTF-16 units"),
     ],

@@ -240,6 +240,22 @@ def test_a_list_among_labels_that_are_none_is_an_error():
     assert look(lists, ["text", "label"])[0].spec["multi_label"]
 
 
+@pytest.mark.parametrize(
+    ("value", "said"), [(["a", "b"], r"a list: \['a', 'b'\]"), ({"en": "a"}, "an object: {'en': 'a'}"), (b"a", "bytes: b'a'")]
+)
+def test_what_is_no_text_is_an_error(value, said):
+    rows = [{"text": f"mill {i}", "body": "x", "label": "xy"[i % 2]} for i in range(6)]
+    bad = {**rows[0], "text": value}
+    with pytest.raises(DataError, match=rf"f:7: the text in column 'text' is {said}.* another column \(task.text=NAME\): body"):
+        look([*rows, bad], ["text", "body", "label"])
+    with pytest.raises(DataError, match=r"f:1: the second text in column 'body' is"):
+        look([{**bad, "text": "a", "body": value}, *rows], ["text", "body", "label"], pair="body")
+    task, _ = look(rows, ["text", "body", "label"])
+    assert task.texts(Record({"text": 7.5}, "f")) == ["7.5"] and task.texts(Record({"text": None}, "f")) == [""]
+    with pytest.raises(DataError, match="input 1: the text in column 'text' is"):
+        task.texts(task.as_record({"text": value}, "input 1"))
+
+
 def test_suspicious_data_are_named_with_counts():
     rows = [
         {"text": t, "label": label}

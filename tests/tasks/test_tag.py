@@ -13,6 +13,7 @@ import wordmill
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import pack
 from wordmill.cli.app import main
+from wordmill.core.errors import DataError
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.folder import read_config
 from wordmill.models.heads import load_base
@@ -134,6 +135,12 @@ def test_spans_in_json_and_cluener(tmp_path, tiny_tokenizer):
     path.write_text('{"text": "Anna went to York", "spans": [{"start": 0, "end": 4, "label": "PER"}, [13, 17, "LOC"]]}\n')
     task.look({"train": read_examples([path])}, SILENT)
     assert task.sentence(read_examples([path]).records[0]).tags == ("B-PER", "O", "O", "B-LOC")
+
+
+def test_a_list_is_no_text():
+    task = Tag(spec={"fields": {"text": "text", "spans": "spans"}, "characters": False})
+    with pytest.raises(DataError, match=r"f:1: the text is a list: \['anna', 'went'\]"):
+        task.sentence(Record({"text": ["anna", "went"], "spans": []}, "f:1"))
 
 
 def test_overlapping_spans_are_counted():

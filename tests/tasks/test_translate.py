@@ -175,6 +175,11 @@ def test_bad_input_gets_one_line(tmp_path, small_models, capsys):
     refused("this file is empty", table, *model)
 
 
+def test_an_object_is_no_text():
+    with pytest.raises(DataError, match="f:2: the source is an object: {'a': 1}. Write a text, or a list of texts"):
+        look(Translate(), [{"en": f"a {n}" if n != 1 else {"a": 1}, "de": f"b {n}"} for n in range(5)], ["en", "de"])
+
+
 FULL = [f"the mill {n} is old\tdie Muehle {n} ist alt" for n in range(8)]
 
 

@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ DOCUMENT = "-DOCSTART-"
 """How a line between two documents begins."""
 TAG = re.compile(r"O|[BIESLUMW]-.+", re.DOTALL)
 """A tag of entities: O, or a mark of a scheme with a kind, as in B-PER."""
+NO_TEXTS = {list: "a list", dict: "an object", bytes: "bytes"}
+"""What no text can be made of, and what it is called."""
 NAME = re.compile(r"[^\W\d][\w .#-]{0,39}")
 
 
@@ -400,6 +402,10 @@ def split_off(strata: Sequence[str], keys: Sequence[str], share: float, seed: in
     return [index for index in range(len(keys)) if index not in held], sorted(aside)
 
 
-def texts_of(values: Iterable[Any]) -> list[str]:
-    """Values as texts: numbers written out, nothing for None."""
-    return ["" if value is None else str(value) for value in values]
+def text_of(value: Any, what: str, where: str, fix: str | None = None) -> str:
+    """A value as a text: numbers written out, nothing for None. Raises `DataError` for a list, an object or bytes; `what` should be one."""
+    kind = next((name for holder, name in NO_TEXTS.items() if isinstance(value, holder)), None)
+    if kind is not None:
+        held = repr(value)
+        raise DataError(f"{what} is {kind}: {held if len(held) <= 60 else held[:60] + '…'}", where=where, fix=fix)
+    return "" if value is None else str(value)

@@ -9,7 +9,7 @@ from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import Reporter, plural, verb
 from wordmill.tasks.doubts import tell_empty, tell_shared
-from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.written import Written, WrittenConfig
 
 
@@ -166,6 +166,4 @@ class Pairs(Written):
         value = record.values.get(self.spec["columns"][role])
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             return "\n".join(value)
-        if isinstance(value, list | dict):
-            raise DataError(f"the {role} is a {type(value).__name__}, not a text", where=record.where)
-        return "" if value is None else str(value)
+        return text_of(value, f"the {role}", record.where, "Write a text, or a list of texts")

@@ -30,7 +30,7 @@ from wordmill.models.crf import CRF
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
 from wordmill.tasks.doubts import tell_empty, tell_shared
-from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.labels import LabelOutcomes, class_table, html_table, prf
 from wordmill.tasks.spans import (
     Sentence,
@@ -213,9 +213,10 @@ class Tag(Task):
                 if not is_entity_tag(tag):
                     raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND", where=_line(record, n))
             return Sentence(text, places, tuple(bio(spans_of(tags), len(tags))))
-        whole = values.get(fields.get("text", "text"))
-        if not isinstance(whole, str):
+        given = values.get(fields.get("text", "text"))
+        if given is None:
             raise DataError("this record has neither words nor a text", where=record.where)
+        whole = text_of(given, "the text", record.where, "Write a text")
         spans = values.get(fields.get("spans", "spans"))
         if spans is None:
             return Sentence(whole, words_of(whole, characters=self.spec["characters"]), ())
