@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from wordmill.core.errors import DataError
@@ -89,3 +91,15 @@ def test_a_table_of_texts_is_no_file_of_tags(label, tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("".join(f"the mill {n}\t{label if n % 3 else 'shop'}\n" for n in range(12)), encoding="utf-8")
     assert read_examples([path]).kind == "table"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])
+def test_two_columns_of_one_name_are_an_error(name, tmp_path):
+    path, between = tmp_path / name, "," if name == "a.csv" else "\t"
+    if name == "a.parquet":
+        pq.write_table(pa.table([["mill"], ["river"], ["x"]], names=["text", "text", "label"]), path)
+    else:
+        path.write_text("\n" + "\n".join(between.join(row) for row in (["text", "text", "label", "", ""], ["a", "b", "x", "1", "2"])))
+    line = "" if name == "a.parquet" else ":2"
+    with pytest.raises(DataError, match=f"{name}{line}: 2 columns are called 'text'. Give each a name of its own"):
+        read_examples([path])

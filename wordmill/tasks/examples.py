@@ -173,6 +173,7 @@ def _parquet(path: Path) -> Records:
     import pyarrow.parquet as pq
 
     try:
+        _check_names(pq.read_schema(path).names, str(path))
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"torn, or not a Parquet file: {' '.join(str(error).split())}", where=path) from error
@@ -283,6 +284,7 @@ def _table(path: Path, text: str, reporter: Reporter) -> Records:
     headed = _has_header([row for _, row in numbered[:200]])
     names = [name.strip() for name in numbered[0][1]] if headed else [str(n) for n in range(1, _usual_width(numbered) + 1)]
     names = [name or f"column {n}" for n, name in enumerate(names, 1)]
+    _check_names(names, f"{path}:{numbered[0][0]}")
     records = []
     numbered = _fitted(path, numbered[headed:], len(names), separator, reporter)
     for number, row in numbered:
@@ -293,6 +295,13 @@ def _table(path: Path, text: str, reporter: Reporter) -> Records:
                             fix="Write what is missing, or take the line out" if len(row) < len(names) else fix)  # fmt: skip
         records.append(Record(dict(zip(names, row, strict=True)), f"{path}:{number}"))
     return Records(records, names, "table", headed, [str(path)])
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    """Raises `DataError` where several columns have one name: only the last of them could be read."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"{count} columns are called {name!r}", where=where, fix="Give each a name of its own")
 
 
 def _fitted(
