@@ -18,7 +18,7 @@ from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.folder import read_config
 from wordmill.models.heads import load_base
 from wordmill.tasks.examples import Record, Records, read_examples
-from wordmill.tasks.spans import Span, bio, scheme_of, spans_of, words_of
+from wordmill.tasks.spans import Span, bio, read_spans, scheme_of, spans_of, words_of
 from wordmill.tasks.tag import EntityOutcomes, Tag, windows
 from wordmill.tasks.task import Tools, padded, target_counts
 from wordmill.tokenizer import Tokenizer
@@ -135,6 +135,36 @@ def test_spans_in_json_and_cluener(tmp_path, tiny_tokenizer):
     path.write_text('{"text": "Anna went to York", "spans": [{"start": 0, "end": 4, "label": "PER"}, [13, 17, "LOC"]]}\n')
     task.look({"train": read_examples([path])}, SILENT)
     assert task.sentence(read_examples([path]).records[0]).tags == ("B-PER", "O", "O", "B-LOC")
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        ([{"start": "0", "end": "4", "label": "PER"}], r"the offsets of the span '0'…'4' \(PER\) are no whole numbers. Write it as"),
+        ([{"start": "0", "end": "4", "label": "PER", "text": "anna"}], "the offsets of the span '0'…'4'"),
+        ([["0", 4, "PER"]], "the offsets of the span '0'…4"),
+        ([[0, 4.0, "PER"]], "the offsets of the span 0…4.0"),
+        ([[True, 4, "PER"]], "the offsets of the span True…4"),
+        ([{"start": None, "end": None, "label": "PER"}], "the offsets of the span None…None"),
+        ([{"start": -4, "end": 4, "label": "PER", "text": "anna"}], r"the span -4…4 \(PER\) is not inside the text"),
+        ([[0, 4, None]], "the span 0…4 has no label"),
+        ([{"start": 0, "end": 4, "label": ""}], "the span 0…4 has no label"),
+        ([{"start": 0, "end": 4}], "the span 0…4 has no label"),
+        ([[0, 4, ["PER"]]], r"the label of the span 0…4 is \['PER'\], and no text"),
+        ([[0, 4]], r"can't read the span \[0, 4\]"),
+        ({"PER": {"anna": [0, 3]}}, r"the place of 'anna' \(PER\) is 0, and no pair of whole numbers. Write {\"PER\": {"),
+        ({"PER": {"anna": [["0", "3"]]}}, r"the place of 'anna' \(PER\) is \['0', '3'\]"),
+        ({"PER": {"anna": [[0]]}}, r"is \[0\], and no pair"),
+        ({"PER": {"anna": None}}, "is None, and no pair"),
+        ({"PER": {"anna": [{"start": 0}]}}, "is {'start': 0}, and no pair"),
+        ({"PER": {"anna": "0,3"}}, "is '0,3', and no pair"),
+        ({"PER": {"": [[0, 0]]}}, r"the span 0…0 \(PER\) is not inside"),
+        ({"": {"anna": [[0, 3]]}}, "the span 0…4 has no label"),
+    ],
+)
+def test_spans_that_cant_be_read_are_named(spans, said):
+    with pytest.raises(DataError, match=f"^f:7: .*{said}"):
+        read_spans(spans, "anna went", "f:7")
 
 
 def test_a_list_is_no_text():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -137,43 +137,68 @@ def joined(words: Sequence[str], between: str) -> tuple[str, tuple[tuple[int, in
     return between.join(words), tuple(places)
 
 
+SPAN = '{"start": 0, "end": 3, "label": "x"}'
+"""How a span may be written, for messages."""
+
+
 def read_spans(value: Any, text: str, where: str) -> list[tuple[int, int, str]]:
     """(start, end, label) of a record's spans: a list of objects or triples, or CLUENER's {label: {words: [[start, last]]}}.
 
     Raises `DataError` for spans in no known form, outside the text, or that don't hold the words that they name.
     """
-    found: list[tuple[int, int, str]] = []
     if not isinstance(value, dict | list):
-        raise DataError(f"can't read the spans {value!r}", where=where, fix='Write [{"start": 0, "end": 3, "label": "x"}]')
-    if isinstance(value, dict):
-        for label, surfaces in value.items():
-            if not isinstance(surfaces, dict):
-                raise DataError(f"can't read the spans of {label!r}", where=where, fix='Write [{"start": 0, "end": 3, "label": "x"}]')
-            for surface, places in surfaces.items():
-                for start, last in places:
-                    end = last + 1 if text[start : last + 1] == surface else last
-                    if text[start:end] != surface:
-                        raise DataError(f"{surface!r} is not what stands at {start}…{last}: {text[start : last + 1]!r}", where=where)
-                    found.append((start, end, str(label)))
-    for one in value if isinstance(value, list) else []:
-        if isinstance(one, dict) and {"start", "end"} <= set(one):
-            label = next((one[name] for name in ("label", "type", "entity", "tag") if name in one), None)
-            found.append((one["start"], one["end"], str(label)))
-            if label is None:
-                raise DataError("a span without a label", where=where)
-            if isinstance(one.get("text"), str) and text[one["start"] : one["end"]] != one["text"]:
-                held = text[one["start"] : one["end"]]
-                raise DataError(f"the span {one['start']}…{one['end']} is {held!r}, not {one['text']!r}", where=where,
-                                fix="Offsets count characters, and the end is one past the last")  # fmt: skip
-        elif isinstance(one, list | tuple) and len(one) == 3:
-            found.append((one[0], one[1], str(one[2])))
-        else:
-            raise DataError(f"can't read the span {one!r}", where=where, fix='Write it as {"start": 0, "end": 3, "label": "x"}')
-    for start, end, label in found:
-        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
-            raise DataError(f"the span {start}…{end} ({label}) is not inside the text, which has "
-                            f"{plural(len(text), 'character')}", where=where)
+        raise DataError(f"can't read the spans {value!r}", where=where, fix=f"Write [{SPAN}]")
+    found = _cluener(value, text, where) if isinstance(value, dict) else [_span(one, text, where) for one in value]
     return sorted(found)
+
+
+def _span(one: Any, text: str, where: str) -> tuple[int, int, str]:
+    """A span that is an object or a triple."""
+    if isinstance(one, dict) and {"start", "end"} <= set(one):
+        label = next((one[name] for name in ("label", "type", "entity", "tag") if name in one), None)
+        found = _checked(one["start"], one["end"], label, text, where)
+        held = text[found[0] : found[1]]
+        if isinstance(one.get("text"), str) and held != one["text"]:
+            raise DataError(f"the span {found[0]}…{found[1]} is {held!r}, not {one['text']!r}", where=where,
+                            fix="Offsets count characters, and the end is one past the last")  # fmt: skip
+        return found
+    if isinstance(one, list | tuple) and len(one) == 3:
+        return _checked(one[0], one[1], one[2], text, where)
+    raise DataError(f"can't read the span {one!r}", where=where, fix=f"Write it as {SPAN}")
+
+
+def _cluener(value: dict[str, Any], text: str, where: str) -> Iterator[tuple[int, int, str]]:
+    """The spans of {label: {words: [[start, last]]}}; the second number may also be one past the last."""
+    for label, surfaces in value.items():
+        if not isinstance(surfaces, dict):
+            raise DataError(f"can't read the spans of {label!r}", where=where, fix=f"Write [{SPAN}]")
+        for surface, places in surfaces.items():
+            for place in places if isinstance(places, list) else [places]:
+                if not isinstance(place, list) or len(place) != 2 or not all(map(_is_whole, place)):
+                    raise DataError(f"the place of {surface!r} ({label}) is {place!r}, and no pair of whole numbers", where=where,
+                                    fix=f'Write {{"{label}": {{"{surface}": [[FIRST, LAST]]}}}}')  # fmt: skip
+                start, last = place
+                end = last + 1 if text[start : last + 1] == surface else last
+                if text[start:end] != surface:
+                    raise DataError(f"{surface!r} is not what stands at {start}…{last}: {text[start : last + 1]!r}", where=where)
+                yield _checked(start, end, label, text, where)
+
+
+def _checked(start: Any, end: Any, label: Any, text: str, where: str) -> tuple[int, int, str]:
+    """A span with the form and the place that it must have."""
+    if label is None or label == "":
+        raise DataError(f"the span {start}…{end} has no label", where=where, fix=f"Write it as {SPAN}")
+    if not isinstance(label, str | int | float):
+        raise DataError(f"the label of the span {start}…{end} is {label!r}, and no text", where=where, fix=f"Write it as {SPAN}")
+    if not _is_whole(start) or not _is_whole(end):
+        raise DataError(f"the offsets of the span {start!r}…{end!r} ({label}) are no whole numbers", where=where, fix=f"Write it as {SPAN}")
+    if not 0 <= start < end <= len(text):
+        raise DataError(f"the span {start}…{end} ({label}) is not inside the text, which has {plural(len(text), 'character')}", where=where)
+    return start, end, str(label)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def sentence_of_spans(text: str, spans: Sequence[tuple[int, int, str]], *, characters: bool) -> tuple[Sentence, int]:
