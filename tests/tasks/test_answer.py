@@ -423,6 +423,7 @@ def test_marks_and_parts_of_emoji_stay_with_their_character():
     assert text[slice(*trimmed(text, 7, 8))] == "👩\u200d🌾" == text[slice(*trimmed(text, 9, 10))]
     assert text[slice(*trimmed(text, 11, 12))] == "ที่"
     assert trimmed(text, 0, 1) == (1, 1)
+    assert trimmed("🇨🇳🇩🇪", 0, 3) == (0, 4) == trimmed("🇨🇳🇩🇪", 1, 4) and trimmed("🇨🇳🇩🇪", 2, 3) == (2, 4)
 
 
 def test_the_best_span_is_valid_and_probabilities_sum_to_one():

@@ -18,7 +18,7 @@ from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.folder import read_config
 from wordmill.models.heads import load_base
 from wordmill.tasks.examples import Record, Records, read_examples
-from wordmill.tasks.spans import Span, bio, read_spans, scheme_of, spans_of, words_of
+from wordmill.tasks.spans import Span, bio, cuts_words, read_spans, scheme_of, spans_of, words_of
 from wordmill.tasks.tag import EntityOutcomes, Tag, windows
 from wordmill.tasks.task import Tools, padded, target_counts
 from wordmill.tokenizer import Tokenizer
@@ -113,11 +113,20 @@ def test_entities_are_counted_as_seqeval_counts_them():
         ("磨坊在York的河边", ["磨", "坊", "在", "York", "的", "河", "边"]),
         ("cafe\u0301 au lait", ["cafe\u0301", "au", "lait"]),
         ("hi 👩\u200d🌾👍🏽 ok", ["hi", "👩\u200d🌾", "👍🏽", "ok"]),
+        ("hi 🇩🇪 🇨🇳🇫🇷! 🇩", ["hi", "🇩🇪", "🇨🇳", "🇫🇷", "!", "🇩"]),
+        ("🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f🏳️\u200d🌈1️⃣", [
+            "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "🏳️\u200d🌈", "1️⃣"]),
         ("", []),
     ],
-)
+)  # fmt: skip
 def test_words_and_their_places(text, words):
     assert [text[a:b] for a, b in words_of(text)] == words
+
+
+def test_a_sign_is_not_torn():
+    text = "hi 🇩🇪🇨🇳 👍🏽 👩\u200d🌾"
+    assert [at for at in range(len(text)) if cuts_words(text, at, len(text))] == [1, 4, 6, 9, 12, 13]
+    assert words_of("a🇩🇪", borders=[2]) == ((0, 1), (1, 2), (2, 3)), "where a span ends words are cut"
 
 
 CLUENER = '{\n "text": "磨坊主李明在北京。",\n "label": {"name": {"李明": [[3, 4]]}, "address": {"北京": [[6, 7]]}}\n}\n'

@@ -6,6 +6,7 @@ from spans of characters, and learned as BIO. Offsets count characters (code poi
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,12 +18,12 @@ from wordmill.core.progress import plural
 from wordmill.tasks.examples import TAG, Record
 
 BEGINS, SINGLE, INSIDE, ENDS = "B", ("S", "U", "W"), ("I", "M"), ("E", "L")
-JOINERS = ("\u200d", "\ufe0f", "\ufe0e")
-"""Zero-width joiner and variation selectors: parts of an emoji."""
-
-
-SKINS = ("\U0001f3fb", "\U0001f3ff")
-"""The first and the last modifier of an emoji's skin."""
+JOINER = "\u200d"
+"""Makes one emoji of those before and behind it."""
+PARTS = re.compile("[\u200d\ufe0e\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
+"""What belongs to the emoji before it: the joiner, variation selectors, colours of skin, the letters of a region's flag."""
+HALF_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
+"""One of the two letters that are the flag of a country."""
 
 
 class Span(NamedTuple):
@@ -55,13 +56,12 @@ def is_wide(character: str) -> bool:
 
 def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()) -> tuple[tuple[int, int], ...]:
     """Places of the words: runs of letters and digits; every other sign, and every character of a script without spaces, by itself.
-    Combining marks and the parts of an emoji stay with what they belong to. `characters`: no runs at all. `borders`: also cut there."""
+    Combining marks, the parts of an emoji and the halves of a flag stay with what they belong to. `characters`: no runs at all. `borders`:
+    also cut there."""
     found: list[tuple[int, int]] = []
-    cuts, open_run, joined = set(borders), False, False
+    cuts, open_run = set(borders), False
     for at, c in enumerate(text):
-        belongs = unicodedata.category(c)[0] == "M" or c in JOINERS or SKINS[0] <= c <= SKINS[1] or joined
-        glued = belongs and bool(found) and found[-1][1] == at
-        joined = c == "\u200d"
+        glued = belongs(text, at) and bool(found) and found[-1][1] == at
         if c.isspace():
             open_run = False
         elif glued and at not in cuts:
@@ -74,6 +74,17 @@ def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()
                 found.append((at, at + 1))
             open_run = letter
     return tuple(found)
+
+
+def belongs(text: str, at: int) -> bool:
+    """Whether a character is one sign with what stands before it: a combining mark, a part of an emoji, the second half of a flag."""
+    c = text[at]
+    if PARTS.match(c) or unicodedata.category(c)[0] == "M" or text[max(0, at - 1) : at] == JOINER:
+        return True
+    first = at
+    while first and HALF_FLAG.match(c) and HALF_FLAG.match(text[first - 1]):
+        first -= 1
+    return (at - first) % 2 == 1
 
 
 def is_entity_tag(tag: str) -> bool:
@@ -217,13 +228,13 @@ def sentence_of_spans(text: str, spans: Sequence[tuple[int, int, str]], *, chara
 
 
 def cuts_words(text: str, start: int, end: int) -> bool:
-    """Whether a span begins or ends inside a word: between two letters or digits, neither of a script without spaces; or before a mark
-    that belongs to the character before it."""
+    """Whether a span begins or ends inside a word: between two letters or digits, neither of a script without spaces; or inside what is
+    one sign."""
 
     def inside(at: int) -> bool:
         if not 0 < at < len(text):
             return False
-        if unicodedata.category(text[at])[0] == "M":
+        if belongs(text, at):
             return True
         return text[at - 1].isalnum() and text[at].isalnum() and not is_wide(text[at - 1]) and not is_wide(text[at])
 
