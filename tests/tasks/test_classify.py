@@ -100,6 +100,14 @@ def test_preview_shows_what_the_model_sees(reviews, small_models, capsys):
     assert "‹[CLS]→bad›" in capsys.readouterr().out
 
 
+def test_preview_names_all_labels_of_a_text(small_models, tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "the mill {n}", "labels": {["[]", "[3, 5]"][n % 2]}}}\n' for n in range(20)), encoding="utf-8")
+    assert main(["finetune", "classify", str(path), "--model", str(small_models("bert")), "--preview", "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "‹[CLS]→no label› the" in said and "‹[CLS]→3, 5› the" in said
+
+
 def look(rows, fields, **settings):
     task = Classify(settings)
     reporter = Reporter(quiet=True)

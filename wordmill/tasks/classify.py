@@ -257,9 +257,12 @@ class Classify(Task):
         types = np.array(wrapped.types, np.int64) if len(ids) == 2 and any(wrapped.types) else None
         return Encoded(np.array(whole, np.int64), targets, types, extra=extra, cut=cut)
 
-    def target_text(self, target: int) -> str | None:
-        """The label."""
-        return "several labels" if self.spec["multi_label"] else str(self.spec["labels"][target])
+    def target_text(self, target: int, example: Encoded) -> str | None:
+        """The label, or the labels that hold."""
+        labels: list[str] = self.spec["labels"]
+        if not self.spec["multi_label"]:
+            return labels[target]
+        return ", ".join(labels[n] for n in np.flatnonzero(example.extra["labels"])) or "no label"
 
     def counts(self, records: Sequence[Record]) -> dict[str, int]:
         """By label, the most frequent first."""

@@ -309,7 +309,7 @@ class Tag(Task):
             self._pieces[text] = found
         return found
 
-    def target_text(self, target: int) -> str | None:
+    def target_text(self, target: int, example: Encoded) -> str | None:
         """The tag."""
         return str(self.spec["labels"][target])
 
