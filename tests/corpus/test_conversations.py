@@ -96,6 +96,21 @@ def test_system_input_and_history_of_alpaca(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("column", ["instruction", "input", "output"])
+@pytest.mark.parametrize("value", [["a", "b"], {"a": 1}])
+def test_lists_and_objects_are_no_texts(tmp_path, column, value):
+    with pytest.raises(DataError, match=rf":1: the field '{column}' holds {type(value).__name__}, not text"):
+        one(tmp_path, {**ALPACA, column: value})
+
+
+def test_numbers_and_answers_in_json_are_texts(tmp_path):
+    found = one(tmp_path, {**ALPACA, "input": 7, "output": '[{"sacks": 7}]'}).messages
+    assert [turn["content"] for turn in found] == ["Wie viele?\n7", '[{"sacks": 7}]']
+    parts = [{"type": "text", "text": "Wie viele?"}]
+    assert one(tmp_path, {**ALPACA, "instruction": parts, "input": "Im Haus."}).messages[0]["content"] == "Wie viele?\nIm Haus."
+    assert one(tmp_path, {**ALPACA, "output": [GPT]}).messages == [USER, GPT]
+
+
 def test_tools_are_kept(tmp_path):
     tools = json.dumps([{"name": "count", "parameters": {}}])
     call = '{"name": "count", "arguments": {"of": "sacks"}}'

@@ -259,6 +259,7 @@ def test_flat_files(tmp_path):
         ({"answers": [["york"]]}, r"can't read the answer \['york'\]"),
         ({"answers": {"text": ["york"], "answer_start": [1, 2]}}, "lists of the same length"),
         ({"context": None}, "question x: there is no context here"),
+        ({"context": ["anna", "went"]}, r"a.jsonl:2, question x: the context is a list: \['anna', 'went'\]. Each needs"),
         ({"context": "🌾é york", "answers": [{"text": "york", "answer_start": 7}]}, "these starts count bytes"),
         ({"context": "🌾é york", "answers": [{"text": "york", "answer_start": 4}]}, "these starts count UTF-16 units"),
     ],
@@ -422,6 +423,7 @@ def test_marks_and_parts_of_emoji_stay_with_their_character():
     assert text[slice(*trimmed(text, 7, 8))] == "👩\u200d🌾" == text[slice(*trimmed(text, 9, 10))]
     assert text[slice(*trimmed(text, 11, 12))] == "ที่"
     assert trimmed(text, 0, 1) == (1, 1)
+    assert trimmed("🇨🇳🇩🇪", 0, 3) == (0, 4) == trimmed("🇨🇳🇩🇪", 1, 4) and trimmed("🇨🇳🇩🇪", 2, 3) == (2, 4)
 
 
 def test_the_best_span_is_valid_and_probabilities_sum_to_one():

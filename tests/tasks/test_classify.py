@@ -100,6 +100,14 @@ def test_preview_shows_what_the_model_sees(reviews, small_models, capsys):
     assert "‹[CLS]→bad›" in capsys.readouterr().out
 
 
+def test_preview_names_all_labels_of_a_text(small_models, tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "the mill {n}", "labels": {["[]", "[3, 5]"][n % 2]}}}\n' for n in range(20)), encoding="utf-8")
+    assert main(["finetune", "classify", str(path), "--model", str(small_models("bert")), "--preview", "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "‹[CLS]→no label› the" in said and "‹[CLS]→3, 5› the" in said
+
+
 def look(rows, fields, **settings):
     task = Classify(settings)
     reporter = Reporter(quiet=True)
@@ -196,6 +204,34 @@ def test_pairs_are_found_and_told_apart(small_models, capsys):
     assert one.types.tolist() == [0] * (first_end + 1) + [1] * (11 - first_end)
 
 
+@pytest.mark.parametrize(
+    ("fields", "settings", "expected"),
+    [
+        (["index", "question", "sentence", "label"], {}, ("question", "sentence")),
+        (["pair_ID", "sentence_A", "sentence_B", "label"], {}, ("sentence_A", "sentence_B")),
+        (["S1", "s2", "label"], {}, ("S1", "s2")),
+        (["Text1", "Text2", "label"], {}, ("Text1", "Text2")),
+        (["text_b", "text_a", "label"], {}, ("text_a", "text_b")),
+        (["question", "passage", "label"], {}, ("question", "passage")),
+        (["question", "sentence", "label"], {"pair": ""}, ("sentence", None)),
+        (["question", "sentence", "label"], {"text": "sentence"}, ("sentence", None)),
+        (["question", "sentence", "label"], {"pair": "sentence"}, ("question", "sentence")),
+        (["question", "sentence", "label"], {"pair": "question"}, ("sentence", "question")),
+        (["question", "sentence", "label"], {"label": "sentence"}, ("question", None)),
+    ],
+)
+def test_two_texts_are_found_by_their_names(fields, settings, expected):
+    rows = [{name: f"{name} {i % 2}" for name in fields} for i in range(12)]
+    task, _ = look(rows, fields, **settings)
+    assert (task.spec["columns"]["text"], task.spec["columns"].get("pair")) == expected
+
+
+def test_one_column_is_not_both_texts():
+    rows = [{"text": f"mill {i}", "label": "xy"[i % 2]} for i in range(6)]
+    with pytest.raises(DataError, match="pair and text can't both be the column 'text'"):
+        look(rows, ["text", "label"], text="text", pair="text")
+
+
 def test_labels_are_sorted_as_people_count():
     rows = [{"text": f"mill {i}", "stars": float(i % 12)} for i in range(48)]
     task, _ = look(rows, ["text", "stars"])
@@ -210,6 +246,22 @@ def test_a_list_among_labels_that_are_none_is_an_error():
     with pytest.raises(DataError, match="f:1: the label 'x' is no list, unlike most others"):
         look([{"text": "river", "label": "x"}, *lists], ["text", "label"])
     assert look(lists, ["text", "label"])[0].spec["multi_label"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(["a", "b"], r"a list: \['a', 'b'\]"), ({"en": "a"}, "an object: {'en': 'a'}"), (b"a", "bytes: b'a'")]
+)
+def test_what_is_no_text_is_an_error(value, said):
+    rows = [{"text": f"mill {i}", "body": "x", "label": "xy"[i % 2]} for i in range(6)]
+    bad = {**rows[0], "text": value}
+    with pytest.raises(DataError, match=rf"f:7: the text in column 'text' is {said}.* another column \(task.text=NAME\): body"):
+        look([*rows, bad], ["text", "body", "label"])
+    with pytest.raises(DataError, match=r"f:1: the second text in column 'body' is"):
+        look([{**bad, "text": "a", "body": value}, *rows], ["text", "body", "label"], pair="body")
+    task, _ = look(rows, ["text", "body", "label"])
+    assert task.texts(Record({"text": 7.5}, "f")) == ["7.5"] and task.texts(Record({"text": None}, "f")) == [""]
+    with pytest.raises(DataError, match="input 1: the text in column 'text' is"):
+        task.texts(task.as_record({"text": value}, "input 1"))
 
 
 def test_suspicious_data_are_named_with_counts():

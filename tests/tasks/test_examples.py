@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from wordmill.core.errors import DataError
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import SILENT, Reporter
 from wordmill.tasks.examples import read_examples
+from wordmill.tasks.tag import Tag
 
 
 def _read(path, lines):
@@ -37,3 +40,66 @@ def test_columns_that_all_lines_have_and_hardly_any_fills_are_left_out_and_said(
 def test_many_wide_lines_are_an_error(tmp_path):
     with pytest.raises(DataError, match=r"sms:2: 4 columns where most lines have 2"):
         _read(tmp_path / "sms", [NORMAL[0], *["ham\ta\tb\tc"] * 5, *NORMAL])
+
+
+SENTENCE = "the O\nmill O\nAnna B-PER\n\n"
+
+
+@pytest.mark.parametrize("name", ["a.conll", "a.txt"])
+@pytest.mark.parametrize(
+    ("sentence", "words"),
+    [
+        ("# O\nAnna B-PER\n", ["#", "Anna"]),
+        ("# O\n# O\nAnna B-PER\n", ["#", "#", "Anna"]),
+        ("# B-PER\nAnna I-PER\n", ["#", "Anna"]),
+        ("#\tO\nAnna\tB-PER\n", ["#", "Anna"]),
+        ("#mill O\nAnna B-PER\n", ["#mill", "Anna"]),
+        ("[ O\nAnna B-PER\n", ["[", "Anna"]),
+        ("{ O\nAnna B-PER\n", ["{", "Anna"]),
+        ("# sent_id = 4\n# text = the mill O\nAnna B-PER\n", ["Anna"]),
+        ("# 4\nAnna B-PER\n", ["Anna"]),
+        ("# id 4\tdomain=en\nAnna B-PER\n", ["Anna"]),
+    ],
+)
+def test_a_word_may_be_a_hash_and_a_comment_is_none(sentence, words, name, tmp_path):
+    rest = SENTENCE.replace(" ", "\t") if "#\t" in sentence else SENTENCE
+    for text, place in ((sentence + "\n" + rest, 0), (rest + sentence, 1)):
+        rows, said = _read(tmp_path / name, [text])
+        assert len(rows) == 2 and rows[place]["tokens"] == words
+        assert ("left out" in said) == (len(words) == 1)
+
+
+def test_comments_between_columns_are_left_out_and_said(tmp_path):
+    lines = ["# newdoc", "# text = # is it", "1\t#\tSYM", "2\tit\tPRON", "", "# text = mill", "1\tmill\tNOUN"]
+    rows, said = _read(tmp_path / "a.conll", lines)
+    assert [row["tags"] for row in rows] == [["SYM", "PRON"], ["NOUN"]]
+    assert "a.conll: 3 comment lines are left out (first: line 1, '# newdoc')" in said
+
+
+@pytest.mark.parametrize("between", [" ", "\t"])
+@pytest.mark.parametrize("bad", ["York", "York B_LOC\nDelft B_LOC", "York loc\nis o"])
+def test_few_words_with_mistakes_are_words_with_tags(bad, between, tmp_path):
+    """So that the line is named, and not the file as one of no known kind."""
+    task, path = Tag(), tmp_path / "a.txt"
+    path.write_text((SENTENCE.rstrip("\n") + f"\nwent O\nto O\n{bad}\n").replace(" ", between), encoding="utf-8")
+    with pytest.raises(DataError, match=r"a.txt:6: (a word without a tag: 'York'|the tag 'B_LOC' is neither O|the tag 'loc' is neither O)"):
+        task.look({"train": task.read([path])}, SILENT)
+
+
+@pytest.mark.parametrize("label", ["E-commerce", "O"])
+def test_a_table_of_texts_is_no_file_of_tags(label, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"the mill {n}\t{label if n % 3 else 'shop'}\n" for n in range(12)), encoding="utf-8")
+    assert read_examples([path]).kind == "table"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])
+def test_two_columns_of_one_name_are_an_error(name, tmp_path):
+    path, between = tmp_path / name, "," if name == "a.csv" else "\t"
+    if name == "a.parquet":
+        pq.write_table(pa.table([["mill"], ["river"], ["x"]], names=["text", "text", "label"]), path)
+    else:
+        path.write_text("\n" + "\n".join(between.join(row) for row in (["text", "text", "label", "", ""], ["a", "b", "x", "1", "2"])))
+    line = "" if name == "a.parquet" else ":2"
+    with pytest.raises(DataError, match=f"{name}{line}: 2 columns are called 'text'. Give each a name of its own"):
+        read_examples([path])

@@ -13,11 +13,12 @@ import wordmill
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import pack
 from wordmill.cli.app import main
+from wordmill.core.errors import DataError
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.folder import read_config
 from wordmill.models.heads import load_base
 from wordmill.tasks.examples import Record, Records, read_examples
-from wordmill.tasks.spans import Span, bio, scheme_of, spans_of, words_of
+from wordmill.tasks.spans import Span, bio, cuts_words, read_spans, scheme_of, spans_of, words_of
 from wordmill.tasks.tag import EntityOutcomes, Tag, windows
 from wordmill.tasks.task import Tools, padded, target_counts
 from wordmill.tokenizer import Tokenizer
@@ -112,11 +113,20 @@ def test_entities_are_counted_as_seqeval_counts_them():
         ("磨坊在York的河边", ["磨", "坊", "在", "York", "的", "河", "边"]),
         ("cafe\u0301 au lait", ["cafe\u0301", "au", "lait"]),
         ("hi 👩\u200d🌾👍🏽 ok", ["hi", "👩\u200d🌾", "👍🏽", "ok"]),
+        ("hi 🇩🇪 🇨🇳🇫🇷! 🇩", ["hi", "🇩🇪", "🇨🇳", "🇫🇷", "!", "🇩"]),
+        ("🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f🏳️\u200d🌈1️⃣", [
+            "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "🏳️\u200d🌈", "1️⃣"]),
         ("", []),
     ],
-)
+)  # fmt: skip
 def test_words_and_their_places(text, words):
     assert [text[a:b] for a, b in words_of(text)] == words
+
+
+def test_a_sign_is_not_torn():
+    text = "hi 🇩🇪🇨🇳 👍🏽 👩\u200d🌾"
+    assert [at for at in range(len(text)) if cuts_words(text, at, len(text))] == [1, 4, 6, 9, 12, 13]
+    assert words_of("a🇩🇪", borders=[2]) == ((0, 1), (1, 2), (2, 3)), "where a span ends words are cut"
 
 
 CLUENER = '{\n "text": "磨坊主李明在北京。",\n "label": {"name": {"李明": [[3, 4]]}, "address": {"北京": [[6, 7]]}}\n}\n'
@@ -134,6 +144,42 @@ def test_spans_in_json_and_cluener(tmp_path, tiny_tokenizer):
     path.write_text('{"text": "Anna went to York", "spans": [{"start": 0, "end": 4, "label": "PER"}, [13, 17, "LOC"]]}\n')
     task.look({"train": read_examples([path])}, SILENT)
     assert task.sentence(read_examples([path]).records[0]).tags == ("B-PER", "O", "O", "B-LOC")
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        ([{"start": "0", "end": "4", "label": "PER"}], r"the offsets of the span '0'…'4' \(PER\) are no whole numbers. Write it as"),
+        ([{"start": "0", "end": "4", "label": "PER", "text": "anna"}], "the offsets of the span '0'…'4'"),
+        ([["0", 4, "PER"]], "the offsets of the span '0'…4"),
+        ([[0, 4.0, "PER"]], "the offsets of the span 0…4.0"),
+        ([[True, 4, "PER"]], "the offsets of the span True…4"),
+        ([{"start": None, "end": None, "label": "PER"}], "the offsets of the span None…None"),
+        ([{"start": -4, "end": 4, "label": "PER", "text": "anna"}], r"the span -4…4 \(PER\) is not inside the text"),
+        ([[0, 4, None]], "the span 0…4 has no label"),
+        ([{"start": 0, "end": 4, "label": ""}], "the span 0…4 has no label"),
+        ([{"start": 0, "end": 4}], "the span 0…4 has no label"),
+        ([[0, 4, ["PER"]]], r"the label of the span 0…4 is \['PER'\], and no text"),
+        ([[0, 4]], r"can't read the span \[0, 4\]"),
+        ({"PER": {"anna": [0, 3]}}, r"the place of 'anna' \(PER\) is 0, and no pair of whole numbers. Write {\"PER\": {"),
+        ({"PER": {"anna": [["0", "3"]]}}, r"the place of 'anna' \(PER\) is \['0', '3'\]"),
+        ({"PER": {"anna": [[0]]}}, r"is \[0\], and no pair"),
+        ({"PER": {"anna": None}}, "is None, and no pair"),
+        ({"PER": {"anna": [{"start": 0}]}}, "is {'start': 0}, and no pair"),
+        ({"PER": {"anna": "0,3"}}, "is '0,3', and no pair"),
+        ({"PER": {"": [[0, 0]]}}, r"the span 0…0 \(PER\) is not inside"),
+        ({"": {"anna": [[0, 3]]}}, "the span 0…4 has no label"),
+    ],
+)
+def test_spans_that_cant_be_read_are_named(spans, said):
+    with pytest.raises(DataError, match=f"^f:7: .*{said}"):
+        read_spans(spans, "anna went", "f:7")
+
+
+def test_a_list_is_no_text():
+    task = Tag(spec={"fields": {"text": "text", "spans": "spans"}, "characters": False})
+    with pytest.raises(DataError, match=r"f:1: the text is a list: \['anna', 'went'\]"):
+        task.sentence(Record({"text": ["anna", "went"], "spans": []}, "f:1"))
 
 
 def test_overlapping_spans_are_counted():

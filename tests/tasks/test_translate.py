@@ -127,6 +127,33 @@ def test_files_with_a_sentence_a_line(tmp_path):
     assert Translate().read([tmp_path / "s.txt", tmp_path / "t.txt"]).records[1].values == {"source": "two", "target": "zwei"}
 
 
+@pytest.mark.parametrize("columns", [("en", "zh"), ("English", "Chinese"), ("en-US", "zh-CN"), ("text", "zh")])
+def test_the_direction_that_the_model_knows_decides(columns, tmp_path):
+    task = Translate(spec={"columns": dict(zip(("source", "target"), columns, strict=True))})
+    for name, text in (("a.en", "one\n"), ("a.zh", "一\n"), ("a.fr", "un\n"), ("a.txt", "one\n"), ("t.jsonl", '{"zh": "一"}\n')):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    both = dict(zip(columns, ("one", "一"), strict=True))
+    for names in (["a.en", "a.zh"], ["a.zh", "a.en"], ["a.txt", "a.zh"], ["a.zh", "a.txt"]):
+        records = task.read([tmp_path / name for name in names])
+        task.check(records, SILENT)
+        assert records.records[0].values == both, names
+    assert task.inputs(task.read([tmp_path / "a.en"]))[0].values == {columns[0]: "one"}
+    with pytest.raises(DataError, match=r"a.zh: this is zh, which the model writes and does not read: it translates \S+ into \S+\. Give"):
+        task.read([tmp_path / "a.zh"])
+    with pytest.raises(DataError, match="the only column is 'zh', which the model writes; it reads"):
+        task.inputs(task.read([tmp_path / "t.jsonl"]))
+    if columns[0] != "text":
+        with pytest.raises(DataError, match="this is fr, and the model translates"):
+            task.read([tmp_path / "a.fr"])
+
+
+def test_one_file_of_two_is_too_few_to_be_evaluated_on(tmp_path):
+    task = Translate(spec={"columns": {"source": "en", "target": "zh"}})
+    (tmp_path / "a.en").write_text("one\n", encoding="utf-8")
+    with pytest.raises(DataError, match="there is no column 'zh' here; columns: en. Give two files, source and target"):
+        task.check(task.read([tmp_path / "a.en"]), SILENT)
+
+
 def test_bad_input_gets_one_line(tmp_path, small_models, capsys):
     def refused(words: str, *arguments: object) -> None:
         assert main(["finetune", "translate", *map(str, arguments), "-o", str(tmp_path / "run"), "--steps", "1", "--quiet"]) == 2
@@ -148,6 +175,11 @@ def test_bad_input_gets_one_line(tmp_path, small_models, capsys):
     refused("this file is empty", table, *model)
 
 
+def test_an_object_is_no_text():
+    with pytest.raises(DataError, match="f:2: the source is an object: {'a': 1}. Write a text, or a list of texts"):
+        look(Translate(), [{"en": f"a {n}" if n != 1 else {"a": 1}, "de": f"b {n}"} for n in range(5)], ["en", "de"])
+
+
 FULL = [f"the mill {n} is old\tdie Muehle {n} ist alt" for n in range(8)]
 
 
@@ -161,6 +193,7 @@ FULL = [f"the mill {n} is old\tdie Muehle {n} ist alt" for n in range(8)]
         ([*FULL, "a dog barks\t\t"], ":9: this row has no translation"),
         ([*FULL, "a dog barks"], ":9: 1 column where most lines have 2. Write what is missing, or take the line out"),
         (["dog\tHund", "cat\tKatze", "cow\t"], "if the first line is an example too, put a line of names above it: source<tab>target"),
+        (["dog\tHund", "cat\t", "cow\tKuh"], "pairs.tsv:2 has nothing in its column 'Hund'"),
     ],
 )
 def test_an_empty_target_without_a_header_line_is_named(rows, said, tmp_path):

@@ -277,13 +277,28 @@ def _raw(form: Format, part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             raise Unfit("bad_history", "history is a list of pairs: what was asked, and the answer")
         yield {"role": "user", "content": earlier[0]}
         yield {"role": "assistant", "content": earlier[1]}
-    question, answer = (_turns(part[name]) or part[name] for name in (asks, answers))
-    if isinstance(question, list):
-        yield from question
-    else:
-        more = part.get("input")
-        yield {"role": "user", "content": f"{question or ''}\n{more}" if isinstance(more, str) and more.strip() else question}
-    yield from answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
+    said, answer, more = (_content(part.get(name), form.fields.get(name, "")) for name in (asks, answers, "input"))
+    if more and (isinstance(more, list) or more.strip()):
+        said = [*_listed(said), "\n", *_listed(more)]
+    yield from _spoken(part[asks]) or [{"role": "user", "content": said}]
+    yield from _spoken(part[answers]) or [{"role": "assistant", "content": answer}]
+
+
+def _spoken(value: Any) -> list[Any] | None:
+    """A list of turns that say who speaks; None for anything else, such as an answer in JSON."""
+    turns = _turns(value)
+    return turns if turns and all({"role", "from"} & turn.keys() for turn in turns) else None
+
+
+def _content(value: Any, column: str) -> str | list[Any] | None:
+    """What a column holds for a turn: a text, or parts as a turn's content may have them. Raises `Unfit` for another list or an object."""
+    if value is None or (isinstance(value, list) and all(isinstance(part, dict) for part in value)):
+        return value
+    return _text(value, f"the field {column!r}")
+
+
+def _listed(content: str | list[Any] | None) -> list[Any]:
+    return content if isinstance(content, list) else [content or ""]
 
 
 def _message(turn: Mapping[str, Any], number: int) -> Message:

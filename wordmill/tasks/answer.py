@@ -147,7 +147,7 @@ class Answer(Questions):
             self._contexts[key] = found
         return found
 
-    def target_text(self, target: int) -> str | None:
+    def target_text(self, target: int, example: Encoded) -> str | None:
         """How long the answer that begins here is."""
         return "no answer" if target == NO_ANSWER else f"answer, {plural(target + 1, 'token')}"
 

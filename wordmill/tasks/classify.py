@@ -28,7 +28,7 @@ from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
 from wordmill.tasks.baselines import tfidf_classifier
 from wordmill.tasks.columns import LABELS, PAIRS, find_columns
 from wordmill.tasks.doubts import tell_empty, tell_shared
-from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
 from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows, stand_in
 from wordmill.tokenizer import Tokenizer
@@ -221,10 +221,14 @@ class Classify(Task):
         return "\t".join(" ".join(text.split()) for text in self.texts(record))
 
     def texts(self, record: Record) -> list[str]:
-        """One text, or two."""
+        """One text, or two. Raises `DataError` for what is none."""
         columns = self.spec["columns"]
-        values = [record.values[columns[role]] for role in ("text", "pair") if role in columns]
-        return ["" if value is None else str(value) for value in values]
+        return [self._text(record, role, columns[role]) for role in ("text", "pair") if role in columns]
+
+    def _text(self, record: Record, role: str, column: str) -> str:
+        others = [name for name in record.values if name not in self.spec["columns"].values()]
+        fix = f"Write a text, or train on another column (task.{role}=NAME): {', '.join(others[:8])}" if others else "Write a text"
+        return text_of(record.values[column], f"the {'second text' if role == 'pair' else 'text'} in column {column!r}", record.where, fix)
 
     def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
         """`[CLS] text [SEP]`, or what the family puts around a text; the target stands where the head reads."""
@@ -253,9 +257,12 @@ class Classify(Task):
         types = np.array(wrapped.types, np.int64) if len(ids) == 2 and any(wrapped.types) else None
         return Encoded(np.array(whole, np.int64), targets, types, extra=extra, cut=cut)
 
-    def target_text(self, target: int) -> str | None:
-        """The label."""
-        return "several labels" if self.spec["multi_label"] else str(self.spec["labels"][target])
+    def target_text(self, target: int, example: Encoded) -> str | None:
+        """The label, or the labels that hold."""
+        labels: list[str] = self.spec["labels"]
+        if not self.spec["multi_label"]:
+            return labels[target]
+        return ", ".join(labels[n] for n in np.flatnonzero(example.extra["labels"])) or "no label"
 
     def counts(self, records: Sequence[Record]) -> dict[str, int]:
         """By label, the most frequent first."""

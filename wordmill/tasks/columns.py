@@ -8,10 +8,15 @@ from wordmill.core.errors import DataError, nearest
 from wordmill.core.progress import Reporter
 from wordmill.tasks.examples import Records
 
-TEXTS = ("text", "sentence", "content", "review", "text_a", "sentence1", "premise", "question1", "message", "body", "comment", "tweet",
-         "document", "utterance", "query", "title", "question")  # fmt: skip
-PAIRS = {"sentence1": "sentence2", "text_a": "text_b", "premise": "hypothesis", "question1": "question2", "query": "passage",
-         "question": "sentence"}  # fmt: skip
+PAIRS = (
+    ("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_a", "sentence_b"), ("text1", "text2"), ("text_1", "text_2"),
+    ("text_a", "text_b"), ("premise", "hypothesis"), ("question1", "question2"), ("s1", "s2"), ("query", "passage"),
+    ("question", "sentence"), ("question", "passage"),
+)  # fmt: skip
+"""What the columns of two texts that are judged together are usually called, the likeliest first."""
+TEXTS = ("text", "sentence", "content", "review", "text_a", "text1", "text_1", "sentence1", "sentence_1", "sentence_a", "s1", "premise",
+         "question1", "message", "body", "comment", "tweet", "document", "utterance", "query", "title", "question")  # fmt: skip
+"""What the column of a text is usually called."""
 LABELS = ("label", "labels", "class", "category", "categories", "sentiment", "target", "intent", "gold_label", "stars", "rating", "topic",
           "tag", "y")  # fmt: skip
 
@@ -28,25 +33,33 @@ def find_columns(records: Records, asked: Mapping[str, str | None], reporter: Re
                             fix=f"{nearest(column, names)} Set it by task.{role}=…")  # fmt: skip
     lower = {name.lower(): name for name in reversed(names)}
     label = asked.get("label") or next((lower[usual] for usual in LABELS if usual in lower), None)
-    text = asked.get("text") or next((lower[usual] for usual in TEXTS if usual in lower and lower[usual] != label), None)
-    pair = asked.get("pair")
-    if pair is None and text is not None:
-        other = lower.get(PAIRS.get(text.lower(), ""))
-        pair = other if other not in (None, label) else None
+    text, pair = _texts({name: column for name, column in lower.items() if column != label}, asked.get("text"), asked.get("pair"))
     if label is None or text is None:
         label, text = _by_content(records, label, text, pair)
     if label is None or text is None:
         lacking = " or ".join(name for name, found in (("the text", text), ("the label", label)) if found is None)
         raise DataError(f"can't tell which column holds {lacking}; columns: {', '.join(names)}", where=f"{where}:1",
                         fix="Say so: task.text=NAME task.label=NAME")  # fmt: skip
-    if text == label:
-        raise DataError(f"text and label can't both be the column {text!r}", where=where)
+    for role, column in (("text", text), ("pair", pair)):
+        if column == label or (role == "pair" and column == text):
+            other = "label" if column == label else "text"
+            raise DataError(f"{role} and {other} can't both be the column {column!r}", where=where)
     found = {"text": text, **({"pair": pair} if pair else {}), "label": label}
     others = [name for name in names if name not in found.values()]
     kind = "" if records.headed else " (there is no header line)"
     reporter.note(f"columns{kind}: " + ", ".join(f"{role} is {column!r}" for role, column in found.items())
                   + (f"; not used: {', '.join(others[:8])}" if others else ""))  # fmt: skip
     return found
+
+
+def _texts(lower: Mapping[str, str], text: str | None, pair: str | None) -> tuple[str | None, str | None]:
+    """The columns of the text and of the second text, those asked for first, then a usual pair, then a usual name of one text; `lower`: the
+    columns that may be, by their names in small letters. A `pair` of "" stays: there is no second text."""
+    for first, second in () if pair == "" else PAIRS:
+        both = lower.get(first), lower.get(second)
+        if None not in both and text in (None, both[0]) and pair in (None, both[1]):
+            return both
+    return text or next((lower[usual] for usual in TEXTS if usual in lower and lower[usual] != pair), None), pair
 
 
 def _by_content(records: Records, label: str | None, text: str | None, pair: str | None) -> tuple[str | None, str | None]:

@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,12 @@ CONTAINERS = {"data", "examples", "records", "rows", "items", "train"}
 """Keys under which a JSON file keeps its list of examples."""
 CONLL = {"conll", "bio", "bioes", "iob", "iob2"}
 """Endings of files with a word and its tag a line, whatever the tags look like."""
+DOCUMENT = "-DOCSTART-"
+"""How a line between two documents begins."""
 TAG = re.compile(r"O|[BIESLUMW]-.+", re.DOTALL)
 """A tag of entities: O, or a mark of a scheme with a kind, as in B-PER."""
+NO_TEXTS = {list: "a list", dict: "an object", bytes: "bytes"}
+"""What no text can be made of, and what it is called."""
 NAME = re.compile(r"[^\W\d][\w .#-]{0,39}")
 
 
@@ -98,11 +102,13 @@ def _read(path: Path, reporter: Reporter) -> Records:
     if not text.strip():
         raise DataError("this file is empty", where=path)
     if parts[-1] in CONLL:
-        return _conll(path, text)
-    if parts[-1] in ("json", "jsonl", "ndjson") or (parts[-1] not in ("csv", "tsv") and text.lstrip()[:1] in "[{"):
+        return _conll(path, text, reporter)
+    if parts[-1] in ("json", "jsonl", "ndjson"):
         return _json(path, text)
-    if looks_like_conll(text):
-        return _conll(path, text)
+    if looks_like_conll(text):  # before JSON: a first word may be a bracket
+        return _conll(path, text, reporter)
+    if parts[-1] not in ("csv", "tsv") and text.lstrip()[:1] in "[{":
+        return _json(path, text)
     return _table(path, text, reporter)
 
 
@@ -167,6 +173,7 @@ def _parquet(path: Path) -> Records:
     import pyarrow.parquet as pq
 
     try:
+        _check_names(pq.read_schema(path).names, str(path))
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"torn, or not a Parquet file: {' '.join(str(error).split())}", where=path) from error
@@ -177,45 +184,80 @@ def _parquet(path: Path) -> Records:
 
 
 def looks_like_conll(text: str) -> bool:
-    """Whether the first lines are words with their tags: two or more fields each, the last a tag, with an empty line now and then. A few
-    lines without a tag, or with one that is none, are errors, to be shown as such."""
+    """Whether the first lines are words with their tags: two or more fields each, the last a tag, with an empty line now and then. Lines
+    without a tag, or with one that is none, are errors, to be shown as such, as long as they are not the most."""
     lines = text.split("\n", 400)[:400]
-    words = [line.split() for line in lines if line.strip() and not line.startswith(("-DOCSTART-", "# "))]
-    tags = [word[-1] for word in words if len(word) > 1]
-    if len(words) < 2 or len(tags) < 0.9 * len(words):
-        return False
-    right = [tag for tag in tags if TAG.fullmatch(tag)]
+    skipped = _comments(lines)
+    rows = [_cells(line) for n, line in enumerate(lines) if line.strip() and n not in skipped and not line.startswith(DOCUMENT)]
+    filled = [[cell for cell in cells if cell] for cells in rows]
+    # What stands before a tab and holds spaces is a text, whose label may look like a tag.
+    right = [cells[-1] for cells in filled if len(cells) > 1 and " " not in cells[0] and TAG.fullmatch(cells[-1])]
     # Without a B-, I- or the like anywhere it may be any table; O alone can't be the label of a table of texts.
-    return len(tags) - len(right) <= max(1, len(tags) // 10) < len(right) and ("" in [x.strip() for x in lines[:-1]] or len({*right}) > 1)
+    return 2 <= len(right) >= 0.5 * len(rows) and ("" in [line.strip() for line in lines[:-1]] or len({*right}) > 1)
 
 
-def _conll(path: Path, text: str) -> Records:
-    """Sentences between empty lines; of each line the first field is the word, the last its tag."""
+def _cells(line: str) -> list[str]:
+    """What stands between the tabs of a line, or where it has none between its spaces."""
+    return [cell.strip() for cell in (line.split("\t") if "\t" in line.strip() else line.split())]
+
+
+def _comments(lines: Sequence[str]) -> set[int]:
+    """Numbers, from 0, of the lines of words with tags that are comments: at the beginning of a sentence, # and a text. A # that stands in
+    the columns of the other lines, with a tag behind it, is a word."""
+    found: dict[int, list[str]] = {}
+    shapes: Counter[tuple[bool, int]] = Counter()
+    tags: set[str] = set()
+    inside = False
+    for number, line in enumerate(lines):
+        if not line.strip() or line.startswith(DOCUMENT):
+            inside = False
+        elif line.startswith("# ") and not inside:
+            found[number] = _cells(line)
+        else:
+            inside, cells = True, _cells(line)
+            shapes["\t" in line.strip(), len(cells)] += 1
+            tags.add(cells[-1])
+    usual = shapes.most_common(1)[0][0] if shapes else None
+
+    def is_word(number: int, cells: list[str]) -> bool:
+        alike = ("\t" in lines[number].strip(), len(cells)) == usual
+        return alike and (cells[-1] in tags or TAG.fullmatch(cells[-1]) is not None)
+
+    return {number for number, cells in found.items() if not is_word(number, cells)}
+
+
+def _conll(path: Path, text: str, reporter: Reporter) -> Records:
+    """Sentences between empty lines; of each line the first field is the word, the last its tag. Says how many comments are left out."""
     records: list[Record] = []
     words: list[str] = []
     tags: list[str] = []
-    lines: list[int] = []
+    numbers: list[int] = []
 
     def close() -> None:
         if words:
-            records.append(Record({"tokens": [*words], "tags": [*tags], "lines": [*lines]}, f"{path}:{lines[0]}"))
-        for values in (words, tags, lines):
+            records.append(Record({"tokens": [*words], "tags": [*tags], "lines": [*numbers]}, f"{path}:{numbers[0]}"))
+        for values in (words, tags, numbers):
             values.clear()
 
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or line.startswith("-DOCSTART-"):
+    lines = text.split("\n")
+    comments = _comments(lines)
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith(DOCUMENT):
             close()
             continue
-        if line.startswith("# ") and not words:
+        if number - 1 in comments:
             continue
-        parts = line.split("\t") if "\t" in line.strip() else line.split()
-        parts = [part.strip() for part in parts]
-        if len(parts) < 2 or not parts[0] or not parts[-1]:
+        cells = _cells(line)
+        if len(cells) < 2 or not cells[0] or not cells[-1]:
             raise DataError(f"a word without a tag: {line.strip()[:60]!r}", where=f"{path}:{number}", fix="Each line is a word and its tag")
-        words.append(parts[0])
-        tags.append(parts[-1])
-        lines.append(number)
+        words.append(cells[0])
+        tags.append(cells[-1])
+        numbers.append(number)
     close()
+    if comments:
+        first = min(comments)
+        reporter.note(f"{path}: {plural(len(comments), 'comment line')} {verb(len(comments), 'are')} left out (first: line {first + 1}, "
+                      f"{lines[first].strip()[:60]!r})")  # fmt: skip
     return Records(records, ["tokens", "tags"], "conll", files=[str(path)])
 
 
@@ -242,6 +284,7 @@ def _table(path: Path, text: str, reporter: Reporter) -> Records:
     headed = _has_header([row for _, row in numbered[:200]])
     names = [name.strip() for name in numbered[0][1]] if headed else [str(n) for n in range(1, _usual_width(numbered) + 1)]
     names = [name or f"column {n}" for n, name in enumerate(names, 1)]
+    _check_names(names, f"{path}:{numbered[0][0]}")
     records = []
     numbered = _fitted(path, numbered[headed:], len(names), separator, reporter)
     for number, row in numbered:
@@ -252,6 +295,13 @@ def _table(path: Path, text: str, reporter: Reporter) -> Records:
                             fix="Write what is missing, or take the line out" if len(row) < len(names) else fix)  # fmt: skip
         records.append(Record(dict(zip(names, row, strict=True)), f"{path}:{number}"))
     return Records(records, names, "table", headed, [str(path)])
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    """Raises `DataError` where several columns have one name: only the last of them could be read."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"{count} columns are called {name!r}", where=where, fix="Give each a name of its own")
 
 
 def _fitted(
@@ -318,9 +368,10 @@ def _separator(path: Path, text: str) -> str:
 
 USUAL = frozenset(
     """
-    text sentence content review text_a text_b sentence1 sentence2 premise hypothesis question question1 question2 message body comment
-    title tweet document query passage utterance label labels class category categories sentiment target intent gold_label stars rating y
-    tag topic id idx index source translation summary article context answer prompt response
+    text sentence content review text1 text2 text_a text_b sentence1 sentence2 sentence_a sentence_b premise hypothesis question question1
+    question2 message body comment title tweet document
+    query passage utterance label labels class category categories sentiment target intent gold_label stars rating y tag topic
+    id idx index source translation summary article context answer prompt response
     """.split()
 )
 
@@ -360,6 +411,10 @@ def split_off(strata: Sequence[str], keys: Sequence[str], share: float, seed: in
     return [index for index in range(len(keys)) if index not in held], sorted(aside)
 
 
-def texts_of(values: Iterable[Any]) -> list[str]:
-    """Values as texts: numbers written out, nothing for None."""
-    return ["" if value is None else str(value) for value in values]
+def text_of(value: Any, what: str, where: str, fix: str | None = None) -> str:
+    """A value as a text: numbers written out, nothing for None. Raises `DataError` for a list, an object or bytes; `what` should be one."""
+    kind = next((name for holder, name in NO_TEXTS.items() if isinstance(value, holder)), None)
+    if kind is not None:
+        held = repr(value)
+        raise DataError(f"{what} is {kind}: {held if len(held) <= 60 else held[:60] + '…'}", where=where, fix=fix)
+    return "" if value is None else str(value)

@@ -9,7 +9,7 @@ from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import Reporter, plural, verb
 from wordmill.tasks.doubts import tell_empty, tell_shared
-from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.written import Written, WrittenConfig
 
 
@@ -58,10 +58,14 @@ class Pairs(Written):
             self._doubts(name, records, seen, reporter)
 
     def _no_names(self, train: Records) -> str:
-        """What else may be wrong with a table whose first line was taken for the names of its columns."""
+        """What else may be wrong with a table whose first line was taken for the names of its columns: that line, and the first row with
+        an empty cell."""
+        if train.kind != "table" or not train.headed:
+            return ""
         names = "source<tab>target" if train.files[0].endswith(".tsv") else "source,target"
-        told = f"; if the first line is an example too, put a line of names above it: {names}"
-        return told if train.kind == "table" and train.headed else ""
+        empty = next(((record.where, name) for record in train.records for name, cell in record.values.items() if not cell.strip()), None)
+        lacks = f"; and {empty[0]} has nothing in its column {empty[1]!r}" if empty else ""
+        return f"; if the first line is an example too, put a line of names above it: {names}{lacks}"
 
     def find(self, train: Records, source: str | None, target: str | None, reporter: Reporter) -> tuple[str | None, str | None]:
         """The columns, where they are not asked for: by usual names, else by what they hold."""
@@ -93,12 +97,19 @@ class Pairs(Written):
             self.target(record)
 
     def inputs(self, records: Records) -> list[Record]:
-        """See task.py. A table with one column has the sources in it."""
+        """See task.py. A table with one column has the sources in it, unless it is named as the targets are."""
         column = self.spec["columns"]["source"]
         if len(records.fields) == 1 and column not in records.fields:
+            if records.headed and self.is_target(records.fields[0]):
+                raise DataError(f"the only column is {records.fields[0]!r}, which the model writes; it reads {column!r}",
+                                where=records.files[0])  # fmt: skip
             return [Record({column: record.values[records.fields[0]]}, record.where) for record in records.records]
         self._require(records, (column,))
         return records.records
+
+    def is_target(self, name: str) -> bool:
+        """Whether a column is named as the targets are, and not as the sources."""
+        return bool(name == self.spec["columns"]["target"])
 
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """A text, or a mapping with the source's column."""
@@ -114,8 +125,9 @@ class Pairs(Written):
             lacking = next((record for record in records.records if column not in record.values), None)
             if lacking is not None:
                 where = lacking.where if column in records.fields else records.files[0]
-                raise DataError(f"there is no column {column!r} here; columns: {', '.join(lacking.values)}", where=where,
-                                fix="Name the columns: task.source=… task.target=…")  # fmt: skip
+                lines = records.kind == "lines"
+                fix = "Give two files, source and target" if lines else "Name the columns: task.source=… task.target=…"
+                raise DataError(f"there is no column {column!r} here; columns: {', '.join(lacking.values)}", where=where, fix=fix)
 
     def _doubts(self, name: str, records: Records, seen: dict[str, str], reporter: Reporter) -> None:
         """Name what may be wrong in a split, with counts; `seen`: the keys of the splits before it."""
@@ -154,6 +166,4 @@ class Pairs(Written):
         value = record.values.get(self.spec["columns"][role])
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             return "\n".join(value)
-        if isinstance(value, list | dict):
-            raise DataError(f"the {role} is a {type(value).__name__}, not a text", where=record.where)
-        return "" if value is None else str(value)
+        return text_of(value, f"the {role}", record.where, "Write a text, or a list of texts")

@@ -48,7 +48,7 @@ def show(
             ids, targets = part.ids.tolist(), part.targets.tolist()
             if task.generative:  # targets stand one place before the tokens that are to be said
                 ids, targets = [*ids, *targets[-1:]], [IGNORE, *targets]
-            shown = [_token(task, tools, index, target, colour) for index, target in zip(ids, targets, strict=True) if index != IGNORE]
+            shown = [_token(task, tools, part, token, colour) for token in zip(ids, targets, strict=True) if token[0] != IGNORE]
             rows.append("  " + " ".join(shown))
         learned = sum(int((part.targets >= 0).sum()) for part in parts)
         cut = f", {plural(one.cut, 'token')} cut" if one.cut else ""
@@ -73,11 +73,12 @@ def show(
     return {"examples": examples, "splits": facts, "max_tokens": tools.max_tokens, "text": "\n".join(lines)}
 
 
-def _token(task: Task, tools: Tools, index: int, target: int, colour: bool) -> str:
+def _token(task: Task, tools: Tools, example: Encoded, token: tuple[int, int], colour: bool) -> str:
+    index, target = token
     text = _plain(tools.tokenizer.token_text(index))
     if target < 0:
         return text
-    said = task.target_text(target)
+    said = task.target_text(target, example)
     text = text if said is None else f"{text}→{said}"
     return f"{ON}{text}{OFF}" if colour else f"‹{text}›"
 

@@ -6,9 +6,10 @@ from spans of characters, and learned as BIO. Offsets count characters (code poi
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,12 +18,12 @@ from wordmill.core.progress import plural
 from wordmill.tasks.examples import TAG, Record
 
 BEGINS, SINGLE, INSIDE, ENDS = "B", ("S", "U", "W"), ("I", "M"), ("E", "L")
-JOINERS = ("\u200d", "\ufe0f", "\ufe0e")
-"""Zero-width joiner and variation selectors: parts of an emoji."""
-
-
-SKINS = ("\U0001f3fb", "\U0001f3ff")
-"""The first and the last modifier of an emoji's skin."""
+JOINER = "\u200d"
+"""Makes one emoji of those before and behind it."""
+PARTS = re.compile("[\u200d\ufe0e\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
+"""What belongs to the emoji before it: the joiner, variation selectors, colours of skin, the letters of a region's flag."""
+HALF_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
+"""One of the two letters that are the flag of a country."""
 
 
 class Span(NamedTuple):
@@ -55,13 +56,12 @@ def is_wide(character: str) -> bool:
 
 def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()) -> tuple[tuple[int, int], ...]:
     """Places of the words: runs of letters and digits; every other sign, and every character of a script without spaces, by itself.
-    Combining marks and the parts of an emoji stay with what they belong to. `characters`: no runs at all. `borders`: also cut there."""
+    Combining marks, the parts of an emoji and the halves of a flag stay with what they belong to. `characters`: no runs at all. `borders`:
+    also cut there."""
     found: list[tuple[int, int]] = []
-    cuts, open_run, joined = set(borders), False, False
+    cuts, open_run = set(borders), False
     for at, c in enumerate(text):
-        belongs = unicodedata.category(c)[0] == "M" or c in JOINERS or SKINS[0] <= c <= SKINS[1] or joined
-        glued = belongs and bool(found) and found[-1][1] == at
-        joined = c == "\u200d"
+        glued = belongs(text, at) and bool(found) and found[-1][1] == at
         if c.isspace():
             open_run = False
         elif glued and at not in cuts:
@@ -74,6 +74,17 @@ def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()
                 found.append((at, at + 1))
             open_run = letter
     return tuple(found)
+
+
+def belongs(text: str, at: int) -> bool:
+    """Whether a character is one sign with what stands before it: a combining mark, a part of an emoji, the second half of a flag."""
+    c = text[at]
+    if PARTS.match(c) or unicodedata.category(c)[0] == "M" or text[max(0, at - 1) : at] == JOINER:
+        return True
+    first = at
+    while first and HALF_FLAG.match(c) and HALF_FLAG.match(text[first - 1]):
+        first -= 1
+    return (at - first) % 2 == 1
 
 
 def is_entity_tag(tag: str) -> bool:
@@ -137,43 +148,68 @@ def joined(words: Sequence[str], between: str) -> tuple[str, tuple[tuple[int, in
     return between.join(words), tuple(places)
 
 
+SPAN = '{"start": 0, "end": 3, "label": "x"}'
+"""How a span may be written, for messages."""
+
+
 def read_spans(value: Any, text: str, where: str) -> list[tuple[int, int, str]]:
     """(start, end, label) of a record's spans: a list of objects or triples, or CLUENER's {label: {words: [[start, last]]}}.
 
     Raises `DataError` for spans in no known form, outside the text, or that don't hold the words that they name.
     """
-    found: list[tuple[int, int, str]] = []
     if not isinstance(value, dict | list):
-        raise DataError(f"can't read the spans {value!r}", where=where, fix='Write [{"start": 0, "end": 3, "label": "x"}]')
-    if isinstance(value, dict):
-        for label, surfaces in value.items():
-            if not isinstance(surfaces, dict):
-                raise DataError(f"can't read the spans of {label!r}", where=where, fix='Write [{"start": 0, "end": 3, "label": "x"}]')
-            for surface, places in surfaces.items():
-                for start, last in places:
-                    end = last + 1 if text[start : last + 1] == surface else last
-                    if text[start:end] != surface:
-                        raise DataError(f"{surface!r} is not what stands at {start}…{last}: {text[start : last + 1]!r}", where=where)
-                    found.append((start, end, str(label)))
-    for one in value if isinstance(value, list) else []:
-        if isinstance(one, dict) and {"start", "end"} <= set(one):
-            label = next((one[name] for name in ("label", "type", "entity", "tag") if name in one), None)
-            found.append((one["start"], one["end"], str(label)))
-            if label is None:
-                raise DataError("a span without a label", where=where)
-            if isinstance(one.get("text"), str) and text[one["start"] : one["end"]] != one["text"]:
-                held = text[one["start"] : one["end"]]
-                raise DataError(f"the span {one['start']}…{one['end']} is {held!r}, not {one['text']!r}", where=where,
-                                fix="Offsets count characters, and the end is one past the last")  # fmt: skip
-        elif isinstance(one, list | tuple) and len(one) == 3:
-            found.append((one[0], one[1], str(one[2])))
-        else:
-            raise DataError(f"can't read the span {one!r}", where=where, fix='Write it as {"start": 0, "end": 3, "label": "x"}')
-    for start, end, label in found:
-        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
-            raise DataError(f"the span {start}…{end} ({label}) is not inside the text, which has "
-                            f"{plural(len(text), 'character')}", where=where)
+        raise DataError(f"can't read the spans {value!r}", where=where, fix=f"Write [{SPAN}]")
+    found = _cluener(value, text, where) if isinstance(value, dict) else [_span(one, text, where) for one in value]
     return sorted(found)
+
+
+def _span(one: Any, text: str, where: str) -> tuple[int, int, str]:
+    """A span that is an object or a triple."""
+    if isinstance(one, dict) and {"start", "end"} <= set(one):
+        label = next((one[name] for name in ("label", "type", "entity", "tag") if name in one), None)
+        found = _checked(one["start"], one["end"], label, text, where)
+        held = text[found[0] : found[1]]
+        if isinstance(one.get("text"), str) and held != one["text"]:
+            raise DataError(f"the span {found[0]}…{found[1]} is {held!r}, not {one['text']!r}", where=where,
+                            fix="Offsets count characters, and the end is one past the last")  # fmt: skip
+        return found
+    if isinstance(one, list | tuple) and len(one) == 3:
+        return _checked(one[0], one[1], one[2], text, where)
+    raise DataError(f"can't read the span {one!r}", where=where, fix=f"Write it as {SPAN}")
+
+
+def _cluener(value: dict[str, Any], text: str, where: str) -> Iterator[tuple[int, int, str]]:
+    """The spans of {label: {words: [[start, last]]}}; the second number may also be one past the last."""
+    for label, surfaces in value.items():
+        if not isinstance(surfaces, dict):
+            raise DataError(f"can't read the spans of {label!r}", where=where, fix=f"Write [{SPAN}]")
+        for surface, places in surfaces.items():
+            for place in places if isinstance(places, list) else [places]:
+                if not isinstance(place, list) or len(place) != 2 or not all(map(_is_whole, place)):
+                    raise DataError(f"the place of {surface!r} ({label}) is {place!r}, and no pair of whole numbers", where=where,
+                                    fix=f'Write {{"{label}": {{"{surface}": [[FIRST, LAST]]}}}}')  # fmt: skip
+                start, last = place
+                end = last + 1 if text[start : last + 1] == surface else last
+                if text[start:end] != surface:
+                    raise DataError(f"{surface!r} is not what stands at {start}…{last}: {text[start : last + 1]!r}", where=where)
+                yield _checked(start, end, label, text, where)
+
+
+def _checked(start: Any, end: Any, label: Any, text: str, where: str) -> tuple[int, int, str]:
+    """A span with the form and the place that it must have."""
+    if label is None or label == "":
+        raise DataError(f"the span {start}…{end} has no label", where=where, fix=f"Write it as {SPAN}")
+    if not isinstance(label, str | int | float):
+        raise DataError(f"the label of the span {start}…{end} is {label!r}, and no text", where=where, fix=f"Write it as {SPAN}")
+    if not _is_whole(start) or not _is_whole(end):
+        raise DataError(f"the offsets of the span {start!r}…{end!r} ({label}) are no whole numbers", where=where, fix=f"Write it as {SPAN}")
+    if not 0 <= start < end <= len(text):
+        raise DataError(f"the span {start}…{end} ({label}) is not inside the text, which has {plural(len(text), 'character')}", where=where)
+    return start, end, str(label)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def sentence_of_spans(text: str, spans: Sequence[tuple[int, int, str]], *, characters: bool) -> tuple[Sentence, int]:
@@ -192,13 +228,13 @@ def sentence_of_spans(text: str, spans: Sequence[tuple[int, int, str]], *, chara
 
 
 def cuts_words(text: str, start: int, end: int) -> bool:
-    """Whether a span begins or ends inside a word: between two letters or digits, neither of a script without spaces; or before a mark
-    that belongs to the character before it."""
+    """Whether a span begins or ends inside a word: between two letters or digits, neither of a script without spaces; or inside what is
+    one sign."""
 
     def inside(at: int) -> bool:
         if not 0 < at < len(text):
             return False
-        if unicodedata.category(text[at])[0] == "M":
+        if belongs(text, at):
             return True
         return text[at - 1].isalnum() and text[at].isalnum() and not is_wide(text[at - 1]) and not is_wide(text[at])
 

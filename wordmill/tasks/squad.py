@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wordmill.core.errors import DataError, WordmillError, nearest
-from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.spans import cuts_words
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -52,8 +52,10 @@ def questions(records: Records, columns: Mapping[str, str]) -> Iterator[Record]:
             values["id"] = str(number) if name is None or name == "" else str(name)
             where = f"{record.where}, question {values['id']}"
             for role in ("question", "context"):
-                if not isinstance(values.get(role), str):
-                    raise DataError(f"there is no {role} here", where=where, fix="Each needs a question and a context, as texts")
+                fix = "Each needs a question and a context, as texts"
+                if values.get(role) is None:
+                    raise DataError(f"there is no {role} here", where=where, fix=fix)
+                values[role] = text_of(values[role], f"the {role}", where, fix)
             yield Record(values, where)
 
 

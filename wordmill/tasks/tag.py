@@ -30,7 +30,7 @@ from wordmill.models.crf import CRF
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
 from wordmill.tasks.doubts import tell_empty, tell_shared
-from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.labels import LabelOutcomes, class_table, html_table, prf
 from wordmill.tasks.spans import (
     Sentence,
@@ -173,10 +173,12 @@ class Tag(Task):
         return found
 
     def _odd(self, train: Records, column: str) -> None:
-        """Raises `DataError` for the first tag that is no entity's, where most others are: it is a mistake, and not a scheme."""
-        tags = [(record, n, tag) for record in train.records for n, tag in enumerate(listed(record, column)) if tag != "O"]
+        """Raises `DataError` for the first tag that is no entity's, where most others are, or some with O beside them: it is a mistake, and
+        not a scheme."""
+        every = [(record, n, tag) for record in train.records for n, tag in enumerate(listed(record, column))]
+        tags = [one for one in every if one[2] != "O"]
         odd = [one for one in tags if not is_entity_tag(one[2])]
-        if 2 * len(odd) <= len(tags):
+        if 2 * len(odd) <= len(tags) or (len(odd) < len(tags) < len(every)):
             record, n, tag = odd[0]
             others = f", nor are {len(odd) - 1:,} more" if len(odd) > 2 else ", nor is 1 more" if len(odd) == 2 else ""
             raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND{others}", where=_line(record, n),
@@ -211,9 +213,10 @@ class Tag(Task):
                 if not is_entity_tag(tag):
                     raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND", where=_line(record, n))
             return Sentence(text, places, tuple(bio(spans_of(tags), len(tags))))
-        whole = values.get(fields.get("text", "text"))
-        if not isinstance(whole, str):
+        given = values.get(fields.get("text", "text"))
+        if given is None:
             raise DataError("this record has neither words nor a text", where=record.where)
+        whole = text_of(given, "the text", record.where, "Write a text")
         spans = values.get(fields.get("spans", "spans"))
         if spans is None:
             return Sentence(whole, words_of(whole, characters=self.spec["characters"]), ())
@@ -306,7 +309,7 @@ class Tag(Task):
             self._pieces[text] = found
         return found
 
-    def target_text(self, target: int) -> str | None:
+    def target_text(self, target: int, example: Encoded) -> str | None:
         """The tag."""
         return str(self.spec["labels"][target])
 

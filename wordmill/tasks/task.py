@@ -148,8 +148,8 @@ class Task:
         """The tokenizer with what the task needs of it: a template, further special tokens. Raises `ModelError` where that can't be."""
         return tokenizer
 
-    def target_text(self, target: int) -> str | None:
-        """A target as people read it, for `--preview`; None: targets are tokens."""
+    def target_text(self, target: int, example: Encoded) -> str | None:
+        """A target of an example as people read it, for `--preview`; None: targets are tokens."""
         return None
 
     def counts(self, records: Sequence[Record]) -> dict[str, int]:

@@ -19,15 +19,43 @@ from wordmill.tasks.texts import BleuOutcomes, bleu_signature, require_bleu, sid
 TABLES = {"csv", "tsv", "json", "jsonl", "ndjson", "parquet"}
 """Endings of files with records; a file of any other ending may hold a sentence a line, in one language."""
 CODE = re.compile(r"[a-z]{2}([-_][A-Za-z]{2,4})?|cmn|yue|eng|deu|fra|spa|jpn|kor|rus|ara|por|ita|nld|pol|tur|vie|ces|ukr|hin|ind|swe|fin")
-LANGUAGES = frozenset(
-    """
-    english german deutsch french français spanish español
-    chinese mandarin cantonese japanese korean russian arabic portuguese italian dutch
-    polish turkish vietnamese czech ukrainian hindi indonesian swedish finnish danish norwegian greek hebrew persian thai bengali urdu tamil
-    romanian hungarian bulgarian
-    中文 英文 英语 汉语 日文 日语
-    """.split()
-)
+LANGUAGES = {name: code for code, *names in (line.split() for line in """
+    ar arabic ara
+    bg bulgarian
+    bn bengali
+    cs czech ces
+    da danish
+    de german deutsch deu
+    el greek
+    en english eng 英文 英语
+    es spanish español spa
+    fa persian
+    fi finnish fin
+    fr french français fra
+    he hebrew
+    hi hindi hin
+    hu hungarian
+    id indonesian ind
+    it italian ita
+    ja japanese jpn 日文 日语
+    ko korean kor
+    nl dutch nld
+    no norwegian
+    pl polish pol
+    pt portuguese por
+    ro romanian
+    ru russian rus
+    sv swedish swe
+    ta tamil
+    th thai
+    tr turkish tur
+    uk ukrainian ukr
+    ur urdu
+    vi vietnamese vie
+    yue cantonese
+    zh chinese mandarin cmn 中文 汉语
+    """.strip().splitlines()) for name in names}  # fmt: skip
+"""The codes of languages by what else they are called."""
 NO_CODES = frozenset({"id", "no", "nr", "to", "is", "as", "by", "in", "ok"})
 """Names of columns that look like languages and seldom are."""
 WIDE = re.compile(r"[\u3040-\u30ff]"), re.compile(r"[\u3400-\u9fff]"), re.compile(r"[\uac00-\ud7af\u1100-\u11ff]"), re.compile(
@@ -80,13 +108,18 @@ class Translate(Pairs):
 
     def _names(self, pair: Sequence[Path]) -> list[str]:
         """What the columns of files with a sentence a line are called: by the files' endings, where these are languages; by what the model
-        knows, where it was trained on columns of other names. Raises `DataError` for other languages than the model's."""
-        names, columns = [_ending(path) for path in pair], list(self.spec.get("columns", {}).values())
-        if len(set(names)) == len(names) and (not columns or set(names) <= set(columns)):
-            return names
-        if all(map(CODE.fullmatch, [*names, *columns])) and columns:
-            raise DataError(f"this is {' and '.join(names)}, and the model translates {columns[0]} into {columns[1]}", where=pair[0])
-        return (columns or ["source", "target"])[: len(pair)]
+        knows, where it was trained on columns of other names. Raises `DataError` for other languages than the model's, and for a file
+        that stands alone and is in the language that it writes."""
+        endings, columns = [_ending(path) for path in pair], list(self.spec.get("columns", {}).values())
+        if not columns:
+            return endings if len(set(endings)) == len(endings) else ["source", "target"]
+        names, way = _placed(endings, columns), f"translates {columns[0]} into {columns[1]}"
+        if len(set(names)) < len(pair):
+            raise DataError(f"this is {' and '.join(endings)}, and the model {way}", where=pair[0])
+        if names == columns[1:]:
+            raise DataError(f"this is {endings[0]}, which the model writes and does not read: it {way}", where=pair[0],
+                            fix=f"Give the file in {columns[0]}, and to evaluate on, both")  # fmt: skip
+        return names
 
     def look(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
         """As `Pairs`; then how BLEU is to cut the targets."""
@@ -118,6 +151,11 @@ class Translate(Pairs):
             return free[0], free[1]
         other = free[0] if len(free) == 1 else None
         return source or other, target or other
+
+    def is_target(self, name: str) -> bool:
+        """By the language too: zh where the model was trained on a column "Chinese"."""
+        source, target = (language(column) for column in self.spec["columns"].values())
+        return super().is_target(name) or source != target == language(name) is not None
 
     # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,6 +193,28 @@ def bleu_tokenizer(texts: Iterable[str]) -> tuple[str, str]:
     if spaceless > 0.4 * letters:
         return "char", "the targets are written without spaces"
     return "13a", "words and punctuation"
+
+
+def language(name: str) -> str | None:
+    """The code of the language that a column or the ending of a file is named by; None: it names none that is known."""
+    low = name.lower()
+    return LANGUAGES.get(low) or (re.split("[-_]", low)[0] if CODE.fullmatch(name) else None)
+
+
+def _placed(endings: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """The columns of the model that files with these endings belong to: by name, by the languages that both are named by, else by their
+    order. Empty for files in other languages."""
+    if set(endings) <= set(columns):
+        return list(endings)
+    known = {code: column for column in columns if (code := language(column)) is not None}
+    if language(columns[0]) == language(columns[1]):
+        known = {}
+    spoken = [language(ending) for ending in endings]
+    if len(known) == len(columns) and any(code is not None and code not in known for code in spoken):
+        return []
+    found = [known.get(code) if code is not None else None for code in spoken]
+    free = [column for column in columns if column not in found]
+    return [column or free.pop(0) for column in found]
 
 
 def of_lines(path: Path, *, alone: bool) -> bool:

@@ -7,7 +7,6 @@ Shapes: T tokens of a window, P of them that may be chosen (P,), the first or th
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wordmill.core.errors import ModelError
-from wordmill.tasks.spans import JOINERS, SKINS
+from wordmill.tasks.spans import belongs
 from wordmill.tokenizer import Tokenizer
 
 NOWHERE = (-1, -1)
@@ -83,24 +82,18 @@ def windows(n: int, room: int, stride: int) -> Iterator[tuple[int, int]]:
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A token's place without the spaces around it, and with what belongs to its characters: marks above and below, parts of an emoji.
-    Empty where nothing is left."""
+    """A token's place without the spaces around it, and with what belongs to its characters: marks above and below, parts of an emoji,
+    halves of a flag. Empty where nothing is left."""
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1
     if start < end:
-        while end < len(text) and _belongs(text, end):
+        while end < len(text) and belongs(text, end):
             end += 1
-        while start and _belongs(text, start):
+        while start and belongs(text, start):
             start -= 1
     return start, end
-
-
-def _belongs(text: str, at: int) -> bool:
-    """Whether the character belongs to the one before it."""
-    c = text[at]
-    return unicodedata.category(c)[0] == "M" or c in JOINERS or SKINS[0] <= c <= SKINS[1] or text[at - 1] == JOINERS[0]
 
 
 def covering(places: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
