@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import wordmill
 from tests.tuning import QUICK, SHAPES, write_table
 from wordmill.cli.app import main
+from wordmill.core.config import parse_overrides
 from wordmill.core.errors import DataError
 from wordmill.core.progress import Reporter
 from wordmill.models.heads import load_base, load_headed
@@ -194,6 +195,13 @@ def test_pairs_are_found_and_told_apart(small_models, capsys):
     assert one.types is not None and list(one.ids).count(tokenizer.sep_id) == 2
     first_end = list(one.ids).index(tokenizer.sep_id)
     assert one.types.tolist() == [0] * (first_end + 1) + [1] * (11 - first_end)
+
+
+@pytest.mark.parametrize(("pair", "found"), [("hypothesis", "hypothesis"), ("", None), ("null", "hypothesis"), ("note", "note")])
+def test_which_column_is_the_pair_can_be_said_and_that_none_is(pair, found):
+    rows = [{"premise": f"mill {i}", "hypothesis": "river", "note": "x" * (i % 3), "label": i % 2} for i in range(20)]
+    task, _ = look(rows, list(rows[0]), **parse_overrides([f"pair={pair}"]))
+    assert task.spec["columns"].get("pair") == found
 
 
 def test_labels_are_sorted_as_people_count():
