@@ -25,12 +25,14 @@ def finetune_seeds(seeds: int, *, out: str | Path | None, reporter: Reporter = S
     if not resume:
         new_folder(folder)
     first = int(given.pop("seed", 0) or 0)
+    # Where examples are set aside, all seeds set the same ones aside.
+    same = {} if given.get("validation") or given.get("validation_share") == 0 else {"split_seed": first}
     runs = []
     for seed in range(first, first + seeds):
         place = folder / f"seed-{seed}"
         reporter.note(f"seed {seed}:")
         again = resume and (place / "config.yaml").exists()
-        runs.append(finetune(out=place, reporter=reporter, **({"resume": True} if again else {"split_seed": first, **given, "seed": seed})))
+        runs.append(finetune(out=place, reporter=reporter, **({"resume": True} if again else {**same, **given, "seed": seed})))
     summary: dict[str, Any] = {}
     for split in ("validation", "test"):
         if split in runs[0].metrics:

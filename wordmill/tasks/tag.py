@@ -144,14 +144,20 @@ class Tag(Task):
         def first(asked: str | None, usual: Sequence[str]) -> str | None:
             return asked or next((name for name in usual if name in names), None)
 
-        words, tags = first(s.tokens, WORDS), first(s.tags, TAGS)
-        if words and tags:
-            return {"tokens": words, "tags": tags}
-        text, spans = first(s.text, TEXTS), first(s.spans, SPANS)
-        if text and spans:
-            return {"text": text, "spans": spans}
+        pairs = [{"tokens": first(s.tokens, WORDS), "tags": first(s.tags, TAGS)},
+                 {"text": first(s.text, TEXTS), "spans": first(s.spans, SPANS)}]  # fmt: skip
+        for found in sorted(pairs, key=lambda pair: not any(getattr(s, role) for role in pair)):  # what is asked for comes first
+            if all(found.values()):
+                return {role: str(name) for role, name in found.items()}
         raise DataError(f"found neither words with tags, nor a text with spans; fields: {', '.join(names)}", where=train.files[0],
                         fix="Name them: task.tokens=… task.tags=…, or task.text=… task.spans=…")  # fmt: skip
+
+    def idle(self, records: Sequence[Record] = ()) -> dict[str, str]:
+        """See task.py."""
+        fields = self.spec["fields"]
+        if "tokens" in fields:
+            return dict.fromkeys(("text", "spans"), f"words with their tags are read ({fields['tokens']}, {fields['tags']})")
+        return dict.fromkeys(("tokens", "tags", "scheme"), f"texts with spans are read ({fields['text']}, {fields['spans']})")
 
     def _scheme(self, train: Records, reporter: Reporter) -> str:
         """The scheme of the tags. Raises `DataError` for entities that nothing marks the beginning of."""
@@ -194,7 +200,7 @@ class Tag(Task):
     def _sentence(self, record: Record) -> Sentence:
         fields, values = self.spec["fields"], record.values
         words = values.get(fields.get("tokens", "tokens"))
-        if isinstance(words, list):
+        if isinstance(words, list) and fields.get("text") not in values:
             if not all(isinstance(word, str) and word for word in words):
                 raise DataError("a word is not a text, or empty", where=record.where)
             text, places = joined(words, self.spec["between"])
