@@ -200,8 +200,7 @@ def finetune(
     """
     started = time.monotonic()
     tune_memory()
-    given = {**settings, **named_files(data=data, validation=settings.get("validation"), test=settings.get("test"))}
-    given |= {name: str(value) for name, value in (("task", task), ("parent", model)) if value is not None}
+    given = as_given(task, data, model, settings)
     place = choose_device(device)
     with world(place) as group, ExitStack() as held:
         log = reporter if group.first else Reporter(quiet=True)
@@ -232,7 +231,15 @@ def finetune(
     return Run(folder, metrics)
 
 
-def named_files(**given: Any) -> dict[str, list[str]]:
+def as_given(
+    task: str | None, data: str | Path | Sequence[str | Path], model: str | Path | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was said to `finetune`, by the names of `FinetuneConfig`."""
+    named = {name: str(value) for name, value in (("task", task), ("parent", model)) if value is not None}
+    return {**settings, **_files(data=data, validation=settings.get("validation"), test=settings.get("test")), **named}
+
+
+def _files(**given: Any) -> dict[str, list[str]]:
     """Names of files, each given as one or several."""
     found = {name: [value] if isinstance(value, str | Path) else list(value or ()) for name, value in given.items()}
     return {name: [str(path) for path in paths] for name, paths in found.items() if paths}
