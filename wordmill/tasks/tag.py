@@ -521,6 +521,7 @@ class EntityOutcomes:
     words: Any
     """(N, 2): words whose tag is right, and words."""
     headline: str = "f1"
+    counted: str = "entities that are right in border and kind"
 
     @classmethod
     def of(cls, kinds: Sequence[str], pairs: Sequence[tuple[list[Span], list[Span]]], words: Sequence[tuple[int, int]]) -> EntityOutcomes:
