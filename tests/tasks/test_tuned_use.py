@@ -10,6 +10,10 @@ import pytest
 
 from tests.tasks.test_tag import conll  # noqa: F401
 from wordmill.cli.app import main
+from wordmill.core.files import read_json, write_json
+from wordmill.models.folder import load_model
+from wordmill.models.heads import HeadConfig, save_headed, with_head
+from wordmill.tokenizer import Tokenizer
 
 
 def made(task: str, data: Path, model: Path, out: Path, *more: str) -> Path:
@@ -43,6 +47,30 @@ def tagger(conll, small_models, tmp_path_factory):  # noqa: F811
 @pytest.fixture(scope="session")
 def classifier(reviews, small_models, tmp_path_factory):
     return made("classify", reviews / "train.tsv", small_models("bert"), tmp_path_factory.mktemp("classifier") / "run")
+
+
+def from_elsewhere(place: Path, base: Path, kind: str, *labels: str, **settings: Any) -> Path:
+    """A model with a head, as others write it: its labels and `settings` in config.json, and no wordmill.json."""
+    save_headed(with_head(load_model(base), HeadConfig(kind=kind, labels=labels), seed=1), place)  # type: ignore[arg-type]
+    write_json(place / "config.json", {**read_json(place / "config.json"), **settings})
+    Tokenizer.load(base).save(place)
+    (place / "wordmill.json").unlink(missing_ok=True)
+    return place
+
+
+@pytest.mark.parametrize(("labels", "kind"), [(["LABEL_0"], None), (["LABEL_0"], "regression"), (["x", "y"], "regression")])
+def test_a_regression_from_elsewhere_is_no_classifier(labels, kind, small_models, reviews, tmp_path, capsys):
+    folder = from_elsewhere(tmp_path / "model", small_models("bert"), "sequence", *labels, problem_type=kind)
+    said = f"this model is a regression: its head gives {len(labels)} number{'s' if len(labels) > 1 else ''} for a text, and wordmill"
+    assert said in refused(capsys, "predict", folder, reviews / "test.tsv")
+    assert said in refused(capsys, "evaluate", folder, reviews / "test.tsv")
+
+
+def test_a_classifier_from_elsewhere_gives_its_labels(small_models, tmp_path, capsys):
+    folder = from_elsewhere(tmp_path / "model", small_models("bert"), "sequence", "no", "yes")
+    (tmp_path / "a.txt").write_text("the good mill\n")
+    (row,) = answered(capsys, folder, tmp_path / "a.txt")
+    assert set(row["probabilities"]) == {"no", "yes"} and sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 
 
 def test_a_txt_of_words_with_tags_is_read_as_evaluate_reads_it(tagger, conll, tmp_path, capsys):  # noqa: F811

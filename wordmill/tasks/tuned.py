@@ -13,7 +13,7 @@ from torch import nn
 from wordmill.batches.examples import Encoded
 from wordmill.core.device import choose_device, choose_dtype
 from wordmill.core.errors import DataError, ModelError, UsageError
-from wordmill.core.files import standard_lines
+from wordmill.core.files import read_json, standard_lines
 from wordmill.core.lineage import read_lineage
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Comparison, Outcomes, paired
@@ -163,7 +163,7 @@ def load_tuned(
 
 def _foreign(folder: Path) -> dict[str, Any]:
     """The task of a model from elsewhere: of a classifier, whose labels are in config.json, or of one that answers with spans. Raises
-    `ModelError` for what is neither."""
+    `ModelError` for what is neither, and for one that gives numbers and not labels."""
     if head_kind(folder) == "span":
         return {"name": "answer", "settings": {}, "spec": {}}
     if head_kind(folder) != "sequence":
@@ -171,6 +171,11 @@ def _foreign(folder: Path) -> dict[str, Any]:
             "this model was not fine-tuned for a task", where=folder, fix="Fine-tune it: wordmill finetune TASK DATA --model …"
         )
     head = load_headed(folder).head
+    alone = len(head.labels) == 1 and not head.multi_label  # transformers trains such a head as a regression too
+    if read_json(folder / "config.json").get("problem_type") == "regression" or alone:
+        raise ModelError(f"this model is a regression: its head gives {plural(len(head.labels), 'number')} for a text, and wordmill "
+                         f"predicts labels", where=folder,
+                         fix="Fine-tune it with labels: wordmill finetune classify DATA --model …")  # fmt: skip
     spec = {"columns": {"text": "text", "label": "label"}, "labels": list(head.labels), "multi_label": head.multi_label}
     return {"name": "classify", "settings": {}, "spec": spec}
 
