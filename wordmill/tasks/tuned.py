@@ -27,6 +27,7 @@ from wordmill.tasks.aside import kept_of
 from wordmill.tasks.examples import Record, looks_like_conll, read_text
 from wordmill.tasks.finetune import FinetuneConfig, save
 from wordmill.tasks.judge import Judged, judge
+from wordmill.tasks.tag import Tag
 from wordmill.tasks.task import Task, Tools, encode_all, restore
 from wordmill.tasks.tune_plan import LONGEST, row_capacity
 from wordmill.tokenizer import Tokenizer
@@ -134,7 +135,7 @@ def is_tuned(place: str | Path) -> bool:
     folder = model_folder(place)
     if is_adapter(folder):
         return "tuned" in read_lineage(folder)
-    return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) in ("sequence", "span"))
+    return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) is not None)
 
 
 def load_tuned(
@@ -162,15 +163,18 @@ def load_tuned(
 
 
 def _foreign(folder: Path) -> dict[str, Any]:
-    """The task of a model from elsewhere: of a classifier, whose labels are in config.json, or of one that answers with spans. Raises
-    `ModelError` for what is neither, and for one that gives numbers and not labels."""
-    if head_kind(folder) == "span":
+    """The task of a model from elsewhere: of a classifier or a tagger, whose labels are in config.json, or of one that answers with spans.
+    Raises `ModelError` for what is none of these, and for one that gives numbers and not labels."""
+    kind = head_kind(folder)
+    if kind == "span":
         return {"name": "answer", "settings": {}, "spec": {}}
-    if head_kind(folder) != "sequence":
+    if kind is None:
         raise ModelError(
             "this model was not fine-tuned for a task", where=folder, fix="Fine-tune it: wordmill finetune TASK DATA --model …"
         )
     head = load_headed(folder).head
+    if kind == "token":
+        return {"name": "tag", "settings": {}, "spec": Tag.of_labels(head.labels)}
     alone = len(head.labels) == 1 and not head.multi_label  # transformers trains such a head as a regression too
     if read_json(folder / "config.json").get("problem_type") == "regression" or alone:
         raise ModelError(f"this model is a regression: its head gives {plural(len(head.labels), 'number')} for a text, and wordmill "
