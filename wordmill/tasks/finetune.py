@@ -499,7 +499,7 @@ def finish(
                 pages += sample_page(judged.samples) + ready.task.pages(records, answers)
                 for line in judged.text().splitlines():
                     reporter.note(f"{name}: {line}")
-    tuned = {**ready.task.plain(), "max_tokens": plan.max_tokens}
+    folders: dict[str, dict[str, Any]] = {"model": {}}
     if config.lora is None:
         still = {name for name, _ in run.model.named_parameters()} - set(weights)
         # What is frozen is as it was in the parent: the model at hand may hold it rounded to bfloat16.
@@ -510,14 +510,15 @@ def finish(
         whole = build(config, plan.model, ready.task).float()
         metrics["trained_parameters"] = save_tuned_adapter(config, whole, weights, folder / "adapter")
         save(whole, ready.task, folder / "model", whole.state_dict())
-        ready.task.store(folder / "adapter", ready.tokenizer)
-        write_lineage(folder / "adapter", task=config.task, tuned=tuned, head=head_facts(whole))
-    ready.task.store(folder / "model", ready.tokenizer)
+        folders["adapter"] = {"head": head_facts(whole)}
+    for name in folders:
+        ready.task.store(folder / name, ready.tokenizer)
     timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
-    write_lineage(folder / "model", task=config.task, tuned=tuned,
-                  parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
-                  learned_by=plan.train.optim.kind if config.scratch else learned_by(config.parent),
-                  recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings)  # fmt: skip
+    for name, more in folders.items():
+        write_lineage(folder / name, task=config.task, tuned={**ready.task.plain(), "max_tokens": plan.max_tokens},
+                      parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
+                      learned_by=plan.train.optim.kind if config.scratch else learned_by(config.parent),
+                      recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings, **more)  # fmt: skip
     write_text(folder / "model" / "README.md", tuned_card(folder.name, config, run.model, found, ready.task.describe()))
     write_text(folder / PAGES, pages)
     write_json(folder / "timings.json", timings)
