@@ -93,6 +93,29 @@ def test_models_that_dont_fit(expect_refusal, tmp_path):
     expect_refusal("unknown setting 'rats'", "classify", rows, "train.rats=3")
 
 
+def test_settings_that_would_change_nothing(expect_refusal, tmp_path):
+    rows = table(tmp_path / "a.tsv", *ROWS)
+    one = "task.threshold, task.separator would have no effect: each text has one label"
+    expect_refusal(one, "classify", rows, "task.threshold=0.7", "task.separator=;")
+    expect_refusal("validation_share would have no effect: .*a.tsv", "classify", rows, "--validation", rows, "validation_share=0.2")
+    expect_refusal("patience would have no effect: with validation_share=0", "classify", rows, "validation_share=0", "patience=3")
+    lists = tmp_path / "a.jsonl"
+    lists.write_text("".join(json.dumps({"text": f"mill {i}", "label": ["xy"[i % 2]]}) + "\n" for i in range(9)))
+    expect_refusal("task.separator would have no effect: the labels stand in lists", "classify", lists, "task.separator=;")
+    words = conll(tmp_path / "a.conll", "the O\nAnna B-PER\n\nis O\n")
+    expect_refusal("task.text would have no effect: words with their tags", "tag", words, "task.text=tags")
+    lists.write_text(json.dumps({"text": "Anna", "spans": [{"start": 0, "end": 4, "label": "PER"}]}) + "\n")
+    expect_refusal("task.scheme would have no effect: texts with spans", "tag", lists, "task.scheme=bio")
+    asked = {"question": "who?", "context": "Anna is here", "answers": [{"text": "Anna", "answer_start": 0}]}
+    lists.write_text(json.dumps(asked) + "\n")
+    expect_refusal("task.threshold would have no effect: every question .* has an answer", "answer", lists, "task.threshold=1")
+    expect_refusal("task.skip_bad would have no effect", "answer", lists, "task.way=write", "task.skip_bad=true", base="qwen3")
+    nested = tmp_path / "squad.json"
+    paragraph = {"context": asked["context"], "qas": [{"id": "1", "question": "who?", "answers": asked["answers"]}]}
+    nested.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    expect_refusal("task.question would have no effect: .*squad.json has the layout of SQuAD", "answer", nested, "task.question=q")
+
+
 def conll(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
@@ -140,6 +163,8 @@ def test_predict_and_compare_refuse_what_they_cant_do(model, tmp_path, capsys):
     assert "fine-tuned for a task" in capsys.readouterr().err
     assert main(["evaluate", str(out / "model"), str(rows), "--stride", "4"]) == 2
     assert "--stride can't be honoured" in capsys.readouterr().err
+    assert main(["evaluate", str(out / "model"), str(rows), "task.threshold=0.7"]) == 2
+    assert "task.threshold would have no effect: each text has one label" in capsys.readouterr().err
     assert main(["finetune", "-o", str(out), "--resume", "--lr", "1"]) == 2
     assert "changed: lr" in capsys.readouterr().err
 

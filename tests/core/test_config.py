@@ -59,6 +59,7 @@ def test_overrides():
         "name": "a=b",
         "on": True,
     }
+    assert parse_overrides(["task.pair=", "task.text=null"]) == {"task": {"pair": "", "text": None}}
     with pytest.raises(ConfigError, match="name=value"):
         parse_overrides(["model.layers"])
 

@@ -19,8 +19,9 @@ from tests.tuning import FILL, make_folder
 from wordmill.batches.batch import ASKED, IGNORE
 from wordmill.batches.examples import in_pieces, pack
 from wordmill.cli.app import main
-from wordmill.core.errors import DataError
+from wordmill.core.errors import DataError, UsageError
 from wordmill.core.progress import SILENT, Reporter
+from wordmill.evaluate.bootstrap import paired
 from wordmill.models.folder import read_config
 from wordmill.models.heads import load_base
 from wordmill.tasks.answer import NO_ANSWER, Answer
@@ -509,6 +510,13 @@ def test_outcomes_of_questions_with_and_without_answers():
     assert found.correct().tolist() == [True, True, False, False]
     assert np.isnan(found.metrics(np.array([0, 3]))["no_answer_right"])
     assert set(AnswerOutcomes.of([["a"]], ["a"], "squad").metrics()) == {"f1", "exact_match"}
+
+
+def test_scores_that_count_differently_are_not_compared():
+    words, characters = (AnswerOutcomes.of([["york"]], ["york"], measure) for measure in ("squad", "cmrc"))
+    assert paired(words, words).difference == 0
+    with pytest.raises(UsageError, match=r"task.measure=squad\) with f1 of 1 example \(the longest run of characters, task.measure=cmrc\)"):
+        paired(words, characters)
 
 
 def test_baselines_share_words():

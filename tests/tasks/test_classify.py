@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import wordmill
 from tests.tuning import QUICK, SHAPES, write_table
 from wordmill.cli.app import main
+from wordmill.core.config import parse_overrides
 from wordmill.core.errors import DataError
 from wordmill.core.progress import Reporter
 from wordmill.models.heads import load_base, load_headed
@@ -230,6 +231,13 @@ def test_one_column_is_not_both_texts():
     rows = [{"text": f"mill {i}", "label": "xy"[i % 2]} for i in range(6)]
     with pytest.raises(DataError, match="pair and text can't both be the column 'text'"):
         look(rows, ["text", "label"], text="text", pair="text")
+
+
+@pytest.mark.parametrize(("pair", "found"), [("hypothesis", "hypothesis"), ("", None), ("null", "hypothesis"), ("note", "note")])
+def test_which_column_is_the_pair_can_be_said_and_that_none_is(pair, found):
+    rows = [{"premise": f"mill {i}", "hypothesis": "river", "note": "x" * (i % 3), "label": i % 2} for i in range(20)]
+    task, _ = look(rows, list(rows[0]), **parse_overrides([f"pair={pair}"]))
+    assert task.spec["columns"].get("pair") == found
 
 
 def test_labels_are_sorted_as_people_count():

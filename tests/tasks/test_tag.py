@@ -182,6 +182,13 @@ def test_a_list_is_no_text():
         task.sentence(Record({"text": ["anna", "went"], "spans": []}, "f:1"))
 
 
+def test_spans_that_are_asked_for_go_before_words_that_are_found():
+    values = {"tokens": ["Anna"], "tags": ["O"], "body": "Anna", "found": [[0, 4, "PER"]]}
+    task = Tag({"text": "body", "spans": "found"})
+    task.look({"train": Records([Record(values, "f:1")], list(values), "json", files=["f"])}, SILENT)
+    assert task.spec["fields"] == {"text": "body", "spans": "found"}
+
+
 def test_overlapping_spans_are_counted():
     record = Record({"text": "new york mill", "spans": [[0, 8, "LOC"], [4, 8, "PER"]]}, "f:1")
     reporter = Reporter(quiet=True)

@@ -10,7 +10,7 @@ import pytest
 import wordmill
 from tests.writing import write_pairs
 from wordmill.cli.app import main
-from wordmill.core.errors import DataError
+from wordmill.core.errors import DataError, UsageError
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import intervals, paired
 from wordmill.tasks.examples import Record, Records
@@ -229,4 +229,7 @@ def test_bleu_and_chrf_are_sacrebleu_s_on_any_resample(tokenize):
     assert low < found.metrics()["bleu"] < high
     better = paired(found, BleuOutcomes(right, right, tokenize), draws=100)
     assert better.b == pytest.approx(100) and better.low > 0
+    other = "char" if tokenize == "13a" else "13a"
+    with pytest.raises(UsageError, match=rf"task.tokenize={tokenize}\) with bleu of 20 examples \(words by task.tokenize={other}\)"):
+        paired(found, BleuOutcomes(right, said, other))
     assert found.each().shape == (20,) and found.correct() is None

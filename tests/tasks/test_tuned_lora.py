@@ -45,9 +45,11 @@ def test_the_adapter_and_the_head_learn_and_nothing_else(name, reviews, small_mo
     texts = ["the good mill", "a sad day by the cold river", "flour"]
     for one, other in zip(merged.predict(texts), apart.predict(texts), strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=2e-6)
-    rows = [str(out / "data" / "validation.jsonl"), "--json", "--quiet"]
-    assert main(["evaluate", str(out / "model"), *rows]) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"] == pytest.approx(metrics["validation"]["metrics"])
+    for place in ("model", "adapter"):
+        assert main(["evaluate", str(out / place), str(out / "data" / "validation.jsonl"), "--json", "--quiet"]) == 0
+        again = json.loads(capsys.readouterr().out)
+        assert again["metrics"] == pytest.approx(metrics["validation"]["metrics"])
+        assert again["baselines"] == metrics["validation"]["baselines"] and "majority class" in again["baselines"]
 
 
 CLASSES = {"bert": "AutoModelForSequenceClassification", "qwen3": "AutoModelForSequenceClassification"}

@@ -6,10 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import wordmill
 from tests.tasks.test_tag import conll  # noqa: F401
 from wordmill.cli.app import main
+from wordmill.core.files import read_json, write_json
+from wordmill.models.folder import load_model
+from wordmill.models.heads import HeadConfig, save_headed, with_head
+from wordmill.tokenizer import Tokenizer
 
 
 def made(task: str, data: Path, model: Path, out: Path, *more: str) -> Path:
@@ -43,6 +49,56 @@ def tagger(conll, small_models, tmp_path_factory):  # noqa: F811
 @pytest.fixture(scope="session")
 def classifier(reviews, small_models, tmp_path_factory):
     return made("classify", reviews / "train.tsv", small_models("bert"), tmp_path_factory.mktemp("classifier") / "run")
+
+
+def from_elsewhere(place: Path, base: Path, kind: str, *labels: str, **settings: Any) -> Path:
+    """A model with a head, as others write it: its labels and `settings` in config.json, and no wordmill.json."""
+    save_headed(with_head(load_model(base), HeadConfig(kind=kind, labels=labels), seed=1), place)  # type: ignore[arg-type]
+    write_json(place / "config.json", {**read_json(place / "config.json"), **settings})
+    Tokenizer.load(base).save(place)
+    (place / "wordmill.json").unlink(missing_ok=True)
+    return place
+
+
+@pytest.mark.parametrize(("labels", "kind"), [(["LABEL_0"], None), (["LABEL_0"], "regression"), (["x", "y"], "regression")])
+def test_a_regression_from_elsewhere_is_no_classifier(labels, kind, small_models, reviews, tmp_path, capsys):
+    folder = from_elsewhere(tmp_path / "model", small_models("bert"), "sequence", *labels, problem_type=kind)
+    said = f"this model is a regression: its head gives {len(labels)} number{'s' if len(labels) > 1 else ''} for a text, and wordmill"
+    assert said in refused(capsys, "predict", folder, reviews / "test.tsv")
+    assert said in refused(capsys, "evaluate", folder, reviews / "test.tsv")
+
+
+def test_a_tagger_from_elsewhere_says_what_transformers_says(small_models, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    labels = ["O", "S-PER", "B-LOC", "I-LOC", "E-LOC"]
+    folder = from_elsewhere(tmp_path / "model", small_models("bert"), "token", *labels)
+    words = "anna went to new york".split()
+    (tmp_path / "a.txt").write_text(" ".join(words) + "\n")
+    (row,) = answered(capsys, folder, tmp_path / "a.txt")
+    theirs = transformers.AutoModelForTokenClassification.from_pretrained(folder)
+    told = transformers.AutoTokenizer.from_pretrained(folder)(words, is_split_into_words=True, return_tensors="pt")
+    said = theirs(**told).logits[0].argmax(-1).tolist()
+    places = told.word_ids(0)
+    assert row["tags"] == [labels[said[places.index(n)]] for n in range(len(words))] and row["words"] == words
+    (tmp_path / "b.jsonl").write_text(json.dumps({"words": words, "ner_tags": ["S-PER", "O", "O", "B-LOC", "E-LOC"]}) + "\n")
+    assert main(["evaluate", str(folder), str(tmp_path / "b.jsonl"), "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["details"]["by_class"]) == {"LOC", "PER"} and not found["baselines"]
+    model = wordmill.load(folder)
+    records = model.read([tmp_path / "b.jsonl"])
+    right = (np.array([1, 0, 0, 2, 4]), np.ones(5))
+    assert model.task.outcomes(records, [right]).metrics() == dict.fromkeys(found["metrics"], 1.0), "in whichever scheme"
+    (tmp_path / "b.jsonl").write_text(json.dumps({"tokens": words, "tags": ["B-ORG", "O", "O", "O", "O"]}) + "\n")
+    assert "the tag 'B-ORG' is not among" in refused(capsys, "evaluate", folder, tmp_path / "b.jsonl", "--quiet")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"body": "anna"}) + "\n")
+    assert "Call the words tokens" in refused(capsys, "predict", folder, tmp_path / "b.jsonl", "--quiet")
+
+
+def test_a_classifier_from_elsewhere_gives_its_labels(small_models, tmp_path, capsys):
+    folder = from_elsewhere(tmp_path / "model", small_models("bert"), "sequence", "no", "yes")
+    (tmp_path / "a.txt").write_text("the good mill\n")
+    (row,) = answered(capsys, folder, tmp_path / "a.txt")
+    assert set(row["probabilities"]) == {"no", "yes"} and sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 
 
 def test_a_txt_of_words_with_tags_is_read_as_evaluate_reads_it(tagger, conll, tmp_path, capsys):  # noqa: F811

@@ -15,10 +15,11 @@ from wordmill.models.adapters import add_lora
 from wordmill.models.folder import load_model
 from wordmill.models.heads import HeadConfig, with_head
 from wordmill.models.lora import LoraConfig
+from wordmill.tasks import finetune as tuning
 from wordmill.tasks.classify import Classify
 from wordmill.tasks.examples import Record
 from wordmill.tasks.finetune import depths
-from wordmill.tasks.watch import Thaw
+from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.train.optim import BEHIND, OptimConfig, assign, depth
 
 QUICK = ["--steps", "6", "train.evaluations=2", "train.rows=8", "--quiet"]
@@ -97,6 +98,36 @@ def test_several_seeds_of_a_tagger(files, small_models, tmp_path, capsys, more):
     assert found["seeds"] == 2 and len(values) == 2
     weights = [(out / name / "model" / "model.safetensors").read_bytes() for name in ("seed-0", "seed-1")]
     assert weights[0] != weights[1] and (out / "model" / "model.safetensors").read_bytes() in weights
+
+
+def test_seeds_that_were_stopped_go_on_together_with_the_settings_that_they_had(files, small_models, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    common = ["classify", files["classify"], "--model", str(small_models("lstm")), "-o", str(out), "--steps", "2"]
+    assert main(["finetune", *common, "--seeds", "2", "--seed", "3", "task.text=nowhere"]) == 2
+    assert not out.exists(), "what never began leaves nothing"
+
+    class Stopping(TaskWatch):
+        def __call__(self, run, event):
+            super().__call__(run, event)
+            if run.folder.name == "seed-4" and event == "step":
+                run.stop = "SIGTERM"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "TaskWatch", Stopping)
+        assert main(["finetune", *common, "--seeds", "2", "--seed", "3", "--quiet"]) == 143
+    said = capsys.readouterr().err.rpartition("Go on with: wordmill ")[2].split()
+    for changed, line in ((["--lr", "0.1"], "changed: lr: None → 0.1"), (["task.dropout=0.5"], "changed: options.dropout: None → 0.5")):
+        assert main([*said, "--seeds", "2", *changed]) == 2
+        assert line in capsys.readouterr().err
+    assert not (out / "model").exists()
+    first = (out / "seed-3" / "model" / "model.safetensors").stat().st_mtime_ns
+    assert main([*said, "--quiet", "--json"]) == 0
+    assert len(next(iter(json.loads(capsys.readouterr().out)["validation"].values()))["values"]) == 2
+    assert (out / "seed-3" / "model" / "model.safetensors").stat().st_mtime_ns == first and (out / "model").exists()
+    assert main([*said, "--seeds", "3", "--quiet", "--json"]) == 0, "one more seed"
+    assert json.loads(capsys.readouterr().out)["seeds"] == 3 and (out / "seed-5" / "model").exists()
+    assert main([*said, "--seeds", "2"]) == 2
+    assert "this run has 3 seeds, and can only get more" in capsys.readouterr().err
 
 
 def test_balanced_sampling_draws_all_classes_alike():

@@ -82,7 +82,7 @@ def finetune(
     settings = over_recipe(recipe, merge(given, over), ("time", "epochs", "steps"))
     from wordmill.tasks.finetune import finetune as work
     from wordmill.tasks.preview import preview as look
-    from wordmill.tasks.seeds import finetune_seeds
+    from wordmill.tasks.seeds import finetune_seeds, has_seeds
 
     show = reporter(quiet)
     if preview:
@@ -92,7 +92,8 @@ def finetune(
         emit(json, found, text)
         return 0
     common: dict[str, Any] = {"out": out, "resume": resume, "device": device, "tensorboard": tensorboard, "reporter": show, **settings}
-    return to_the_end("finetune", lambda: finetune_seeds(seeds, **common) if seeds > 1 else work(**common), out, json=json, show=show,
+    several = seeds > 1 or (resume and out is not None and has_seeds(out))
+    return to_the_end("finetune", lambda: finetune_seeds(seeds, **common) if several else work(**common), out, json=json, show=show,
                       following=_following)  # fmt: skip
 
 

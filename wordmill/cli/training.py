@@ -74,7 +74,7 @@ def to_the_end(
         show.warn(f"stopped by {name}; a checkpoint is saved. Go on with: wordmill {command} -o {shlex.quote(folder)} --resume")
         return STOPPED.get(name, 130)
     except KeyboardInterrupt:
-        if out is None or not (out / "config.yaml").exists():
+        if out is None or not any((out / name).exists() for name in ("config.yaml", "seeds.json")):
             raise
         show.warn(f"stopped. Go on with: wordmill {command} -o {shlex.quote(str(out))} --resume")
         return 130

@@ -110,7 +110,10 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _scalar(raw: str) -> Any:
-    """A YAML value, except that 1e-3 (which YAML 1.1 takes for text) is a number, as people expect."""
+    """A YAML value, except that 1e-3 (which YAML 1.1 takes for text) is a number, as people expect, and that nothing is the empty text:
+    what is to be left open is written null."""
+    if not raw.strip():
+        return ""
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError as error:

@@ -25,6 +25,8 @@ class Outcomes(Protocol):
 
     headline: str
     """The metric that the task is judged by; higher is better."""
+    counted: str
+    """What it counts, and how, in words: only scores of which this is the same can be compared."""
 
     def __len__(self) -> int: ...
 
@@ -83,9 +85,11 @@ class Comparison:
 
 
 def paired(a: Outcomes, b: Outcomes, *, draws: int = DRAWS, seed: int = 0) -> Comparison:
-    """Compare two models' outcomes on the same examples. Raises `UsageError` when these are not of one kind or number."""
-    if a.headline != b.headline or len(a) != len(b):
-        raise UsageError(f"can't compare {a.headline} of {len(a)} examples with {b.headline} of {len(b)}")
+    """Compare two models' outcomes on the same examples. Raises `UsageError` when these are not of one kind or number, or don't count the
+    same."""
+    if (a.headline, a.counted, len(a)) != (b.headline, b.counted, len(b)):
+        told = [f"{one.headline} of {plural(len(one), 'example')} ({one.counted})" for one in (a, b)]
+        raise UsageError(f"can't compare {told[0]} with {told[1]}: these scores don't count the same")
     n, name = len(a), a.headline
     generator = np.random.default_rng(seed)
     drawn = (generator.integers(0, n, n) for _ in range(draws))

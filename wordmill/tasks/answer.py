@@ -83,6 +83,11 @@ class Answer(Questions):
         kind = WrittenAnswer if facts["spec"].get("way") == "write" else cls
         return kind(facts["settings"], dict(facts["spec"]))
 
+    def idle(self, records: Sequence[Record] = ()) -> dict[str, str]:
+        """See task.py."""
+        always = "every question that it learned from has an answer, so one is always given"
+        return {} if self.spec.get("unanswerable") else {"threshold": always}
+
     # ── examples ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:

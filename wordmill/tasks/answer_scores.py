@@ -26,6 +26,8 @@ from wordmill.evaluate.bootstrap import Index
 from wordmill.tasks.labels import prf
 
 Measure = Literal["squad", "cmrc"]
+COUNTED = {"squad": "words in any order", "cmrc": "the longest run of characters"}
+"""What F1 counts."""
 MARKS = frozenset(string.punctuation)
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
@@ -92,6 +94,7 @@ class AnswerOutcomes:
     """(N,) the best F1."""
     answered: npt.NDArray[np.bool_]
     """(N,) whether the question has an answer."""
+    counted: str
     headline: str = "f1"
 
     @classmethod
@@ -102,7 +105,7 @@ class AnswerOutcomes:
             # What is nothing but punctuation can't be told from no answer; where other references say more, they count alone.
             real = [one for one in texts if parts(one, measure)] or [""]
             found[:, n] = max(exact(text, one, measure) for one in real), max(f1(text, one, measure) for one in real)
-        return cls(found[0], found[1], np.array([bool(texts) for texts in wanted], bool))
+        return cls(found[0], found[1], np.array([bool(texts) for texts in wanted], bool), f"{COUNTED[measure]}, task.measure={measure}")
 
     def __len__(self) -> int:
         return len(self.f1)

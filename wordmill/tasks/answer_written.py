@@ -38,6 +38,10 @@ class WrittenAnswer(Questions, Written):
     in_context: ClassVar[bool] = False
     prompts: ClassVar[Mapping[bool, str]] = {True: f"question: {QUESTION} context: {FIELD}", False: f"{FIELD}\n\nQ: {QUESTION}\nA:\n"}
 
+    def idle(self, records: Sequence[Record] = ()) -> dict[str, str]:
+        """See task.py."""
+        return {"skip_bad": "what is written need not stand in the context, so where answers stand is not looked at"}
+
     def source(self, record: Record) -> str:
         """The context."""
         return str(record.values["context"])

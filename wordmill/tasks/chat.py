@@ -70,6 +70,7 @@ class ChatOutcomes:
     """The cost of the assistant's words in each of N conversations."""
 
     headline = "bits_per_byte"
+    counted = "the assistant's words"
     lower_is_better = True
 
     def __init__(self, nats: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64], size: npt.NDArray[np.float64]) -> None:

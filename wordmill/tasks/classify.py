@@ -150,6 +150,13 @@ class Classify(Task):
                             where=train.files[0])  # fmt: skip
         return sorted(counts, key=lambda label: (0, int(label), "") if _WHOLE.fullmatch(label) else (1, 0, label))
 
+    def idle(self, records: Sequence[Record] = ()) -> dict[str, str]:
+        """See task.py."""
+        if not self.spec["multi_label"]:
+            return dict.fromkeys(("threshold", "separator"), "each text has one label (task.multi_label=true: any number)")
+        column = self.spec["columns"]["label"]
+        return {"separator": "the labels stand in lists"} if any(isinstance(r.values[column], list) for r in records) else {}
+
     def labels_of(self, record: Record) -> list[str]:
         """The record's labels as texts: one, or with `multi_label` any number. Raises `DataError` where there is none to be had."""
         value = record.values[self.spec["columns"]["label"]]

@@ -28,19 +28,18 @@ from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_time, plural, verb
 from wordmill.evaluate.watch import best_weights, weights_in
 from wordmill.models.adapters import add_lora
-from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
+from wordmill.models.config import ModelConfig, TransformerConfig
 from wordmill.models.folder import LanguageModel, build_model, check_expressible, read_config, save_model
 from wordmill.models.heads import Headed, load_base, save_headed
 from wordmill.models.lora import LoraConfig
 from wordmill.models.transformer import Transformer
-from wordmill.tasks.adapted import base_facts, base_of, check_base, check_lora, head_facts, save_tuned_adapter
+from wordmill.tasks.adapted import base_facts, base_of, check_base, head_facts, save_tuned_adapter
 from wordmill.tasks.aside import set_aside
-from wordmill.tasks.asked import ELSEWHERE, check_training, named, without_effect
 from wordmill.tasks.card import tuned_card
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.judge import Judged, judge, sample_page
 from wordmill.tasks.loud import LOUD_RATES, asks_for_muon, check_muon, learned_by
-from wordmill.tasks.plan import parse_count, parse_time
+from wordmill.tasks.plan import parse_count
 from wordmill.tasks.run import (
     FACTS,
     Run,
@@ -56,7 +55,8 @@ from wordmill.tasks.run import (
     timed,
     write_config,
 )
-from wordmill.tasks.task import Task, Tools, encode_all, task_class
+from wordmill.tasks.task import Task, Tools, check_used, encode_all, task_class
+from wordmill.tasks.tune_asked import check_asked, model_kind
 from wordmill.tasks.tune_plan import WRITER, TunePlan, longest, row_capacity, tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
@@ -65,7 +65,7 @@ from wordmill.tokenizer.train import train_tokenizer
 from wordmill.train import budget
 from wordmill.train.distributed import World, world
 from wordmill.train.log import Log
-from wordmill.train.loop import TrainConfig, Training, fit
+from wordmill.train.loop import Training, fit
 from wordmill.train.optim import BEHIND, depth
 from wordmill.train.report import PAGES, write_report
 
@@ -200,8 +200,7 @@ def finetune(
     """
     started = time.monotonic()
     tune_memory()
-    given = {**settings, **named_files(data=data, validation=settings.get("validation"), test=settings.get("test"))}
-    given |= {name: str(value) for name, value in (("task", task), ("parent", model)) if value is not None}
+    given = as_given(task, data, model, settings)
     place = choose_device(device)
     with world(place) as group, ExitStack() as held:
         log = reporter if group.first else Reporter(quiet=True)
@@ -232,7 +231,15 @@ def finetune(
     return Run(folder, metrics)
 
 
-def named_files(**given: Any) -> dict[str, list[str]]:
+def as_given(
+    task: str | None, data: str | Path | Sequence[str | Path], model: str | Path | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was said to `finetune`, by the names of `FinetuneConfig`."""
+    named = {name: str(value) for name, value in (("task", task), ("parent", model)) if value is not None}
+    return {**settings, **_files(data=data, validation=settings.get("validation"), test=settings.get("test")), **named}
+
+
+def _files(**given: Any) -> dict[str, list[str]]:
     """Names of files, each given as one or several."""
     found = {name: [value] if isinstance(value, str | Path) else list(value or ()) for name, value in given.items()}
     return {name: [str(path) for path in paths] for name, paths in found.items() if paths}
@@ -244,64 +251,21 @@ def _open(given: Mapping[str, Any], out: Path | None, resume: bool, group: World
         return resumed(FinetuneConfig, given, out)
     if not given.get("task"):
         raise UsageError("no task given", fix="For example: wordmill finetune classify reviews.csv --model FOLDER")
-    config = check_settings(FinetuneConfig.of(given), given)
+    config = FinetuneConfig.of(given)
+    check_asked(config, given)
     return config, new_run(config, out, group)
-
-
-def check_settings(config: FinetuneConfig, given: Mapping[str, Any]) -> FinetuneConfig:
-    """What can be known to be wrong before anything is read; `given` is what was said. Raises `WordmillError`."""
-    kinds = task_class(config.task)
-    if not config.data:
-        raise UsageError("no examples given", fix="Name a file: wordmill finetune TASK FILE --model FOLDER")
-    if config.parent is None:
-        raise UsageError("no model given", fix="Name a model folder, or a family to start from scratch: --model runs/x/model, --model bert")
-    if config.time is not None:
-        parse_time(config.time)
-    check_training(config.train, config.dtype, config.size, ELSEWHERE | {"compile": "nothing: fine-tuning is not compiled"})
-    TrainConfig.of({"steps": 1, **config.train}, where="train")
-    if config.lora is not None:
-        check_lora(config)
-    if config.tokenizer_folder is not None and not config.shaped:
-        without_effect(named(given, "tokenizer"), f"the tokenizer in {config.tokenizer_folder} is used")
-        Tokenizer.load(config.tokenizer_folder)
-    if not config.shaped:
-        if "/" in config.parent or config.parent.startswith("."):
-            raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
-        budget.family_shape(config.parent, 64, 1)
-        if config.fresh:
-            raise UsageError(f"{config.parent} is a family: its weights are new anyway", where="--fresh", fix="Leave --fresh away")
-    else:
-        only = {"--size": config.size, "--tokenizer": config.tokenizer_folder}
-        wrong = [name for name, value in only.items() if value is not None] + named(given, "tokenizer")
-        wrong += [f"model.{name}" for name in set(config.shape) - {"dropout"}]
-        if wrong:
-            raise UsageError(f"the shape and the tokenizer of {config.parent} are settled: {', '.join(sorted(wrong))} can't be set",
-                             fix="Only model.dropout can; a family's name starts from scratch")  # fmt: skip
-    kinds.suited(_kind(config), config.options)
-    return config
-
-
-def _kind(config: FinetuneConfig) -> str:
-    """What kind of model is started from: encoder, decoder, encoder-decoder or recurrent. Raises `ModelError` for no model folder."""
-    assert config.parent is not None
-    if config.shaped:
-        model = read_config(Path(config.parent))
-        return "recurrent" if isinstance(model, RecurrentConfig) else model.kind
-    parts = budget.family_shape(config.parent, 64, 1)
-    if config.parent in budget.RECURRENT:
-        return "recurrent"
-    return "encoder-decoder" if parts.get("encoder_layers") else "decoder" if parts.get("causal", True) else "encoder"
 
 
 def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter: Reporter) -> Prepared:
     """Records, splits, tokenizer and encoded examples: a function of the settings and the files, made again on resuming."""
-    kind = _kind(config)
+    kind = model_kind(config)
     task = task_class(config.task).suited(kind, config.options)
     if kind not in task.kinds:
         raise UsageError(f"{config.task} needs {' or '.join(task.kinds)}, and {config.parent} is {kind}", where="--model")
     asked = {"train": config.data, "validation": config.validation, "test": config.test}
     splits = {name: task.read(paths, learn=name == "train", reporter=reporter) for name, paths in asked.items() if paths}
     task.look(splits, reporter)
+    check_used(task, config.options, splits["train"].records)
     if "validation" not in splits and config.validation_share:
         splits = set_aside(config, task, splits, folder, reporter)
     weigh = getattr(task, "weigh", None)
@@ -535,7 +499,7 @@ def finish(
                 pages += sample_page(judged.samples) + ready.task.pages(records, answers)
                 for line in judged.text().splitlines():
                     reporter.note(f"{name}: {line}")
-    tuned = {**ready.task.plain(), "max_tokens": plan.max_tokens}
+    folders: dict[str, dict[str, Any]] = {"model": {}}
     still = {name for name, _ in run.model.named_parameters()} - set(weights)
     # What is frozen is as it was in the parent: the model at hand may hold it rounded to bfloat16.
     whole = build(config, plan.model, ready.task).float() if still else run.model
@@ -545,14 +509,15 @@ def finish(
     else:
         metrics["trained_parameters"] = save_tuned_adapter(config, whole, weights, folder / "adapter")
         save(whole, ready.task, folder / "model", whole.state_dict())
-        ready.task.store(folder / "adapter", ready.tokenizer)
-        write_lineage(folder / "adapter", task=config.task, tuned=tuned, head=head_facts(whole))
-    ready.task.store(folder / "model", ready.tokenizer)
+        folders["adapter"] = {"head": head_facts(whole)}
+    for name in folders:
+        ready.task.store(folder / name, ready.tokenizer)
     timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
-    write_lineage(folder / "model", task=config.task, tuned=tuned,
-                  parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
-                  learned_by=plan.train.optim.kind if config.scratch else learned_by(config.parent),
-                  recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings)  # fmt: skip
+    for name, more in folders.items():
+        write_lineage(folder / name, task=config.task, tuned={**ready.task.plain(), "max_tokens": plan.max_tokens},
+                      parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
+                      learned_by=plan.train.optim.kind if config.scratch else learned_by(config.parent),
+                      recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings, **more)  # fmt: skip
     write_text(folder / "model" / "README.md", tuned_card(folder.name, config, run.model, found, ready.task.describe()))
     write_text(folder / PAGES, pages)
     write_json(folder / "timings.json", timings)

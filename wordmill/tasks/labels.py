@@ -58,6 +58,7 @@ class LabelOutcomes:
     probabilities: Any = None
     """(N, L), where there are any."""
     headline: str = "accuracy"
+    counted: str = "labels that are right"
     metric: ClassVar[str] = "accuracy"
 
     def __len__(self) -> int:
@@ -116,6 +117,7 @@ class SetOutcomes:
     predicted: Any
     """(N, L) bool."""
     headline: str = "micro_f1"
+    counted: str = "labels of sets of labels"
 
     def __len__(self) -> int:
         return len(self.truth)

@@ -12,8 +12,9 @@ from wordmill.batches.examples import Encoded, in_pieces
 from wordmill.core.device import choose_device
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.tasks.examples import Record
-from wordmill.tasks.finetune import FinetuneConfig, check_settings, named_files, prepare
+from wordmill.tasks.finetune import FinetuneConfig, as_given, prepare
 from wordmill.tasks.task import Task, Tools
+from wordmill.tasks.tune_asked import check_asked
 
 SHOWN = 3
 ON, OFF = "\x1b[1;32m", "\x1b[0m"
@@ -23,9 +24,9 @@ def preview(
     task: str, data: Any, *, model: str | Path, reporter: Reporter = SILENT, colour: bool = False, **settings: Any
 ) -> dict[str, Any]:
     """Three examples exactly as the model will see them, with lengths, cuts and label counts; nothing is written. Raises as `finetune`."""
-    given = {**settings, "task": task, "parent": str(model),
-             **named_files(data=data, validation=settings.get("validation"), test=settings.get("test"))}  # fmt: skip
-    config = check_settings(FinetuneConfig.of(given), given)
+    given = as_given(task, data, model, settings)
+    config = FinetuneConfig.of(given)
+    check_asked(config, given)
     with TemporaryDirectory(prefix="wordmill-") as scratch:
         ready = prepare(config, Path(scratch), choose_device("cpu"), reporter)
         return show(ready.task, ready.tools, {name: (ready.splits[name].records, ready.encoded[name]) for name in ready.splits}, colour,

@@ -14,6 +14,7 @@ from wordmill.core.errors import DataError, UsageError
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.tasks.answer_scores import HAN, AnswerOutcomes, Measure, f1, is_chinese
+from wordmill.tasks.asked import without_effect
 from wordmill.tasks.baselines import shared_words
 from wordmill.tasks.doubts import tell_empty
 from wordmill.tasks.examples import Record, Records, read_examples
@@ -69,6 +70,8 @@ class Questions(Task):
         s = self.settings
         asked = {"question": s.question, "context": s.context, "answers": s.answers, "answer_start": s.answer_start}
         place = records.files[0] if records.files else ""
+        if nested and learn:
+            without_effect([f"task.{role}" for role, name in asked.items() if name], f"{place} has the layout of SQuAD, without columns")
         columns = {} if nested else find_roles(records.fields, asked, place)
         for role in () if nested else ("question", "context"):
             if role not in columns:

@@ -113,6 +113,12 @@ def resumed(kind: type[C], given: Mapping[str, Any], out: Path | None) -> tuple[
             "there is no run to resume here", where=out, fix="Name its folder with -o, or leave --resume away to start a new run"
         )
     old = saved_config(out)["asked"]
+    check_unchanged(kind, old, given, out)
+    return kind.of(old), out
+
+
+def check_unchanged(kind: type[Config], old: Mapping[str, Any], given: Mapping[str, Any], out: Path) -> None:
+    """Raises `UsageError`, which lists them, for settings that are given and are not those of the run to resume."""
     changed = differences(old, kind.of(merge(old, given)).plain())
     if changed:
         raise UsageError(
@@ -120,7 +126,6 @@ def resumed(kind: type[C], given: Mapping[str, Any], out: Path | None) -> tuple[
             where=out,
             fix="Leave these away, or start a new run with another -o",
         )
-    return kind.of(old), out
 
 
 def new_run(config: Config, out: Path | None, group: World) -> Path:

@@ -54,6 +54,8 @@ WORDS = ("tokens", "words")
 TAGS = ("tags", "ner_tags", "labels", "ner", "pos_tags", "pos")
 TEXTS = ("text", "sentence", "content")
 SPANS = ("spans", "entities", "label", "labels", "annotations", "ents")
+ANY = "any"
+"""The scheme of a tagger from elsewhere, which may be any."""
 SHOWN = 15
 """Sentences that went most wrong, in the report."""
 DECODED = 256
@@ -99,18 +101,9 @@ class Tag(Task):
         """Where words and tags stand, and in which scheme; see task.py."""
         train = splits["train"]
         self.spec = {"fields": self._fields(train)}
-        fields = self.spec["fields"]
-        reporter.note("fields: " + ", ".join(f"{role} in {name!r}" for role, name in fields.items()))
-        if "tokens" in fields:
-            some = [word for record in train.records[:500] for word in listed(record, fields["tokens"])]
-            characters = sum(len(word) == 1 for word in some) > 0.9 * len(some) and any(map(is_wide, "".join(some)))
-            self.spec["between"] = "" if characters else " "
-            self.spec["scheme"] = self._scheme(train, reporter)
-        else:
-            some = [str(record.values.get(fields["text"]) or "") for record in train.records[:500]]
-            characters = sum(map(is_wide, "".join(some))) > 0.3 * max(1, len("".join(some)))
-            self.spec["scheme"], self.spec["between"] = "bio", "" if characters else " "
-        self.spec["characters"] = characters
+        reporter.note("fields: " + ", ".join(f"{role} in {name!r}" for role, name in self.spec["fields"].items()))
+        self._written(train)
+        self.spec["scheme"] = self._scheme(train, reporter) if "tokens" in self.spec["fields"] else "bio"
         labels = sorted({tag for record in train.records for tag in self.sentence(record).tags} - {"O"})
         if self.spec["scheme"] != "plain":
             kinds = sorted({label[2:] for label in labels})
@@ -132,6 +125,36 @@ class Tag(Task):
             self.check(records, reporter)
         self._suspicious(splits, reporter)
 
+    def _written(self, records: Records) -> None:
+        """How the words are written: each character one, or spaces between them."""
+        fields = self.spec["fields"]
+        if "tokens" in fields:
+            some = [word for record in records.records[:500] for word in listed(record, fields["tokens"])]
+            characters = sum(len(word) == 1 for word in some) > 0.9 * len(some) and any(map(is_wide, "".join(some)))
+        else:
+            some = [str(record.values.get(fields["text"]) or "") for record in records.records[:500]]
+            characters = sum(map(is_wide, "".join(some))) > 0.3 * max(1, len("".join(some)))
+        self.spec |= {"characters": characters, "between": "" if characters else " "}
+
+    @staticmethod
+    def of_labels(labels: Sequence[str]) -> dict[str, Any]:
+        """What is known of a tagger from elsewhere: its labels. Where words and tags stand is found in the files that it is used on."""
+        scheme = ANY if all(map(is_entity_tag, labels)) else "plain"
+        return {"elsewhere": True, "fields": {}, "between": " ", "characters": False, "scheme": scheme, "labels": list(labels)}
+
+    def _find(self, records: Records) -> None:
+        """For a tagger from elsewhere, where words and tags, or texts and spans, stand in these records, by usual names."""
+        if not self.spec.get("elsewhere"):
+            return
+        usual = {"tokens": WORDS, "tags": TAGS, "text": TEXTS, "spans": SPANS}
+        found = {role: next((name for name in names if name in records.fields), names[0]) for role, names in usual.items()}
+        if found["tokens"] not in records.fields and found["text"] not in records.fields:
+            raise DataError(f"found neither words nor texts; fields: {', '.join(records.fields)}", where=records.files[0],
+                            fix="Call the words tokens and their tags tags, or the text text and its spans spans")  # fmt: skip
+        words = found["tokens"] in records.fields
+        self.spec["fields"] = {role: found[role] for role in (("tokens", "tags") if words else ("text", "spans"))}
+        self._written(records)
+
     def _fields(self, train: Records) -> dict[str, str]:
         """Which fields hold words and tags, or text and spans. Raises `DataError` when none do."""
         s, names = self.settings, train.fields
@@ -144,14 +167,20 @@ class Tag(Task):
         def first(asked: str | None, usual: Sequence[str]) -> str | None:
             return asked or next((name for name in usual if name in names), None)
 
-        words, tags = first(s.tokens, WORDS), first(s.tags, TAGS)
-        if words and tags:
-            return {"tokens": words, "tags": tags}
-        text, spans = first(s.text, TEXTS), first(s.spans, SPANS)
-        if text and spans:
-            return {"text": text, "spans": spans}
+        pairs = [{"tokens": first(s.tokens, WORDS), "tags": first(s.tags, TAGS)},
+                 {"text": first(s.text, TEXTS), "spans": first(s.spans, SPANS)}]  # fmt: skip
+        for found in sorted(pairs, key=lambda pair: not any(getattr(s, role) for role in pair)):  # what is asked for comes first
+            if all(found.values()):
+                return {role: str(name) for role, name in found.items()}
         raise DataError(f"found neither words with tags, nor a text with spans; fields: {', '.join(names)}", where=train.files[0],
                         fix="Name them: task.tokens=… task.tags=…, or task.text=… task.spans=…")  # fmt: skip
+
+    def idle(self, records: Sequence[Record] = ()) -> dict[str, str]:
+        """See task.py."""
+        fields = self.spec["fields"]
+        if "tokens" in fields:
+            return dict.fromkeys(("text", "spans"), f"words with their tags are read ({fields['tokens']}, {fields['tags']})")
+        return dict.fromkeys(("tokens", "tags", "scheme"), f"texts with spans are read ({fields['text']}, {fields['spans']})")
 
     def _scheme(self, train: Records, reporter: Reporter) -> str:
         """The scheme of the tags. Raises `DataError` for entities that nothing marks the beginning of."""
@@ -196,7 +225,7 @@ class Tag(Task):
     def _sentence(self, record: Record) -> Sentence:
         fields, values = self.spec["fields"], record.values
         words = values.get(fields.get("tokens", "tokens"))
-        if isinstance(words, list):
+        if isinstance(words, list) and fields.get("text") not in values:
             if not all(isinstance(word, str) and word for word in words):
                 raise DataError("a word is not a text, or empty", where=record.where)
             text, places = joined(words, self.spec["between"])
@@ -225,7 +254,10 @@ class Tag(Task):
 
     def check(self, records: Records, reporter: Reporter) -> None:
         """See task.py."""
+        self._find(records)
         known = set(self.spec["labels"])
+        if self.spec["scheme"] != "plain":  # entities are compared as BIO, whatever the scheme of the labels
+            known |= {f"{mark}-{label[2:]}" for label in known - {"O"} for mark in "BI"} | {"O"}
         for record in records.records:
             sentence = self.sentence(record)
             if not sentence.tags and sentence.words:
@@ -257,6 +289,7 @@ class Tag(Task):
 
     def inputs(self, records: Records) -> list[Record]:
         """See task.py."""
+        self._find(records)
         for record in records.records:
             self.sentence(record)
         return records.records
@@ -396,7 +429,8 @@ class Tag(Task):
     def outcomes(self, records: Sequence[Record], answers: Sequence[Any]) -> Outcomes:
         """Entities that are right in border and kind; words, where tags are plain."""
         pairs = [(self.sentence(r), self._tags(self.sentence(r), a)) for r, a in zip(records, answers, strict=True)]
-        return self._outcomes([(list(sentence.tags), said) for sentence, said in pairs])
+        as_bio = self.spec["scheme"] == ANY
+        return self._outcomes([(list(sentence.tags), bio(spans_of(said), len(said)) if as_bio else said) for sentence, said in pairs])
 
     def _outcomes(self, pairs: Sequence[tuple[list[str], list[str]]]) -> Outcomes:
         if self.spec["scheme"] == "plain":
@@ -518,6 +552,7 @@ class EntityOutcomes:
     words: Any
     """(N, 2): words whose tag is right, and words."""
     headline: str = "f1"
+    counted: str = "entities that are right in border and kind"
 
     @classmethod
     def of(cls, kinds: Sequence[str], pairs: Sequence[tuple[list[Span], list[Span]]], words: Sequence[tuple[int, int]]) -> EntityOutcomes:

@@ -11,6 +11,7 @@ in which they are called:
     read       files → records, one an example (by default tables, JSON, Parquet and CoNLL: tasks/examples.py)
     look       find columns and labels in the records and keep them in `self.spec` (plain JSON: it is saved, and is all that is known when
                the model is used); say what was taken for what; raise `DataError` with `record.where` for what can't be trained on
+    idle       settings that would change nothing with that: they are refused
     stratum, key   the split keeps shares of strata, and equal keys on one side
     equip      the tokenizer with what the task adds to it (before encoding; as a rule nothing)
     settle     what depends on the tokenizer and the model too (a task that writes: its prompt, its end token), into `self.spec`
@@ -47,6 +48,7 @@ from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.config import ModelConfig
 from wordmill.models.folder import LanguageModel
+from wordmill.tasks.asked import without_effect
 from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
@@ -124,6 +126,10 @@ class Task:
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """An input from Python or a line of text. Raises `UsageError` for one that the task can't read."""
         raise NotImplementedError
+
+    def idle(self, records: Sequence[Record] = ()) -> dict[str, str]:
+        """Settings that change nothing with what `look` found, and why; `records` are the training examples, in training."""
+        return {}
 
     def stratum(self, record: Record) -> str:
         """What a split keeps the shares of."""
@@ -280,7 +286,7 @@ def task_class(name: str) -> type[Task]:
 
 def restore(facts: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Task:
     """The task that `Task.plain` wrote down, with some `settings` changed. Raises `ConfigError` for one that is unknown or can't be so,
-    `UsageError` for one that was settled in training."""
+    `UsageError` for one that was settled in training, or would change nothing."""
     task = task_class(facts["name"]).restored(facts)
     if settings:
         task.settings = task.Settings.of({**task.settings.plain(), **settings}, where="task")
@@ -289,7 +295,18 @@ def restore(facts: Mapping[str, Any], settings: Mapping[str, Any] | None = None)
             known = ", ".join(f"task.{name}" for name in task.at_use)
             raise UsageError(f"{', '.join(settled)} can't be changed any more: that was settled when the model was trained",
                              fix=f"What can be: {known}" if known else None)  # fmt: skip
+        check_used(task, settings)
     return task
+
+
+def check_used(task: Task, settings: Mapping[str, Any], records: Sequence[Record] = ()) -> None:
+    """Raises `UsageError` for settings that are given and would change nothing; `records` are the training examples, in training."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in task.idle(records).items():
+        if settings.get(name) is not None:
+            reasons.setdefault(why, []).append(f"task.{name}")
+    for why, names in reasons.items():
+        without_effect(names, why)
 
 
 def doc_rows(batch: Batch, places: Tensor) -> tuple[Tensor, Tensor]:

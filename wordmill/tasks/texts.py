@@ -84,6 +84,7 @@ class RougeOutcomes:
     references: list[str]
     answers: list[str]
     headline: str = "rougeL"
+    counted: str = "the longest common subsequence of words"
     scores: npt.NDArray[np.float64] = field(init=False)
     """(N, M)"""
 
@@ -117,10 +118,12 @@ class BleuOutcomes:
     tokenize: str = "13a"
     headline: str = "bleu"
     names: ClassVar[tuple[str, ...]] = ("bleu", "chrf")
+    counted: str = field(init=False)
     sums: list[npt.NDArray[np.float64]] = field(init=False)
     """For each metric (N, K)."""
 
     def __post_init__(self) -> None:
+        self.counted = f"words by task.tokenize={self.tokenize}"
         self._metrics = require_bleu(self.tokenize)
         # What sacrebleu resamples itself (its paired bootstrap): the counts of each sentence.
         self.sums = [np.array(metric._extract_corpus_statistics(self.answers, [self.references]), np.float64) for metric in self._metrics]

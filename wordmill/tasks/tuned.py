@@ -13,7 +13,7 @@ from torch import nn
 from wordmill.batches.examples import Encoded
 from wordmill.core.device import choose_device, choose_dtype
 from wordmill.core.errors import DataError, ModelError, UsageError
-from wordmill.core.files import standard_lines
+from wordmill.core.files import read_json, standard_lines
 from wordmill.core.lineage import read_lineage
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Comparison, Outcomes, paired
@@ -27,6 +27,7 @@ from wordmill.tasks.aside import kept_of
 from wordmill.tasks.examples import Record, looks_like_conll, read_text
 from wordmill.tasks.finetune import FinetuneConfig, save
 from wordmill.tasks.judge import Judged, judge
+from wordmill.tasks.tag import Tag
 from wordmill.tasks.task import Task, Tools, encode_all, restore
 from wordmill.tasks.tune_plan import LONGEST, row_capacity
 from wordmill.tokenizer import Tokenizer
@@ -134,7 +135,7 @@ def is_tuned(place: str | Path) -> bool:
     folder = model_folder(place)
     if is_adapter(folder):
         return "tuned" in read_lineage(folder)
-    return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) in ("sequence", "span"))
+    return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) is not None)
 
 
 def load_tuned(
@@ -162,15 +163,23 @@ def load_tuned(
 
 
 def _foreign(folder: Path) -> dict[str, Any]:
-    """The task of a model from elsewhere: of a classifier, whose labels are in config.json, or of one that answers with spans. Raises
-    `ModelError` for what is neither."""
-    if head_kind(folder) == "span":
+    """The task of a model from elsewhere: of a classifier or a tagger, whose labels are in config.json, or of one that answers with spans.
+    Raises `ModelError` for what is none of these, and for one that gives numbers and not labels."""
+    kind = head_kind(folder)
+    if kind == "span":
         return {"name": "answer", "settings": {}, "spec": {}}
-    if head_kind(folder) != "sequence":
+    if kind is None:
         raise ModelError(
             "this model was not fine-tuned for a task", where=folder, fix="Fine-tune it: wordmill finetune TASK DATA --model …"
         )
     head = load_headed(folder).head
+    if kind == "token":
+        return {"name": "tag", "settings": {}, "spec": Tag.of_labels(head.labels)}
+    alone = len(head.labels) == 1 and not head.multi_label  # transformers trains such a head as a regression too
+    if read_json(folder / "config.json").get("problem_type") == "regression" or alone:
+        raise ModelError(f"this model is a regression: its head gives {plural(len(head.labels), 'number')} for a text, and wordmill "
+                         f"predicts labels", where=folder,
+                         fix="Fine-tune it with labels: wordmill finetune classify DATA --model …")  # fmt: skip
     spec = {"columns": {"text": "text", "label": "label"}, "labels": list(head.labels), "multi_label": head.multi_label}
     return {"name": "classify", "settings": {}, "spec": spec}
 
