@@ -191,7 +191,7 @@ class Classify(Task):
             twice = sum(len(labels) for labels in own.values()) - len(own)
             if twice > 0.01 * len(records):
                 reporter.warn(f"{twice:,} of {plural(len(records), 'example')} of {name} {verb(twice, 'repeat')} the text of another")
-            tell_shared(own, seen, name, "text", reporter)
+            tell_shared(own, seen, name, self.keyed, reporter)
         rare = {label: count for label, count in self.counts(splits["train"].records).items() if count < 5}
         if rare:
             reporter.warn(f"labels with fewer than 5 training examples: {', '.join(f'{k} ({v})' for k, v in list(rare.items())[:8])}")
