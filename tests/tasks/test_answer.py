@@ -26,8 +26,10 @@ from wordmill.models.folder import read_config
 from wordmill.models.heads import load_base
 from wordmill.tasks.answer import NO_ANSWER, Answer
 from wordmill.tasks.answer_scores import AnswerOutcomes, common_run, exact, f1, is_chinese
+from wordmill.tasks.aside import set_aside
 from wordmill.tasks.baselines import shared_words
 from wordmill.tasks.examples import Record, Records, read_examples
+from wordmill.tasks.finetune import FinetuneConfig
 from wordmill.tasks.task import Tools
 from wordmill.tasks.windows import NOWHERE, best_span, covering, trimmed, windows
 from wordmill.tokenizer import Tokenizer
@@ -337,6 +339,21 @@ def test_contexts_stay_on_one_side(tmp_path):
     again = unfolded(path)
     Answer().look({"train": again, "test": again}, reporter)
     assert "1 context of test stands in train too" in "\n".join(reporter.warnings)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "none", "said"),
+    [(2, 0, "20 examples with 2 different contexts are too few to set some aside"),
+     (1, 0, "20 examples with 1 different context are too few"),
+     (6, 3, "20 examples with 6 different contexts, at most 3 of one kind, are too few")],
+)  # fmt: skip
+def test_few_contexts_are_counted_where_none_can_be_set_aside(contexts, none, said, tmp_path):
+    records = [Record({"question": f"q {n}", "context": f"c {n % contexts}", "answers": [] if n % contexts < none else ["c"]}, "f")
+               for n in range(20)]  # fmt: skip
+    reporter, config = Reporter(quiet=True), FinetuneConfig.of({"task": "answer", "data": ["f"], "parent": "bert"})
+    splits = {"train": Records(records, files=["f"])}
+    assert set_aside(config, Answer(), splits, tmp_path, reporter) is splits
+    assert reporter.warnings[0].startswith(said), reporter.warnings
 
 
 # ── windows ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,22 @@ def test_a_list_among_labels_that_are_none_is_an_error():
     with pytest.raises(DataError, match="f:1: the label 'x' is no list, unlike most others"):
         look([{"text": "river", "label": "x"}, *lists], ["text", "label"])
     assert look(lists, ["text", "label"])[0].spec["multi_label"]
+    assert look([*rows, *lists], ["text", "label"], multi_label=True)[0].spec["labels"] == ["x", "y"], "as asked"
+    with pytest.raises(DataError, match=r"f:7: a label is a word or a number, not \['x', 'y'\]"):
+        look([*rows, {"text": "river", "label": ["x", "y"]}], ["text", "label"], multi_label=False)
+
+
+@pytest.mark.parametrize("label", [["x", None], [["x"]], [{"name": "x"}], {"x": 1}])
+def test_what_is_no_label_is_an_error(label):
+    rows = [{"text": f"mill {i}", "label": ["xy"[i % 2]]} for i in range(6)]
+    with pytest.raises(DataError, match=f"f:7: labels are words or numbers in a list, not {re.escape(repr(label))}"):
+        look([*rows, {"text": "river", "label": label}], ["text", "label"], multi_label=True)
+
+
+def test_an_example_without_a_field_is_named_with_those_that_it_has():
+    rows = [{"text": f"mill {i}", "label": "xy"[i % 2]} for i in range(6)]
+    with pytest.raises(DataError, match="f:7: this example has no 'label'; it has 'text'"):
+        look([*rows, {"text": "river"}], ["text", "label"])
 
 
 @pytest.mark.parametrize(

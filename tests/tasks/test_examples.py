@@ -103,3 +103,12 @@ def test_two_columns_of_one_name_are_an_error(name, tmp_path):
     line = "" if name == "a.parquet" else ":2"
     with pytest.raises(DataError, match=f"{name}{line}: 2 columns are called 'text'. Give each a name of its own"):
         read_examples([path])
+
+
+def test_the_numbers_that_pandas_writes_first_have_no_name(tmp_path):
+    rows, _ = _read(tmp_path / "a.csv", [",said,mood", *(f"{n},the mill {n},{'good' if n % 2 else 'bad'}" for n in range(9))])
+    assert rows[0] == {"column 1": "0", "said": "the mill 0", "mood": "bad"} and len(rows) == 9
+    rows, _ = _read(tmp_path / "a.csv", [",ham", *(f"message {n},{'ham' if n % 3 else 'spam'}" for n in range(9))])
+    assert rows[0] == {"1": "", "2": "ham"} and len(rows) == 10
+    rows, _ = _read(tmp_path / "a.csv", [",egg", *(f"message {n},{'ham' if n % 3 else 'spam'}" for n in range(9))])
+    assert rows[0] == {"1": "", "2": "egg"} and len(rows) == 10

@@ -4,6 +4,7 @@ again."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,13 +31,22 @@ def kept_of(task: Task, records: Sequence[Record], config: FinetuneConfig) -> li
     return [records[i] for i in kept] if kept and aside else list(records)
 
 
+def _counted(task: Task, records: Sequence[Record]) -> str:
+    """How many examples there are, and what counts when some are to be set aside: different ones, of each stratum."""
+    first = {task.key(record): record for record in reversed(records)}
+    by_stratum = Counter(task.stratum(record) for record in first.values())
+    different = f" with {plural(len(first), f'different {task.keyed}')}" if len(first) < len(records) else ""
+    each = f", at most {max(by_stratum.values())} of one kind," if len(by_stratum) > 1 else ""
+    return f"{plural(len(records), 'example')}{different}{each}"
+
+
 def set_aside(config: FinetuneConfig, task: Task, splits: dict[str, Records], folder: Path, reporter: Reporter) -> dict[str, Records]:
     """Set validation examples aside, and write them down: data/validation.jsonl in the run folder."""
     whole = splits["train"]
     strata, (kept, aside) = _sides(task, whole.records, config)
     if not aside or not kept:
-        reporter.warn(f"{plural(len(whole), 'example')} {verb(len(whole), 'are')} too few to set some aside for validation: the last "
-                      f"weights are kept")
+        reporter.warn(f"{_counted(task, whole.records)} {verb(len(whole), 'are')} too few to set some aside for validation: the last "
+                      f"weights are kept (--validation names files of their own)")
         return splits
 
     def part(numbers: list[int]) -> Records:

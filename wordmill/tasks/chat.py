@@ -100,6 +100,7 @@ class ChatTask(Task):
     """Say what the assistant says."""
 
     name: ClassVar[str] = "chat"
+    keyed: ClassVar[str] = "question"
     Settings: ClassVar[type[Config]] = ChatConfig
     settings: ChatConfig
     generative: ClassVar[bool] = True

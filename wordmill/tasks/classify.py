@@ -28,7 +28,7 @@ from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
 from wordmill.tasks.baselines import tfidf_classifier
 from wordmill.tasks.columns import LABELS, PAIRS, find_columns
 from wordmill.tasks.doubts import tell_empty, tell_shared
-from wordmill.tasks.examples import Record, Records, text_of
+from wordmill.tasks.examples import NO_TEXTS, Record, Records, text_of
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
 from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows, stand_in
 from wordmill.tokenizer import Tokenizer
@@ -115,11 +115,13 @@ class Classify(Task):
 
     def _require(self, records: Records, columns: Any) -> None:
         for column in columns:
-            lacking = next((r for r in records.records if column not in r.values), None)
-            if column not in records.fields or lacking is not None:
-                where = records.files[0] if lacking is None or column not in records.fields else lacking.where
-                raise DataError(f"there is no column {column!r} here; columns: {', '.join(records.fields)}", where=where,
+            if column not in records.fields:
+                raise DataError(f"there is no column {column!r} here; columns: {', '.join(records.fields)}", where=records.files[0],
                                 fix="Name the columns: task.text=…, task.label=…")  # fmt: skip
+            lacking = next((record for record in records.records if column not in record.values), None)
+            if lacking is not None:
+                raise DataError(f"this example has no {column!r}; it has {', '.join(map(repr, lacking.values)) or 'nothing'}",
+                                where=lacking.where, fix="Give it one, or take it out")  # fmt: skip
 
     def _several(self, train: Records, column: str) -> bool:
         if self.settings.multi_label is not None:
@@ -163,11 +165,15 @@ class Classify(Task):
         if self.spec["multi_label"]:
             if value is None:
                 raise DataError("this row has no label", where=record.where, fix="Write an empty list where no label holds")
-            parts = value if isinstance(value, list) else str(value).split(self.settings.separator)
-            return sorted({_label(part) for part in parts} - {""})
-        if value is None or isinstance(value, list | dict) or not _label(value):
-            what = "this row has no label" if value is None or value == "" or isinstance(value, str) else "a label is a word or a number"
-            raise DataError(what, where=record.where, fix="Label it, or take it out")
+            parts = value if isinstance(value, list) else [value]
+            if any(part is None or isinstance(part, tuple(NO_TEXTS)) for part in parts):
+                raise DataError(f"labels are words or numbers in a list, not {value!r}", where=record.where)
+            several = value if isinstance(value, list) else str(value).split(self.settings.separator)
+            return sorted({_label(part) for part in several} - {""})
+        if value is None or not _label(value):
+            raise DataError("this row has no label", where=record.where, fix="Label it, or take it out")
+        if isinstance(value, tuple(NO_TEXTS)):
+            raise DataError(f"a label is a word or a number, not {value!r}", where=record.where, fix="Label it so, or take it out")
         return [_label(value)]
 
     def _check_labels(self, records: Records, name: str) -> None:
@@ -198,7 +204,7 @@ class Classify(Task):
             twice = sum(len(labels) for labels in own.values()) - len(own)
             if twice > 0.01 * len(records):
                 reporter.warn(f"{twice:,} of {plural(len(records), 'example')} of {name} {verb(twice, 'repeat')} the text of another")
-            tell_shared(own, seen, name, "text", reporter)
+            tell_shared(own, seen, name, self.keyed, reporter)
         rare = {label: count for label, count in self.counts(splits["train"].records).items() if count < 5}
         if rare:
             reporter.warn(f"labels with fewer than 5 training examples: {', '.join(f'{k} ({v})' for k, v in list(rare.items())[:8])}")

@@ -377,13 +377,15 @@ USUAL = frozenset(
 
 
 def _has_header(rows: list[list[str]]) -> bool:
-    """Whether the first row names the columns: it has a usual name, or names that are not among the values below."""
+    """Whether the first row names the columns: it has a usual name, or names that are not among the values below. A column of numbers,
+    which pandas writes first, may have none."""
     first = [cell.strip() for cell in rows[0]]
     if any(cell.lower() in USUAL for cell in first):
         return True
-    if len(rows) < 2 or len(set(first)) < len(first) or not all(NAME.fullmatch(cell) and len(cell.split()) <= 3 for cell in first):
-        return False
     below = [{row[i].strip() for row in rows[1:] if i < len(row)} for i in range(len(first))]
+    named = first[1:] if not first[0] and below[0] and all(map(str.isdigit, below[0])) else first
+    if len(rows) < 2 or len(set(first)) < len(first) or not all(NAME.fullmatch(cell) and len(cell.split()) <= 3 for cell in named):
+        return False
     return not any(cell in values for cell, values in zip(first, below, strict=True))
 
 

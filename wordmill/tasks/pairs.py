@@ -30,6 +30,7 @@ class Pairs(Written):
     """Usual names of the source's column, the likeliest first."""
     targets: ClassVar[tuple[str, ...]] = ()
     """Usual names of the target's column."""
+    keyed: ClassVar[str] = "source"
     settings: PairsConfig
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,7 +141,7 @@ class Pairs(Written):
         twice = len(pairs) - len(set(pairs))
         if twice > 0.01 * len(records):
             reporter.warn(f"{twice:,} of {plural(len(records), 'example')} of {name} {verb(twice, 'repeat')} another")
-        tell_shared((key for key, _ in pairs), seen, name, "source", reporter)
+        tell_shared((key for key, _ in pairs), seen, name, self.keyed, reporter)
 
     def key(self, record: Record) -> str:
         """The source."""

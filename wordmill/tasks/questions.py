@@ -53,6 +53,7 @@ class Questions(Task):
     """Questions about a context."""
 
     name: ClassVar[str] = "answer"
+    keyed: ClassVar[str] = "context"
     settings: QuestionConfig
     way: ClassVar[str]
     in_context: ClassVar[bool] = True

@@ -87,6 +87,7 @@ class Tag(Task):
     """A tag for each word."""
 
     name: ClassVar[str] = "tag"
+    keyed: ClassVar[str] = "sentence"
     Settings: ClassVar[type[Config]] = TagConfig
     settings: TagConfig
 
@@ -272,7 +273,7 @@ class Tag(Task):
         for name, records in splits.items():
             empty = [r for r in records.records if not self.sentence(r).words]
             tell_empty(empty, name, "no word", reporter)
-            tell_shared(map(self.key, records.records), seen, name, "sentence", reporter)
+            tell_shared(map(self.key, records.records), seen, name, self.keyed, reporter)
             if "spans" in self.spec["fields"]:
                 column = self.spec["fields"]["spans"]
                 texts = [(r.where, text, read_spans(r.values[column], text, r.where))

@@ -80,6 +80,8 @@ class Task:
     Settings: ClassVar[type[Config]]
     generative: ClassVar[bool] = False
     """Whether the model stays a language model (saved as one, and able to generate)."""
+    keyed: ClassVar[str] = "text"
+    """What `key` tells apart, in a word."""
     writes: ClassVar[bool] = False
     """Whether answers are written token by token, which takes far longer than reading: then few are, while training."""
     before: ClassVar[str | None] = None
