@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -99,6 +101,22 @@ def test_a_classifier_from_elsewhere_gives_its_labels(small_models, tmp_path, ca
     (tmp_path / "a.txt").write_text("the good mill\n")
     (row,) = answered(capsys, folder, tmp_path / "a.txt")
     assert set(row["probabilities"]) == {"no", "yes"} and sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_every_command_takes_a_run_folder_and_a_name_on_the_hub(classifier, small_models, reviews, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(small_models("bert"), run / "model")
+    (tmp_path / "a.txt").write_text("the good mill\n")
+    hub = {"org/base": run / "model", "org/tuned": classifier}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(hub[name]))
+    for base, tuned in ((run, classifier.parent), ("org/base", "org/tuned")):
+        rows = reviews / "test.tsv"
+        for words in (["fill", base, "the [MASK]"], ["embed", base, tmp_path / "a.txt", "-o", tmp_path / f"{len(str(base))}.npy"],
+                      ["info", base], ["finetune", "classify", rows, "--model", base, "--preview"],
+                      ["predict", tuned, tmp_path / "a.txt"], ["evaluate", tuned, rows],
+                      ["compare", tuned, tuned, "--data", rows]):  # fmt: skip
+            assert main([*map(str, words), "--json", "--quiet"]) == 0, words
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["models"] == [str(tuned)] * 2
 
 
 def test_a_txt_of_words_with_tags_is_read_as_evaluate_reads_it(tagger, conll, tmp_path, capsys):  # noqa: F811
