@@ -26,7 +26,7 @@ from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
 from wordmill.tasks.baselines import tfidf_classifier
-from wordmill.tasks.columns import LABELS, PAIRS, find_columns
+from wordmill.tasks.columns import LABELS, PAIRS, SAME_NAMES, find_columns
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
@@ -95,9 +95,14 @@ class Classify(Task):
         self._check_labels(records, "these")
 
     def inputs(self, records: Records) -> list[Record]:
-        """See task.py. A table without a header line, or with one column, is taken by position."""
+        """See task.py."""
         self._require(records, [c for role, c in self.spec["columns"].items() if role != "label"])
         return records.records
+
+    @property
+    def alone(self) -> str | None:
+        """See task.py."""
+        return None if "pair" in self.spec["columns"] else str(self.spec["columns"]["text"])
 
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """A text, a mapping with the columns, or a pair of texts."""
@@ -118,8 +123,7 @@ class Classify(Task):
             lacking = next((r for r in records.records if column not in r.values), None)
             if column not in records.fields or lacking is not None:
                 where = records.files[0] if lacking is None or column not in records.fields else lacking.where
-                raise DataError(f"there is no column {column!r} here; columns: {', '.join(records.fields)}", where=where,
-                                fix="Name the columns: task.text=…, task.label=…")  # fmt: skip
+                raise DataError(f"there is no column {column!r} here; columns: {', '.join(records.fields)}", where=where, fix=SAME_NAMES)
 
     def _several(self, train: Records, column: str) -> bool:
         if self.settings.multi_label is not None:

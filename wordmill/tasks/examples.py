@@ -336,6 +336,20 @@ def _has_header(rows: list[list[str]]) -> bool:
     return not any(cell in values for cell, values in zip(first, below, strict=True))
 
 
+def lone_texts(records: Records, name: str, reporter: Reporter) -> Records:
+    """Records with one field, which holds texts, with that field called `name`, whatever it was called; others as they are. The first line
+    of such a table is a text too, unless it is a usual name."""
+    called = records.fields[0] if len(records.fields) == 1 else name
+    if called == name or not all(isinstance(record.values.get(called), str) for record in records.records):
+        return records
+    found = [Record({name: record.values[called]}, record.where) for record in records.records]
+    if records.kind == "table" and records.headed and called.lower() not in USUAL:
+        where = f"{records.files[0]}:1"
+        reporter.warn(f"{where}: {called!r} is taken for a text, as the other lines of this column are; its name would be {name!r}")
+        found.insert(0, Record({name: called}, where))
+    return Records(found, [name], records.kind, records.headed, records.files)
+
+
 # ── splits ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import Reporter, plural, verb
+from wordmill.tasks.columns import SAME_NAMES
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.written import Written, WrittenConfig
@@ -93,12 +94,14 @@ class Pairs(Written):
             self.target(record)
 
     def inputs(self, records: Records) -> list[Record]:
-        """See task.py. A table with one column has the sources in it."""
-        column = self.spec["columns"]["source"]
-        if len(records.fields) == 1 and column not in records.fields:
-            return [Record({column: record.values[records.fields[0]]}, record.where) for record in records.records]
-        self._require(records, (column,))
+        """See task.py."""
+        self._require(records, (self.spec["columns"]["source"],))
         return records.records
+
+    @property
+    def alone(self) -> str | None:
+        """See task.py."""
+        return str(self.spec["columns"]["source"])
 
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """A text, or a mapping with the source's column."""
@@ -114,8 +117,7 @@ class Pairs(Written):
             lacking = next((record for record in records.records if column not in record.values), None)
             if lacking is not None:
                 where = lacking.where if column in records.fields else records.files[0]
-                raise DataError(f"there is no column {column!r} here; columns: {', '.join(lacking.values)}", where=where,
-                                fix="Name the columns: task.source=… task.target=…")  # fmt: skip
+                raise DataError(f"there is no column {column!r} here; columns: {', '.join(lacking.values)}", where=where, fix=SAME_NAMES)
 
     def _doubts(self, name: str, records: Records, seen: dict[str, str], reporter: Reporter) -> None:
         """Name what may be wrong in a split, with counts; `seen`: the keys of the splits before it."""

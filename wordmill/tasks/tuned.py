@@ -25,7 +25,7 @@ from wordmill.models.heads import Headed, load_base, load_headed
 from wordmill.models.hub import resolve_model
 from wordmill.tasks.adapted import open_tuned_adapter
 from wordmill.tasks.aside import kept_of
-from wordmill.tasks.examples import Record, looks_like_conll, read_text
+from wordmill.tasks.examples import Record, lone_texts, looks_like_conll, read_text
 from wordmill.tasks.finetune import FinetuneConfig, save
 from wordmill.tasks.judge import Judged, judge
 from wordmill.tasks.tag import Tag
@@ -201,7 +201,8 @@ def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> li
         text = read_text(path, reporter)
         if "fields" not in tuned.task.spec or not looks_like_conll(text):  # a tagger reads words with their tags as `evaluate` does
             return _lines(text.splitlines(), source, tuned)
-    return tuned.task.inputs(tuned.task.read([path], reporter=reporter))
+    records = tuned.task.read([path], reporter=reporter)
+    return tuned.task.inputs(records if tuned.task.alone is None else lone_texts(records, tuned.task.alone, reporter))
 
 
 def _lines(lines: Iterable[str], name: str, tuned: Tuned) -> list[Record]:
