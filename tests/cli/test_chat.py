@@ -77,6 +77,12 @@ def test_commands_at_a_terminal(talk, tmp_path):
     assert "never said" not in err
 
 
+def test_an_empty_conversation_is_not_saved(talk, tmp_path):
+    place = tmp_path / "talk.jsonl"
+    code, _, err = talk([f"/save {place}", "/system Be short.", f"/save {place}", "hi", "/reset", f"/save {place}", "/exit"], terminal=True)
+    assert code == 0 and err.count("there is nothing to save yet") == 3 and not place.exists() and "written to" not in err
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(talk, monkeypatch):
     def say(self, text):
         self.messages.append({"role": "user", "content": text})

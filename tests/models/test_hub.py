@@ -9,7 +9,9 @@ import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from wordmill.core.errors import ModelError
-from wordmill.models.hub import OLD_WEIGHTS, WEIGHTS, resolve_model
+from wordmill.models.hub import OLD_WEIGHTS, WEIGHTS, resolve_model, settled
+from wordmill.tasks.finetune import FinetuneConfig
+from wordmill.tasks.pretrain import PretrainConfig
 
 
 @pytest.fixture
@@ -54,6 +56,26 @@ def test_folders_and_mistyped_paths_never_go_to_the_network(hub, tmp_path):
     for path in ("runs/modle", "nothing", "/no/where", "./a/b", "a/b/c", "../x/y", "~/x"):
         assert resolve_model(path) == Path(path)
     assert hub == []
+
+
+def test_a_run_folder_is_its_model_folder(hub, tmp_path):
+    _model(tmp_path / "runs" / "x" / "model", "model.safetensors")
+    (tmp_path / "runs" / "x" / "model" / "config.json").write_text("{}")
+    assert resolve_model("runs/x") == resolve_model("runs/x/model") == Path("runs/x/model")
+    names = (None, "bert", "runs/x", "runs/x/model", "./runs/y", "org/new")
+    assert [settled(name) for name in names] == [None, "bert", "runs/x/model", "runs/x/model", "./runs/y", "org/new"]
+    assert FinetuneConfig(task="classify", parent="runs/x").parent == PretrainConfig(parent="runs/x").parent == "runs/x/model"
+    (tmp_path / "runs" / "x" / "adapter_config.json").write_text("{}")
+    assert resolve_model("runs/x") == Path("runs/x") and hub == []
+
+
+def test_a_name_on_the_hub_is_a_model_to_fine_tune(hub, tmp_path, monkeypatch):
+    _model(tmp_path / "org" / "base", "model.safetensors")
+    monkeypatch.chdir(Path("/"))
+    config = FinetuneConfig(task="classify", parent="org/base")
+    assert config.shaped and not config.scratch and hub == [], "a name alone asks nobody"
+    assert config.base == config.base == tmp_path / "org" / "base" and len(hub) == 1
+    assert FinetuneConfig(task="classify", parent="bert").scratch
 
 
 @pytest.mark.parametrize(("error", "part"), [

@@ -123,6 +123,15 @@ def test_from_conversations_to_answers(assistant, talks, tmp_path, monkeypatch, 
     assert model.predict({"instruction": "what colour has", "input": "grass ?"})["answer"].startswith("it is")
 
 
+def test_what_is_asked_keeps_the_other_fields_of_its_record():
+    task, turn = ChatTask(), {"role": "user", "content": "who?"}
+    rows = [{"id": 7, "prompt": "who?", "response": "anna", "source": "a"}, {"id": 7, "prompt": "who?", "source": "a"},
+            {"id": 7, "source": "a", "messages": [turn, {"role": "assistant", "content": "anna"}]}]  # fmt: skip
+    asked = task.inputs(Records([Record(row, "f") for row in rows]))
+    assert [one.values for one in asked] == [{"id": 7, "source": "a", "messages": [turn]}] * 3
+    assert task.as_record(rows[0], "f").values == asked[0].values
+
+
 def test_chat_and_predict_say_the_same_from_the_same_ids(assistant):
     model = wordmill.load(assistant / "model", device="cpu")
     dialogue = Dialogue(model, model.sampling({"temperature": 0.0, "max_tokens": 24}))

@@ -13,7 +13,7 @@ from wordmill.cli.app import main
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.evaluate.bootstrap import intervals, paired
-from wordmill.tasks.examples import Record, Records
+from wordmill.tasks.examples import Record, Records, lone_texts
 from wordmill.tasks.texts import BleuOutcomes
 from wordmill.tasks.translate import Translate, bleu_tokenizer
 
@@ -141,7 +141,7 @@ def test_the_direction_that_the_model_knows_decides(columns, tmp_path):
     with pytest.raises(DataError, match=r"a.zh: this is zh, which the model writes and does not read: it translates \S+ into \S+\. Give"):
         task.read([tmp_path / "a.zh"])
     with pytest.raises(DataError, match="the only column is 'zh', which the model writes; it reads"):
-        task.inputs(task.read([tmp_path / "t.jsonl"]))
+        lone_texts(task.read([tmp_path / "t.jsonl"]), columns[0], task.is_answer, SILENT)
     if columns[0] != "text":
         with pytest.raises(DataError, match="this is fr, and the model translates"):
             task.read([tmp_path / "a.fr"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -99,6 +101,40 @@ def test_a_classifier_from_elsewhere_gives_its_labels(small_models, tmp_path, ca
     (tmp_path / "a.txt").write_text("the good mill\n")
     (row,) = answered(capsys, folder, tmp_path / "a.txt")
     assert set(row["probabilities"]) == {"no", "yes"} and sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_file_with_one_column_holds_the_texts(classifier, tmp_path, capsys):
+    texts = ["a good mill", "the bad river by the old cold mill"]
+    files = {"named.csv": ["review", *texts], "usual.csv": ["text", *texts], "bare.csv": texts, "bare.tsv": texts}
+    files["a.jsonl"] = [json.dumps({"body": text}) for text in texts]
+    for name, lines in files.items():
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        assert [row["input"] for row in answered(capsys, classifier, tmp_path / name)] == [{"review": text} for text in texts], name
+    capsys.readouterr()
+    assert main(["predict", str(classifier), str(tmp_path / "bare.csv"), "--json", "--quiet"]) == 0
+    assert "bare.csv:1: 'a good mill' is taken for a text" in capsys.readouterr().err
+
+
+def test_a_missing_column_is_said_with_what_can_be_done(classifier, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("title,id\na good mill,7\n")
+    said = refused(capsys, "predict", classifier, tmp_path / "a.csv", "--quiet")
+    assert "there is no column 'review' here; columns: title, id. Call the columns of all files as those" in said and "task." not in said
+
+
+def test_every_command_takes_a_run_folder_and_a_name_on_the_hub(classifier, small_models, reviews, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(small_models("bert"), run / "model")
+    (tmp_path / "a.txt").write_text("the good mill\n")
+    hub = {"org/base": run / "model", "org/tuned": classifier}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(hub[name]))
+    for base, tuned in ((run, classifier.parent), ("org/base", "org/tuned")):
+        rows = reviews / "test.tsv"
+        for words in (["fill", base, "the [MASK]"], ["embed", base, tmp_path / "a.txt", "-o", tmp_path / f"{len(str(base))}.npy"],
+                      ["info", base], ["finetune", "classify", rows, "--model", base, "--preview"],
+                      ["predict", tuned, tmp_path / "a.txt"], ["evaluate", tuned, rows],
+                      ["compare", tuned, tuned, "--data", rows]):  # fmt: skip
+            assert main([*map(str, words), "--json", "--quiet"]) == 0, words
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["models"] == [str(tuned)] * 2
 
 
 def test_a_txt_of_words_with_tags_is_read_as_evaluate_reads_it(tagger, conll, tmp_path, capsys):  # noqa: F811

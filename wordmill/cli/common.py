@@ -34,7 +34,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes; warnings still show.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder (runs/x/model), or a name on the Hugging Face hub.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model folder (runs/x/model, or runs/x), or a name on the Hugging Face hub.", show_default=False
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, or cuda:1 and the like.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, bf16 or fp32: the numbers to compute with.")]
@@ -92,10 +95,9 @@ def open_model(model: str, device: str, dtype: str, *, reading: bool = False, fa
     folder = resolve_model(model)
     from wordmill.core.device import choose_device, choose_dtype, tune_float32
     from wordmill.generate.loaded import load_on
-    from wordmill.models.adapters import adapter_base, is_adapter
-    from wordmill.models.folder import read_config
+    from wordmill.models.adapters import read_shape
 
-    read_config(adapter_base(folder) if is_adapter(folder) else folder)
+    read_shape(folder)
     chosen = choose_device(device)
     numbers = choose_dtype(dtype, chosen, reading=reading)
     if fast and chosen.type == "cpu" and str(numbers) == "torch.float32":

@@ -49,7 +49,7 @@ def evaluate(
     """
     from wordmill.evaluate import Texts
     from wordmill.evaluate import evaluate as run
-    from wordmill.models.folder import read_config
+    from wordmill.models.adapters import read_shape
     from wordmill.models.hub import resolve_model
     from wordmill.tasks.tuned import is_tuned, load_tuned
 
@@ -70,7 +70,7 @@ def evaluate(
         return
     if settings:
         raise UsageError(f"{', '.join(pairs)} can't be honoured: this model was not fine-tuned for a task", where=model)
-    read_config(folder)
+    read_shape(folder)
     # Errors of names and places come before the model is loaded.
     texts = Texts(files, split=split, field=field, encoding=encoding, skip_bad=skip_bad, reporter=report)
     loaded = open_model(str(folder), device, dtype)

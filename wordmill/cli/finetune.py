@@ -27,7 +27,9 @@ def finetune(
             help="answer, chat, classify, summarize, tag or translate; files of examples; then settings such as task.label=stars.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Model folder to start from, or a family's name: from scratch.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model folder or hub name to start from, or a family's name: from scratch.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/DATE-TIME).")] = None,
     validation: Annotated[
         list[str] | None, typer.Option("--validation", help="Files to choose the best weights by; otherwise a tenth is set aside.")

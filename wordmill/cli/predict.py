@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
+from wordmill.cli.common import DeviceOption, JsonOption, ModelArgument, QuietOption, emit, reporter
 from wordmill.cli.training import split_words, task_settings
 from wordmill.core.errors import UsageError
 from wordmill.core.progress import plural
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a fine-tuned model.", show_default=False)],
+    model: ModelArgument,
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A file of examples, a .txt with an input a line, or - for standard input.")
     ],
@@ -56,7 +56,7 @@ def predict(
         for record, answer in zip(records, found, strict=True)
     ]
     text = "".join(f"{json_module.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
-    facts = {"model": str(model), "input": source, "inputs": len(rows), "cut": sum("cut" in row for row in rows)}
+    facts = {"model": model, "input": source, "inputs": len(rows), "cut": sum("cut" in row for row in rows)}
     if out is not None:
         write_text(out, text)
         show.note(f"{plural(len(rows), 'answer')}: {out}")
@@ -69,8 +69,8 @@ def predict(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A fine-tuned model's folder.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same task.", show_default=False)],
+    a: Annotated[str, typer.Argument(metavar="A", help="A fine-tuned model's folder, or hub name.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another, of the same task.", show_default=False)],
     data: Annotated[list[Path], typer.Option("--data", help="Files of examples with their answers (repeatable).")],
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -85,4 +85,4 @@ def compare(
     from wordmill.tasks.tuned import compare as work
 
     found = work(a, b, data, device=device, reporter=reporter(quiet))
-    emit(json, {"a": str(a), "b": str(b), **found.plain()}, found.text())
+    emit(json, {"models": [a, b], **found.plain()}, found.text())

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from wordmill.core.errors import DataError
 from wordmill.core.progress import SILENT, Reporter, plural, verb
@@ -218,9 +218,20 @@ def conversation(row: Record, form: Format) -> tuple[Conversation, int]:
     return Conversation(messages[:last], row.where, _tools(part.get("tools"))), len(messages) - last
 
 
-def question(row: Record) -> tuple[list[Message], list[dict[str, Any]] | None]:
-    """What is to be answered: the turns of a record up to the last that is not the assistant's (a record of any format, its answer there or
-    not), and the tools. Raises `Unfit` where nobody asks, `DataError` for a record of no known format."""
+class Question(NamedTuple):
+    """What is to be answered."""
+
+    messages: list[Message]
+    """The turns up to the last that is not the assistant's."""
+    tools: list[dict[str, Any]] | None
+    rest: dict[str, Any]
+    """The fields of its record that are no part of the conversation."""
+
+
+def question(row: Record) -> Question:
+    """What a record asks (of any format, its answer there or not). Raises `Unfit` where nobody asks, `DataError` for a record of no known
+    format."""
+    given = row.values
     try:
         form = look(row)
     except DataError as error:
@@ -242,7 +253,8 @@ def question(row: Record) -> tuple[list[Message], list[dict[str, Any]] | None]:
         raise Unfit("no_question", "nobody asks anything here: the first to speak must be the user")
     if not spoken[-1]["content"].strip():
         raise Unfit("empty_turn", "the last turn is empty")
-    return messages, _tools(part.get("tools"))
+    used = form.fields.values()
+    return Question(messages, _tools(part.get("tools")), {name: value for name, value in given.items() if name not in used})
 
 
 def check(messages: Sequence[Message]) -> None:

@@ -148,7 +148,10 @@ class Dialogue:
         self.messages = [*([{"role": "system", "content": text}] if text else []), *rest]
 
     def save(self, path: str | Path) -> None:
-        """Write the conversation as one line of JSON, as training reads it. Raises `UsageError` for a file that is there already."""
+        """Write the conversation as one line of JSON, as training reads it. Raises `UsageError` for one without an answer, of which nothing
+        could be learned, and for a file that is there already."""
+        if not any(turn["role"] == "assistant" for turn in self.messages):
+            raise UsageError("there is nothing to save yet: no answer was given", fix="Say something first")
         if Path(path).exists():
             raise UsageError("this file is there already", where=path, fix="Name another one")
         write_text(Path(path), json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")

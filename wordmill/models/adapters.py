@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from wordmill.core.errors import ConfigError, ModelError, UsageError, nearest
 from wordmill.core.files import read_json, write_atomic, write_json
-from wordmill.models.config import RecurrentConfig
+from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.families import family
-from wordmill.models.folder import ADAPTER, LanguageModel, weight_list, write_tensors
+from wordmill.models.folder import ADAPTER, LanguageModel, read_config, weight_list, write_tensors
 from wordmill.models.hub import is_hub_name, resolve_model
 from wordmill.models.lora import ALL, LoraConfig, LoraLinear, Pair, adapter_names, lora_layers, replace_layer
 from wordmill.models.tensors import read_safetensors
@@ -249,6 +249,11 @@ def adapter_base(folder: Path) -> Path:
         return resolve_model(name)
     except ModelError as error:
         raise ModelError(f"the adapter's base {name!r} can't be had: {error.what}", where=where, fix=error.fix) from error
+
+
+def read_shape(folder: Path) -> ModelConfig:
+    """The settings of a folder's model, of an adapter's folder those of its base. Raises as `adapter_base` and `read_config`."""
+    return read_config(adapter_base(folder) if is_adapter(folder) else folder)
 
 
 def read_adapter(folder: Path) -> Adapter:

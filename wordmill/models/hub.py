@@ -1,9 +1,10 @@
-"""A model by its name on the Hugging Face hub: downloaded once, then found in the hub's cache. The only place that may touch the network,
-and only when the user gives such a name."""
+"""What names a model, as the folder that it is in: a model folder, the run folder around it, or a name on the Hugging Face hub, downloaded
+once, then found in the hub's cache. The only place that may touch the network, and only when the user gives such a name."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 from wordmill.core.errors import ModelError
@@ -22,7 +23,8 @@ OLD_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.in
 
 
 def resolve_model(name: str | Path) -> Path:
-    """The folder of a model: `name` itself where it is one, else the hub's `org/name`, downloaded unless it is in the cache already.
+    """The folder of a model: `name` itself or, of a run folder, its `model`; else the hub's `org/name`, downloaded unless it is in the
+    cache already.
 
     A name whose first part is a folder here is a path, whatever it looks like: a folder mistyped must not go to the network. Only settings,
     tokenizer and weights are downloaded, no code. HF_HUB_OFFLINE, HF_HOME and HF_TOKEN mean what they always mean. A path that isn't there
@@ -30,11 +32,28 @@ def resolve_model(name: str | Path) -> Path:
     """
     path = Path(name)
     if path.exists() or not is_hub_name(str(name)):
-        return path
+        return _inside(path)
+    return _downloaded(path.as_posix())
+
+
+def settled(name: str | None) -> str | None:
+    """The name of a model as settings keep it: of a run folder that of its `model`, so that both names are one."""
+    found = None if name is None else _inside(Path(name))
+    return name if found is None or found == Path(str(name)) else str(found)
+
+
+def _inside(path: Path) -> Path:
+    """A run folder's model folder; any other path as it is."""
+    alone = any((path / name).exists() for name in ("config.json", "adapter_config.json"))
+    return path / "model" if not alone and (path / "model" / "config.json").exists() else path
+
+
+@cache
+def _downloaded(hub: str) -> Path:
+    """The folder of a hub's model; the hub is asked once in a process."""
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    hub = path.as_posix()
     try:
         folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[*SETTINGS, *WEIGHTS]))
         if not any(folder.glob("*.safetensors")):

@@ -194,10 +194,11 @@ class ChatTask(Task):
 
     def _asked(self, record: Record) -> Record:
         try:
-            messages, tools = question(record)
+            asked = question(record)
         except Unfit as error:
             raise DataError(error.what, where=record.where) from None
-        return Record({"messages": messages, **({"tools": tools} if tools else {})}, record.where)
+        tools = {"tools": asked.tools} if asked.tools else {}
+        return Record({**asked.rest, "messages": asked.messages, **tools}, record.where)
 
     def key(self, record: Record) -> str:
         """What is said to the assistant."""

@@ -26,7 +26,7 @@ from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
 from wordmill.tasks.baselines import tfidf_classifier
-from wordmill.tasks.columns import LABELS, PAIRS, find_columns
+from wordmill.tasks.columns import LABELS, PAIRS, SAME_NAMES, find_columns
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import NO_TEXTS, Record, Records, text_of
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
@@ -95,9 +95,14 @@ class Classify(Task):
         self._check_labels(records, "these")
 
     def inputs(self, records: Records) -> list[Record]:
-        """See task.py. A table without a header line, or with one column, is taken by position."""
+        """See task.py."""
         self._require(records, [c for role, c in self.spec["columns"].items() if role != "label"])
         return records.records
+
+    @property
+    def alone(self) -> str | None:
+        """See task.py."""
+        return None if "pair" in self.spec["columns"] else str(self.spec["columns"]["text"])
 
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """A text, a mapping with the columns, or a pair of texts."""
@@ -117,7 +122,7 @@ class Classify(Task):
         for column in columns:
             if column not in records.fields:
                 raise DataError(f"there is no column {column!r} here; columns: {', '.join(records.fields)}", where=records.files[0],
-                                fix="Name the columns: task.text=…, task.label=…")  # fmt: skip
+                                fix=SAME_NAMES)  # fmt: skip
             lacking = next((record for record in records.records if column not in record.values), None)
             if lacking is not None:
                 raise DataError(f"this example has no {column!r}; it has {', '.join(map(repr, lacking.values)) or 'nothing'}",

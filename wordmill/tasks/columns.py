@@ -20,6 +20,9 @@ TEXTS = ("text", "sentence", "content", "review", "text_a", "text1", "text_1", "
 LABELS = ("label", "labels", "class", "category", "categories", "sentiment", "target", "intent", "gold_label", "stars", "rating", "topic",
           "tag", "y")  # fmt: skip
 
+SAME_NAMES = "Call the columns of all files as those that the model learns from are called"
+"""What to do where a file lacks a column that the model knows."""
+
 
 def find_columns(records: Records, asked: Mapping[str, str | None], reporter: Reporter) -> dict[str, str]:
     """The columns of `text`, `label` and, where there is one, `pair`: those asked for, else by usual names, else by what they hold.

@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -387,6 +387,22 @@ def _has_header(rows: list[list[str]]) -> bool:
     if len(rows) < 2 or len(set(first)) < len(first) or not all(NAME.fullmatch(cell) and len(cell.split()) <= 3 for cell in named):
         return False
     return not any(cell in values for cell, values in zip(first, below, strict=True))
+
+
+def lone_texts(records: Records, name: str, is_answer: Callable[[str], bool], reporter: Reporter) -> Records:
+    """Records with one field, which holds texts, with that field called `name`, whatever it was called; others as they are. The first line
+    of such a table is a text too, unless it is a usual name. Raises `DataError` where the field is called as the answers are."""
+    called = records.fields[0] if len(records.fields) == 1 else name
+    if called == name or not all(isinstance(record.values.get(called), str) for record in records.records):
+        return records
+    if records.headed and is_answer(called):
+        raise DataError(f"the only column is {called!r}, which the model writes; it reads {name!r}", where=records.files[0])
+    found = [Record({name: record.values[called]}, record.where) for record in records.records]
+    if records.kind == "table" and records.headed and called.lower() not in USUAL:
+        where = f"{records.files[0]}:1"
+        reporter.warn(f"{where}: {called!r} is taken for a text, as the other lines of this column are; its name would be {name!r}")
+        found.insert(0, Record({name: called}, where))
+    return Records(found, [name], records.kind, records.headed, records.files)
 
 
 # ── splits ──────────────────────────────────────────────────────────────────────────────────────────────────────

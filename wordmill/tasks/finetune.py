@@ -31,6 +31,7 @@ from wordmill.models.adapters import add_lora
 from wordmill.models.config import ModelConfig, TransformerConfig
 from wordmill.models.folder import LanguageModel, build_model, check_expressible, read_config, save_model
 from wordmill.models.heads import Headed, load_base, save_headed
+from wordmill.models.hub import is_hub_name, resolve_model, settled
 from wordmill.models.lora import LoraConfig
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.adapted import base_facts, base_of, check_base, head_facts, save_tuned_adapter
@@ -96,7 +97,7 @@ class FinetuneConfig(Config):
     validation_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the examples set aside where no validation files are given; 0: none, and the last weights are kept."""
     parent: str | None = None
-    """What to start from: a model folder, or a family's name to start from scratch."""
+    """What to start from: a model folder or a hub name, or a family's name to start from scratch."""
     fresh: bool = False
     """Only the shape and the tokenizer of `parent` are taken: its weights are drawn anew. What pretraining brings is the difference."""
     tokenizer_folder: str | None = None
@@ -135,6 +136,7 @@ class FinetuneConfig(Config):
     """Seed of everything random."""
 
     _sized = field_validator("tokenizer", mode="before")(sized_by_text)
+    _settled = field_validator("parent")(settled)
 
     @property
     def scratch(self) -> bool:
@@ -143,8 +145,13 @@ class FinetuneConfig(Config):
 
     @property
     def shaped(self) -> bool:
-        """Whether shape and tokenizer are those of a model folder."""
-        return self.parent is not None and Path(self.parent).exists()
+        """Whether shape and tokenizer are those of a model that is there: in a folder, or on the hub."""
+        return self.parent is not None and (Path(self.parent).exists() or is_hub_name(self.parent))
+
+    @property
+    def base(self) -> Path:
+        """The folder of that model. Raises as `resolve_model`."""
+        return resolve_model(self.parent or "")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -194,7 +201,7 @@ def finetune(
 ) -> Run:
     """Train a model on examples of a task and leave a model folder that does it.
 
-    `model` is a model folder, or a family's name to start from scratch; `settings` are the fields of `FinetuneConfig`
+    `model` is a model folder or a hub name, or a family's name to start from scratch; `settings` are the fields of `FinetuneConfig`
     (`epochs=3`, `validation="dev.csv"`, `options={"label": "stars"}`, …). `resume` goes on with the run in `out`.
     Raises `WordmillError` for what can't be read or honoured; `Stopped` after Ctrl-C or SIGTERM, with a checkpoint saved.
     """
@@ -297,7 +304,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
 def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path, reporter: Reporter) -> Tokenizer:
     """The model's own; from scratch the one named, or one trained on the training examples alone."""
     if config.shaped:
-        return Tokenizer.load(config.parent or "")
+        return Tokenizer.load(config.base)
     if config.tokenizer_folder is not None:
         return Tokenizer.load(config.tokenizer_folder)
     place = folder / "tokenizer"
@@ -322,7 +329,7 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
     """The model's shape, dropout set: of the folder, or of a new model of the family. Raises `ConfigError` for what doesn't fit."""
     assert config.parent is not None
     if config.shaped:
-        model = read_config(Path(config.parent))
+        model = read_config(config.base)
         if model.vocab_size < tokenizer.vocab_size:
             raise UsageError(
                 f"the tokenizer has {tokenizer.vocab_size:,} tokens and the model only {model.vocab_size:,}", where=config.parent
@@ -403,7 +410,7 @@ def _by_muon(config: FinetuneConfig, ready: Prepared) -> dict[str, Any] | None:
     if config.scratch:
         writes = ready.task.generative and isinstance(ready.model, TransformerConfig)
         return WRITER if writes or asks_for_muon(config.train) else None
-    if config.lora is None and learned_by(config.parent) == "muon":
+    if config.lora is None and learned_by(config.base) == "muon":
         return LOUD_RATES
     check_muon(config.train, config.parent, config.lr)
     return None
@@ -416,7 +423,7 @@ def build(config: FinetuneConfig, model: ModelConfig, task: Task) -> nn.Module:
         base = build_model(model)
         base.initialise(config.seed)
     else:
-        base = load_base(config.parent or "").requires_grad_(True)
+        base = load_base(config.base).requires_grad_(True)
         if isinstance(base, Transformer):
             base.set_dropout(model.dropout)
         else:
@@ -516,7 +523,7 @@ def finish(
     for name, more in folders.items():
         write_lineage(folder / name, task=config.task, tuned={**ready.task.plain(), "max_tokens": plan.max_tokens},
                       parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
-                      learned_by=plan.train.optim.kind if config.scratch else learned_by(config.parent),
+                      learned_by=plan.train.optim.kind if config.scratch else learned_by(config.base),
                       recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings, **more)  # fmt: skip
     write_text(folder / "model" / "README.md", tuned_card(folder.name, config, run.model, found, ready.task.describe()))
     write_text(folder / PAGES, pages)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import Reporter, plural, verb
+from wordmill.tasks.columns import SAME_NAMES
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.written import Written, WrittenConfig
@@ -98,18 +99,17 @@ class Pairs(Written):
             self.target(record)
 
     def inputs(self, records: Records) -> list[Record]:
-        """See task.py. A table with one column has the sources in it, unless it is named as the targets are."""
-        column = self.spec["columns"]["source"]
-        if len(records.fields) == 1 and column not in records.fields:
-            if records.headed and self.is_target(records.fields[0]):
-                raise DataError(f"the only column is {records.fields[0]!r}, which the model writes; it reads {column!r}",
-                                where=records.files[0])  # fmt: skip
-            return [Record({column: record.values[records.fields[0]]}, record.where) for record in records.records]
-        self._require(records, (column,))
+        """See task.py."""
+        self._require(records, (self.spec["columns"]["source"],))
         return records.records
 
-    def is_target(self, name: str) -> bool:
-        """Whether a column is named as the targets are, and not as the sources."""
+    @property
+    def alone(self) -> str | None:
+        """See task.py."""
+        return str(self.spec["columns"]["source"])
+
+    def is_answer(self, name: str) -> bool:
+        """See task.py."""
         return bool(name == self.spec["columns"]["target"])
 
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
@@ -126,8 +126,7 @@ class Pairs(Written):
             lacking = next((record for record in records.records if column not in record.values), None)
             if lacking is not None:
                 where = lacking.where if column in records.fields else records.files[0]
-                lines = records.kind == "lines"
-                fix = "Give two files, source and target" if lines else "Name the columns: task.source=… task.target=…"
+                fix = "Give two files, source and target" if records.kind == "lines" else SAME_NAMES
                 raise DataError(f"there is no column {column!r} here; columns: {', '.join(lacking.values)}", where=where, fix=fix)
 
     def _doubts(self, name: str, records: Records, seen: dict[str, str], reporter: Reporter) -> None:

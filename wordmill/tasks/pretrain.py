@@ -33,7 +33,7 @@ from wordmill.evaluate.watch import Watch, best_weights, weights_in
 from wordmill.models.adapters import add_lora
 from wordmill.models.config import TransformerConfig
 from wordmill.models.folder import build_model, compile_blocks, load_model, read_config, save_model
-from wordmill.models.hub import resolve_model
+from wordmill.models.hub import resolve_model, settled
 from wordmill.models.lora import LoraConfig
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.adapted import base_facts, check_base, check_lora, save_adapted
@@ -118,6 +118,7 @@ class PretrainConfig(Config):
     """Seed of everything random."""
 
     _sized = field_validator("tokenizer", mode="before")(sized_by_text)
+    _settled = field_validator("parent")(settled)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

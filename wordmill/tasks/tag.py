@@ -295,6 +295,11 @@ class Tag(Task):
             self.sentence(record)
         return records.records
 
+    @property
+    def alone(self) -> str | None:
+        """See task.py."""
+        return str(self.spec["fields"].get("text", "text"))
+
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """A text, a list of words, or a mapping with one of them."""
         fields = self.spec["fields"]

@@ -125,6 +125,15 @@ class Task:
         """Records without answers, to predict on. Raises `DataError` for a missing column."""
         return records.records
 
+    @property
+    def alone(self) -> str | None:
+        """The field in which a text stands that is an input by itself; None where one text is none."""
+        return None
+
+    def is_answer(self, name: str) -> bool:
+        """Whether a field of this name holds what the task answers, so that it can't be an input."""
+        return False
+
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """An input from Python or a line of text. Raises `UsageError` for one that the task can't read."""
         raise NotImplementedError

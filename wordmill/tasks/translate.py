@@ -152,10 +152,10 @@ class Translate(Pairs):
         other = free[0] if len(free) == 1 else None
         return source or other, target or other
 
-    def is_target(self, name: str) -> bool:
+    def is_answer(self, name: str) -> bool:
         """By the language too: zh where the model was trained on a column "Chinese"."""
         source, target = (language(column) for column in self.spec["columns"].values())
-        return super().is_target(name) or source != target == language(name) is not None
+        return super().is_answer(name) or source != target == language(name) is not None
 
     # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
 

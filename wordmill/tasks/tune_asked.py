@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordmill.core.errors import UsageError
@@ -68,7 +67,7 @@ def model_kind(config: FinetuneConfig) -> str:
     """What kind of model is started from: encoder, decoder, encoder-decoder or recurrent. Raises `ModelError` for no model folder."""
     assert config.parent is not None
     if config.shaped:
-        model = read_config(Path(config.parent))
+        model = read_config(config.base)
         return "recurrent" if isinstance(model, RecurrentConfig) else model.kind
     parts = budget.family_shape(config.parent, 64, 1)
     if config.parent in budget.RECURRENT:

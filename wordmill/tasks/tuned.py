@@ -18,13 +18,14 @@ from wordmill.core.lineage import read_lineage
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Comparison, Outcomes, paired
 from wordmill.generate.loaded import Loaded, load_on
-from wordmill.models.adapters import adapter_base, is_adapter
+from wordmill.models.adapters import is_adapter, read_shape
 from wordmill.models.config import ModelConfig
-from wordmill.models.folder import head_kind, read_config
+from wordmill.models.folder import head_kind
 from wordmill.models.heads import Headed, load_base, load_headed
+from wordmill.models.hub import resolve_model
 from wordmill.tasks.adapted import open_tuned_adapter
 from wordmill.tasks.aside import kept_of
-from wordmill.tasks.examples import Record, looks_like_conll, read_text
+from wordmill.tasks.examples import Record, lone_texts, looks_like_conll, read_text
 from wordmill.tasks.finetune import FinetuneConfig, save
 from wordmill.tasks.judge import Judged, judge
 from wordmill.tasks.tag import Tag
@@ -124,15 +125,9 @@ class Tuned:
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
 
 
-def model_folder(place: str | Path) -> Path:
-    """A model folder, of itself or of the run folder around it."""
-    place = Path(place)
-    return place / "model" if not (place / "config.json").exists() and (place / "model" / "config.json").exists() else place
-
-
 def is_tuned(place: str | Path) -> bool:
-    """Whether the folder holds a model that was fine-tuned for a task."""
-    folder = model_folder(place)
+    """Whether it is a model that was fine-tuned for a task, of a folder or the hub."""
+    folder = resolve_model(place)
     if is_adapter(folder):
         return "tuned" in read_lineage(folder)
     return (folder / "config.json").exists() and ("tuned" in read_lineage(folder) or head_kind(folder) is not None)
@@ -141,10 +136,10 @@ def is_tuned(place: str | Path) -> bool:
 def load_tuned(
     place: str | Path, *, device: str = "auto", dtype: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> Tuned:
-    """Open a fine-tuned model folder (or its run folder), with some settings of its task changed (`{"beams": 1}`); the rest as in
+    """Open a fine-tuned model, of a folder or the hub, with some settings of its task changed (`{"beams": 1}`); the rest as in
     `wordmill.load`. Raises `ModelError` for another folder; as `restore` for settings that can't be changed."""
-    folder = model_folder(place)
-    config = read_config(adapter_base(folder) if is_adapter(folder) else folder)
+    folder = resolve_model(place)
+    config = read_shape(folder)
     facts = read_lineage(folder).get("tuned") or _foreign(folder)
     task, tokenizer = restore(facts, settings), Tokenizer.load(folder)
     chosen = choose_device(device)
@@ -206,7 +201,8 @@ def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> li
         text = read_text(path, reporter)
         if "fields" not in tuned.task.spec or not looks_like_conll(text):  # a tagger reads words with their tags as `evaluate` does
             return _lines(text.splitlines(), source, tuned)
-    return tuned.task.inputs(tuned.task.read([path], reporter=reporter))
+    task, records = tuned.task, tuned.task.read([path], reporter=reporter)
+    return task.inputs(records if task.alone is None else lone_texts(records, task.alone, task.is_answer, reporter))
 
 
 def _lines(lines: Iterable[str], name: str, tuned: Tuned) -> list[Record]:
