@@ -92,7 +92,7 @@ def test_a_tagger_from_elsewhere_says_what_transformers_says(small_models, tmp_p
     assert model.task.outcomes(records, [right]).metrics() == dict.fromkeys(found["metrics"], 1.0), "in whichever scheme"
     (tmp_path / "b.jsonl").write_text(json.dumps({"tokens": words, "tags": ["B-ORG", "O", "O", "O", "O"]}) + "\n")
     assert "the tag 'B-ORG' is not among" in refused(capsys, "evaluate", folder, tmp_path / "b.jsonl", "--quiet")
-    (tmp_path / "b.jsonl").write_text(json.dumps({"body": "anna"}) + "\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"body": "anna", "n": 1}) + "\n")
     assert "Call the words tokens" in refused(capsys, "predict", folder, tmp_path / "b.jsonl", "--quiet")
 
 
