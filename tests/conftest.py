@@ -12,6 +12,7 @@ import torch
 from tests.tuning import reviews as reviews  # fixtures for fine-tuning
 from tests.tuning import small_models as small_models
 from wordmill.core import device
+from wordmill.models import hub
 from wordmill.models.families import families
 
 
@@ -21,6 +22,12 @@ def pytest_configure() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     device.bf16_gain = lambda: 1.0  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def _another_hub() -> None:
+    """The hub is asked once in a process; here each test has a hub of its own."""
+    hub._downloaded.cache_clear()
 
 
 TEXT = (
