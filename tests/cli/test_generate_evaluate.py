@@ -44,7 +44,8 @@ def test_generate_reads_prompts_from_standard_input(model, capsys, monkeypatch):
 
 def test_generate_refuses_what_it_can_not_do(model, capsys, monkeypatch, tmp_path):
     assert "no such model folder" in _fails(capsys, "generate", str(tmp_path / "nothing"), "The")
-    assert "no config.json" in _fails(capsys, "generate", str(tmp_path), "The")
+    (tmp_path / "empty").mkdir()
+    assert "no config.json" in _fails(capsys, "generate", str(tmp_path / "empty"), "The")
     assert "top_p" in _fails(capsys, "generate", model, "The", "--top-p", "2")
     assert "64 positions" in _fails(capsys, "generate", model, "磨" * 100)
     assert "no-such-device" in _fails(capsys, "generate", model, "The", "--device", "no-such-device")
