@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.tuning import SHAPES, sentence
+from wordmill.batches import examples as rows
 from wordmill.batches.examples import pack
 from wordmill.core.progress import SILENT
 from wordmill.models.folder import read_config
@@ -21,7 +22,7 @@ from wordmill.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize("family", list(SHAPES))
-def test_alone_in_a_batch_and_in_a_row(family, small_models):
+def test_alone_in_a_batch_and_in_a_row(family, small_models, monkeypatch):
     generator = random.Random(0)
     records = [Record({"text": sentence(i % 2, generator), "label": str(i % 2)}, "f") for i in range(9)]
     task = Classify()
@@ -33,8 +34,10 @@ def test_alone_in_a_batch_and_in_a_row(family, small_models):
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
     tools = Tools(Tokenizer.load(folder), read_config(folder), 64)
     examples = [task.encode(record, tools, answer=False) for record in records]
-    with torch.no_grad():
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(rows, "WIDTHS", 1)  # alone, and nothing behind it
         alone = torch.stack([torch.tensor(task.answers(model, pack([one])[0])[0]) for one in examples])
+    with torch.no_grad():
         for capacity in (0, 40, 500):
             batch, order = pack(examples, capacity)
             together = torch.tensor(np.stack(task.answers(model, batch)))

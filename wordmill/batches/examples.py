@@ -20,6 +20,10 @@ from wordmill.batches.batch import IGNORE, Batch, Source, single, tensor
 
 Ids = npt.NDArray[np.int64]
 
+WIDTHS = 8
+"""Rows are a multiple of this wide. oneDNN compiles a product for every shape it meets and keeps a thousand of them: with rows as wide as
+the longest just is, these took 0.4 GB of a run's memory (docs/log.md)."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -94,8 +98,8 @@ class ExampleRows:
 
 
 def pack(examples: Sequence[Encoded], capacity: int = 0, *, like: Encoded | None = None) -> tuple[Batch, list[int]]:
-    """The examples in rows of at most `capacity` tokens (0, or less than the longest: as many as the longest has), and the order in
-    which they stand there, row by row. Without examples, one row of padding shaped as `like`."""
+    """The examples in rows of at most `capacity` tokens (0, or less than the longest: as many as the longest has), padded to the next
+    multiple of `WIDTHS`, and the order in which they stand there, row by row. Without examples, one row of padding shaped as `like`."""
     if not examples:
         assert like is not None
         batch, _ = pack([like], capacity)
@@ -108,14 +112,22 @@ def pack(examples: Sequence[Encoded], capacity: int = 0, *, like: Encoded | None
     source = None
     if examples[0].source is not None:
         read = [[one.source for one in row if one.source is not None] for row in rows]
-        source = Source(tensor(side_by_side(read)), *places_of(read))
+        width = _width(read)
+        source = Source(tensor(side_by_side(read, width=width)), *places_of(read, width=width))
     ids = [[one.ids for one in row] for row in rows]
-    positions, documents = places_of(ids)
+    width = _width(ids)
+    positions, documents = places_of(ids, width=width)
     types = [[one.types for one in row if one.types is not None] for row in rows] if examples[0].types is not None else None
-    batch = Batch(tensor(side_by_side(ids)), tensor(side_by_side([[one.targets for one in row] for row in rows], IGNORE)), positions,
+    targets = [[one.targets for one in row] for row in rows]
+    batch = Batch(tensor(side_by_side(ids, width=width)), tensor(side_by_side(targets, IGNORE, width=width)), positions,
                   documents if source is not None or not single(documents) else None, source,
-                  types=None if types is None else tensor(side_by_side(types)), extra=_extra(examples, bins))  # fmt: skip
+                  types=None if types is None else tensor(side_by_side(types, width=width)), extra=_extra(examples, bins))  # fmt: skip
     return batch, order
+
+
+def _width(rows: Sequence[Sequence[Ids]]) -> int:
+    """How wide the rows are, padding included."""
+    return -(-max(sum(map(len, row)) for row in rows) // WIDTHS) * WIDTHS
 
 
 def side_by_side(rows: Sequence[Sequence[Ids]], fill: int = 0, *, width: int = 0, dtype: type = np.int64) -> npt.NDArray[Any]:
