@@ -35,6 +35,7 @@ SETS: dict[str, dict[str, Any]] = {
     "peoples_daily": {"task": "tag", "train": "peoples_daily_ner/train.txt", "test": "peoples_daily_ner/dev.txt", "characters": True,
                       "published": ""},
 }  # fmt: skip
+ARMS = ("pretrained", "fresh", "lstm")
 HEADLINE = {"classify": "accuracy", "tag": "f1"}
 
 
@@ -77,6 +78,7 @@ def one_set(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     arms = {"encoder, pretrained on the training text": ["--model", str(model / "model"), *crf],
             "the same encoder, not pretrained": ["--model", str(model / "model"), "--fresh", *crf],
             "BiLSTM-CRF" if crf else "BiLSTM": ["--model", "lstm", *crf, *options.lstm]}  # fmt: skip
+    arms = {arm: words for kind, (arm, words) in zip(ARMS, arms.items(), strict=True) if kind in options.arms}
     found: dict[str, Any] = {}
     baselines: dict[str, float] = {}
     for arm, words in arms.items():
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--family", default="modernbert")
     parser.add_argument("--set", nargs="*", default=[], help="Further settings of pretraining.")
     parser.add_argument("--lstm", nargs="*", default=[], help="Further settings of the BiLSTM.")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="from_scratch")
     options = parser.parse_args()
