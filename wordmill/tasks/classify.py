@@ -49,7 +49,7 @@ class ClassifyConfig(Config):
     """The column with the label; None: found by looking."""
     multi_label: bool | None = None
     """Whether a text may have several labels, or none; None: so when the labels are lists."""
-    separator: str = ","
+    separator: str = Field(default=",", min_length=1)
     """What stands between several labels in a table."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: each class weighs the same in the loss, however many examples it has."""
