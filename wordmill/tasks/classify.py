@@ -104,6 +104,10 @@ class Classify(Task):
         """See task.py."""
         return None if "pair" in self.spec["columns"] else str(self.spec["columns"]["text"])
 
+    def is_answer(self, name: str) -> bool:
+        """See task.py."""
+        return bool(name == self.spec["columns"]["label"])
+
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """A text, a mapping with the columns, or a pair of texts."""
         columns = self.spec["columns"]

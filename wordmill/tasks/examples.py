@@ -396,7 +396,8 @@ def lone_texts(records: Records, name: str, is_answer: Callable[[str], bool], re
     if called == name or not all(isinstance(record.values.get(called), str) for record in records.records):
         return records
     if records.headed and is_answer(called):
-        raise DataError(f"the only column is {called!r}, which the model writes; it reads {name!r}", where=records.files[0])
+        raise DataError(f"the only column is {called!r}, which the model answers; it reads {name!r}", where=records.files[0],
+                        fix="Give the texts")  # fmt: skip
     found = [Record({name: record.values[called]}, record.where) for record in records.records]
     if records.kind == "table" and records.headed and called.lower() not in USUAL:
         where = f"{records.files[0]}:1"
