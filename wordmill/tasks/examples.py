@@ -190,8 +190,8 @@ def looks_like_conll(text: str) -> bool:
     skipped = _comments(lines)
     rows = [_cells(line) for n, line in enumerate(lines) if line.strip() and n not in skipped and not line.startswith(DOCUMENT)]
     filled = [[cell for cell in cells if cell] for cells in rows]
-    # What stands before a tab and holds spaces is a text, whose label may look like a tag.
-    right = [cells[-1] for cells in filled if len(cells) > 1 and " " not in cells[0] and TAG.fullmatch(cells[-1])]
+    # What stands between tabs and holds spaces is a text, whose label may look like a tag.
+    right = [cells[-1] for cells in filled if len(cells) > 1 and " " not in "".join(cells[:-1]) and TAG.fullmatch(cells[-1])]
     # Without a B-, I- or the like anywhere it may be any table; O alone can't be the label of a table of texts.
     return 2 <= len(right) >= 0.5 * len(rows) and ("" in [line.strip() for line in lines[:-1]] or len({*right}) > 1)
 
