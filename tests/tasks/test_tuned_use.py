@@ -131,6 +131,15 @@ def test_a_lone_column_of_answers_is_no_column_of_texts(task, name):
         lone_texts(records, task.alone, task.is_answer, SILENT)
 
 
+def test_of_a_lone_column_of_texts_some_may_be_missing():
+    values = ["the mill", None, 7]
+    records = Records([Record({"body": value}, f"f:{n}") for n, value in enumerate(values)], ["body"], "json", files=["f"])
+    found = lone_texts(records, "review", lambda name: False, SILENT)
+    assert [record.values for record in found.records] == [{"review": value} for value in values] and found.fields == ["review"]
+    lists = Records([Record({"tokens": ["the", "mill"]}, "f:1")], ["tokens"], "json", files=["f"])
+    assert lone_texts(lists, "text", lambda name: False, SILENT) is lists
+
+
 def test_a_missing_column_is_said_with_what_can_be_done(classifier, tmp_path, capsys):
     (tmp_path / "a.csv").write_text("title,id\na good mill,7\n")
     said = refused(capsys, "predict", classifier, tmp_path / "a.csv", "--quiet")

@@ -390,15 +390,17 @@ def _has_header(rows: list[list[str]]) -> bool:
 
 
 def lone_texts(records: Records, name: str, is_answer: Callable[[str], bool], reporter: Reporter) -> Records:
-    """Records with one field, which holds texts, with that field called `name`, whatever it was called; others as they are. The first line
-    of such a table is a text too, unless it is a usual name. Raises `DataError` where the field is called as the answers are."""
+    """Records with one field, which holds texts (some may be numbers, or missing), with that field called `name`, whatever it was called;
+    others as they are. The first line of such a table is a text too, unless it is a usual name. Raises `DataError` where the field is
+    called as the answers are."""
     called = records.fields[0] if len(records.fields) == 1 else name
-    if called == name or not all(isinstance(record.values.get(called), str) for record in records.records):
+    values = [record.values.get(called) for record in records.records]
+    if called == name or not any(isinstance(value, str) for value in values) or any(isinstance(value, tuple(NO_TEXTS)) for value in values):
         return records
     if records.headed and is_answer(called):
         raise DataError(f"the only column is {called!r}, which the model answers; it reads {name!r}", where=records.files[0],
                         fix="Give the texts")  # fmt: skip
-    found = [Record({name: record.values[called]}, record.where) for record in records.records]
+    found = [Record({name: value}, record.where) for value, record in zip(values, records.records, strict=True)]
     if records.kind == "table" and records.headed and called.lower() not in USUAL:
         where = f"{records.files[0]}:1"
         reporter.warn(f"{where}: {called!r} is taken for a text, as the other lines of this column are; its name would be {name!r}")
