@@ -60,6 +60,7 @@ def test_overrides():
         "on": True,
     }
     assert parse_overrides(["task.pair=", "task.text=null"]) == {"task": {"pair": "", "text": None}}
+    assert [parse_overrides([f"a={sign}"])["a"] for sign in " \t|>;"] == [*" \t|>;"], "signs that separate stand for themselves"
     with pytest.raises(ConfigError, match="name=value"):
         parse_overrides(["model.layers"])
 

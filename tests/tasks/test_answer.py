@@ -30,7 +30,7 @@ from wordmill.tasks.aside import set_aside
 from wordmill.tasks.baselines import shared_words
 from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tasks.finetune import FinetuneConfig
-from wordmill.tasks.task import Tools
+from wordmill.tasks.task import Tools, restore
 from wordmill.tasks.windows import NOWHERE, best_span, covering, trimmed, windows
 from wordmill.tokenizer import Tokenizer
 
@@ -527,6 +527,13 @@ def test_outcomes_of_questions_with_and_without_answers():
     assert found.correct().tolist() == [True, True, False, False]
     assert np.isnan(found.metrics(np.array([0, 3]))["no_answer_right"])
     assert set(AnswerOutcomes.of([["a"]], ["a"], "squad").metrics()) == {"f1", "exact_match"}
+
+
+def test_a_model_from_elsewhere_always_gives_an_answer():
+    facts = {"name": "answer", "settings": {}, "spec": {}}
+    with pytest.raises(UsageError, match="task.threshold would have no effect: a model from elsewhere doesn't say what it learned, so one"):
+        restore(facts, {"threshold": 1.0})
+    assert restore(facts, {"max_answer": 9}).settings.plain()["max_answer"] == 9
 
 
 def test_scores_that_count_differently_are_not_compared():

@@ -16,7 +16,7 @@ import wordmill
 from tests.tuning import QUICK, SHAPES, write_table
 from wordmill.cli.app import main
 from wordmill.core.config import parse_overrides
-from wordmill.core.errors import DataError
+from wordmill.core.errors import ConfigError, DataError
 from wordmill.core.progress import Reporter
 from wordmill.models.heads import load_base, load_headed
 from wordmill.tasks.classify import Classify
@@ -239,6 +239,15 @@ def test_which_column_is_the_pair_can_be_said_and_that_none_is(pair, found):
     rows = [{"premise": f"mill {i}", "hypothesis": "river", "note": "x" * (i % 3), "label": i % 2} for i in range(20)]
     task, _ = look(rows, list(rows[0]), **parse_overrides([f"pair={pair}"]))
     assert task.spec["columns"].get("pair") == found
+
+
+@pytest.mark.parametrize("separator", [" ", "|"])
+def test_what_separates_labels_can_be_any_sign_but_nothing(separator):
+    rows = [{"text": f"mill {i}", "labels": separator.join("xy"[: 1 + i % 2])} for i in range(6)]
+    found = parse_overrides(["multi_label=true", f"separator={separator}"])
+    assert look(rows, ["text", "labels"], **found)[0].spec["labels"] == ["x", "y"]
+    with pytest.raises(ConfigError, match="separator: must be no shorter than 1"):
+        Classify(parse_overrides(["multi_label=true", "separator="]))
 
 
 def test_labels_are_sorted_as_people_count():

@@ -89,8 +89,10 @@ def test_few_words_with_mistakes_are_words_with_tags(bad, between, tmp_path):
 @pytest.mark.parametrize("label", ["E-commerce", "O"])
 def test_a_table_of_texts_is_no_file_of_tags(label, tmp_path):
     path = tmp_path / "a.txt"
-    path.write_text("".join(f"the mill {n}\t{label if n % 3 else 'shop'}\n" for n in range(12)), encoding="utf-8")
-    assert read_examples([path]).kind == "table"
+    for number in ("", "{n}\t"):
+        rows = (f"{number.format(n=n)}the mill {n}\t{(label if n % 3 else 'shop') if n else 'W-LAN'}\n" for n in range(12))
+        path.write_text("".join(rows), encoding="utf-8")
+        assert read_examples([path]).kind == "table"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])

@@ -140,7 +140,7 @@ def test_the_direction_that_the_model_knows_decides(columns, tmp_path):
     assert task.inputs(task.read([tmp_path / "a.en"]))[0].values == {columns[0]: "one"}
     with pytest.raises(DataError, match=r"a.zh: this is zh, which the model writes and does not read: it translates \S+ into \S+\. Give"):
         task.read([tmp_path / "a.zh"])
-    with pytest.raises(DataError, match="the only column is 'zh', which the model writes; it reads"):
+    with pytest.raises(DataError, match="the only column is 'zh', which the model answers; it reads"):
         lone_texts(task.read([tmp_path / "t.jsonl"]), columns[0], task.is_answer, SILENT)
     if columns[0] != "text":
         with pytest.raises(DataError, match="this is fr, and the model translates"):

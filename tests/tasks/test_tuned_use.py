@@ -14,9 +14,14 @@ import pytest
 import wordmill
 from tests.tasks.test_tag import conll  # noqa: F401
 from wordmill.cli.app import main
+from wordmill.core.errors import DataError
 from wordmill.core.files import read_json, write_json
+from wordmill.core.progress import SILENT
 from wordmill.models.folder import load_model
 from wordmill.models.heads import HeadConfig, save_headed, with_head
+from wordmill.tasks.classify import Classify
+from wordmill.tasks.examples import Record, Records, lone_texts
+from wordmill.tasks.tag import Tag
 from wordmill.tokenizer import Tokenizer
 
 
@@ -113,6 +118,26 @@ def test_a_file_with_one_column_holds_the_texts(classifier, tmp_path, capsys):
     capsys.readouterr()
     assert main(["predict", str(classifier), str(tmp_path / "bare.csv"), "--json", "--quiet"]) == 0
     assert "bare.csv:1: 'a good mill' is taken for a text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [(Classify(spec={"columns": {"text": "review", "label": "stars"}}), "stars"),
+                       (Tag(spec={"fields": {"text": "body", "spans": "ents"}}), "ents"),
+                       (Tag(spec={"fields": {"tokens": "words", "tags": "ner"}}), "ner")]
+)  # fmt: skip
+def test_a_lone_column_of_answers_is_no_column_of_texts(task, name):
+    records = Records([Record({name: "good"}, "f:2")], [name], "table", True, ["f"])
+    with pytest.raises(DataError, match=f"f: the only column is '{name}', which the model answers; it reads '{task.alone}'"):
+        lone_texts(records, task.alone, task.is_answer, SILENT)
+
+
+def test_of_a_lone_column_of_texts_some_may_be_missing():
+    values = ["the mill", None, 7]
+    records = Records([Record({"body": value}, f"f:{n}") for n, value in enumerate(values)], ["body"], "json", files=["f"])
+    found = lone_texts(records, "review", lambda name: False, SILENT)
+    assert [record.values for record in found.records] == [{"review": value} for value in values] and found.fields == ["review"]
+    lists = Records([Record({"tokens": ["the", "mill"]}, "f:1")], ["tokens"], "json", files=["f"])
+    assert lone_texts(lists, "text", lambda name: False, SILENT) is lists
 
 
 def test_a_missing_column_is_said_with_what_can_be_done(classifier, tmp_path, capsys):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.corrupted import objective_rows
-from wordmill.core.errors import UsageError
+from wordmill.core.errors import CheckpointError, UsageError
 from wordmill.evaluate import evaluate_rows
 from wordmill.train import checkpoint, loop
 from wordmill.train.objectives import OBJECTIVES, masked
@@ -123,6 +123,15 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(make_run, name, tmp_path):
     loop.fit(resumed)
     assert (resumed.targets, resumed.tokens, resumed.last["loss"]) == (whole.targets, whole.tokens, whole.last["loss"])
     assert all(torch.equal(weight, whole.optimizer.master[key]) for key, weight in resumed.optimizer.master.items())
+
+
+def test_a_checkpoint_of_another_version_is_one_line(make_run):
+    run = make_run("mlm", steps=2)
+    saved = loop.snapshot(run, [])
+    name = next(name for name in saved.tensors if name.startswith("count."))
+    del saved.tensors[name]
+    with pytest.raises(CheckpointError, match=f"another version of wordmill: it lacks {name}. Resume with the version that wrote it"):
+        loop.restore(run, saved)
 
 
 def test_the_model_learns_to_fill_masks(make_run):

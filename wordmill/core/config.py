@@ -45,7 +45,7 @@ class Config(BaseModel):
         return self.model_dump(mode="json")
 
 
-LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "min_length": "no shorter than"}
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "tuple": "a list", "list": "a list",
          "dict": "a mapping", "model": "a mapping", "finite": "a finite number"}  # fmt: skip
 
@@ -110,10 +110,10 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _scalar(raw: str) -> Any:
-    """A YAML value, except that 1e-3 (which YAML 1.1 takes for text) is a number, as people expect, and that nothing is the empty text:
-    what is to be left open is written null."""
-    if not raw.strip():
-        return ""
+    """A YAML value, except that 1e-3 (which YAML 1.1 takes for text) is a number, as people expect; that nothing is the empty text (what
+    is to be left open is written null) and spaces are spaces; and that | and > are signs, and begin no text of several lines."""
+    if not raw.strip() or raw.strip() in ("|", ">"):
+        return raw
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError as error:

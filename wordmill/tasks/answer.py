@@ -85,8 +85,10 @@ class Answer(Questions):
 
     def idle(self, records: Sequence[Record] = ()) -> dict[str, str]:
         """See task.py."""
-        always = "every question that it learned from has an answer, so one is always given"
-        return {} if self.spec.get("unanswerable") else {"threshold": always}
+        if self.spec.get("unanswerable"):
+            return {}
+        known = "every question that it learned from has an answer" if self.spec else "a model from elsewhere doesn't say what it learned"
+        return {"threshold": f"{known}, so one is always given"}
 
     # ── examples ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -49,7 +49,7 @@ class ClassifyConfig(Config):
     """The column with the label; None: found by looking."""
     multi_label: bool | None = None
     """Whether a text may have several labels, or none; None: so when the labels are lists."""
-    separator: str = ","
+    separator: str = Field(default=",", min_length=1)
     """What stands between several labels in a table."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: each class weighs the same in the loss, however many examples it has."""
@@ -103,6 +103,10 @@ class Classify(Task):
     def alone(self) -> str | None:
         """See task.py."""
         return None if "pair" in self.spec["columns"] else str(self.spec["columns"]["text"])
+
+    def is_answer(self, name: str) -> bool:
+        """See task.py."""
+        return bool(name == self.spec["columns"]["label"])
 
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """A text, a mapping with the columns, or a pair of texts."""

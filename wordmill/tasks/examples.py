@@ -190,8 +190,8 @@ def looks_like_conll(text: str) -> bool:
     skipped = _comments(lines)
     rows = [_cells(line) for n, line in enumerate(lines) if line.strip() and n not in skipped and not line.startswith(DOCUMENT)]
     filled = [[cell for cell in cells if cell] for cells in rows]
-    # What stands before a tab and holds spaces is a text, whose label may look like a tag.
-    right = [cells[-1] for cells in filled if len(cells) > 1 and " " not in cells[0] and TAG.fullmatch(cells[-1])]
+    # What stands between tabs and holds spaces is a text, whose label may look like a tag.
+    right = [cells[-1] for cells in filled if len(cells) > 1 and " " not in "".join(cells[:-1]) and TAG.fullmatch(cells[-1])]
     # Without a B-, I- or the like anywhere it may be any table; O alone can't be the label of a table of texts.
     return 2 <= len(right) >= 0.5 * len(rows) and ("" in [line.strip() for line in lines[:-1]] or len({*right}) > 1)
 
@@ -390,14 +390,17 @@ def _has_header(rows: list[list[str]]) -> bool:
 
 
 def lone_texts(records: Records, name: str, is_answer: Callable[[str], bool], reporter: Reporter) -> Records:
-    """Records with one field, which holds texts, with that field called `name`, whatever it was called; others as they are. The first line
-    of such a table is a text too, unless it is a usual name. Raises `DataError` where the field is called as the answers are."""
+    """Records with one field, which holds texts (some may be numbers, or missing), with that field called `name`, whatever it was called;
+    others as they are. The first line of such a table is a text too, unless it is a usual name. Raises `DataError` where the field is
+    called as the answers are."""
     called = records.fields[0] if len(records.fields) == 1 else name
-    if called == name or not all(isinstance(record.values.get(called), str) for record in records.records):
+    values = [record.values.get(called) for record in records.records]
+    if called == name or not any(isinstance(value, str) for value in values) or any(isinstance(value, tuple(NO_TEXTS)) for value in values):
         return records
     if records.headed and is_answer(called):
-        raise DataError(f"the only column is {called!r}, which the model writes; it reads {name!r}", where=records.files[0])
-    found = [Record({name: record.values[called]}, record.where) for record in records.records]
+        raise DataError(f"the only column is {called!r}, which the model answers; it reads {name!r}", where=records.files[0],
+                        fix="Give the texts")  # fmt: skip
+    found = [Record({name: value}, record.where) for value, record in zip(values, records.records, strict=True)]
     if records.kind == "table" and records.headed and called.lower() not in USUAL:
         where = f"{records.files[0]}:1"
         reporter.warn(f"{where}: {called!r} is taken for a text, as the other lines of this column are; its name would be {name!r}")

@@ -300,6 +300,10 @@ class Tag(Task):
         """See task.py."""
         return str(self.spec["fields"].get("text", "text"))
 
+    def is_answer(self, name: str) -> bool:
+        """See task.py."""
+        return name in (self.spec["fields"].get("tags", "tags"), self.spec["fields"].get("spans", "spans"))
+
     def as_record(self, value: str | Mapping[str, Any], where: str) -> Record:
         """A text, a list of words, or a mapping with one of them."""
         fields = self.spec["fields"]

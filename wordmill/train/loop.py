@@ -302,7 +302,8 @@ def snapshot(run: Training, carried: list[dict[int, dict[str, Tensor]]]) -> chec
 def restore(run: Training, saved: checkpoint.Checkpoint) -> None:
     """Take a checkpoint's state into a fresh `Training` of the same shape.
 
-    Raises `CheckpointError` when the run was planned otherwise than the checkpoint remembers: config.yaml has been edited since.
+    Raises `CheckpointError` when the run was planned otherwise than the checkpoint remembers: config.yaml has been edited since; and for a
+    checkpoint of another version.
     """
     changed = differences(*(json.loads(json.dumps(facts)) for facts in (saved.facts["config"], run.resumed_config)))
     if changed:
@@ -312,6 +313,11 @@ def restore(run: Training, saved: checkpoint.Checkpoint) -> None:
             fix="Put it back as it was, or start a new run with another -o",
         )
     tensors = {name: x.to(run.device) for name, x in saved.tensors.items()}
+    missing = sorted(run.optimizer.state().keys() - tensors.keys())
+    if missing:
+        raise CheckpointError(f"this checkpoint is of another version of wordmill: it lacks {missing[0]}",
+                              where=run.folder / "checkpoints" if run.folder else None,
+                              fix="Resume with the version that wrote it, or start a new run with another -o")  # fmt: skip
     run.optimizer.load_state(tensors)
     for name, w in run.average.items():
         w.copy_(tensors[f"average.{name}"])
