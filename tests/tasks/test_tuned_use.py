@@ -110,7 +110,8 @@ def test_a_classifier_from_elsewhere_gives_its_labels(small_models, tmp_path, ca
 
 def test_a_file_with_one_column_holds_the_texts(classifier, tmp_path, capsys):
     texts = ["a good mill", "the bad river by the old cold mill"]
-    files = {"named.csv": ["review", *texts], "usual.csv": ["text", *texts], "bare.csv": texts, "bare.tsv": texts}
+    files = {"named.csv": ["review", *texts], "usual.csv": ["text", *texts], "other.csv": ["what_they_said", *texts], "bare.csv": texts,
+             "bare.tsv": texts}  # fmt: skip
     files["a.jsonl"] = [json.dumps({"body": text}) for text in texts]
     for name, lines in files.items():
         (tmp_path / name).write_text("\n".join(lines) + "\n")

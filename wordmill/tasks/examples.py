@@ -37,6 +37,7 @@ TAG = re.compile(r"O|[BIESLUMW]-.+", re.DOTALL)
 """A tag of entities: O, or a mark of a scheme with a kind, as in B-PER."""
 NO_TEXTS = {list: "a list", dict: "an object", bytes: "bytes"}
 """What no text can be made of, and what it is called."""
+WORD = re.compile(r"[A-Za-z]\w*", re.ASCII)
 NAME = re.compile(r"[^\W\d][\w .#-]{0,39}")
 
 
@@ -391,8 +392,8 @@ def _has_header(rows: list[list[str]]) -> bool:
 
 def lone_texts(records: Records, name: str, is_answer: Callable[[str], bool], reporter: Reporter) -> Records:
     """Records with one field, which holds texts (some may be numbers, or missing), with that field called `name`, whatever it was called;
-    others as they are. The first line of such a table is a text too, unless it is a usual name. Raises `DataError` where the field is
-    called as the answers are."""
+    others as they are. The first line of such a table is a text too, unless it is a usual name or a single word as names are. Raises
+    `DataError` where the field is called as the answers are."""
     called = records.fields[0] if len(records.fields) == 1 else name
     values = [record.values.get(called) for record in records.records]
     if called == name or not any(isinstance(value, str) for value in values) or any(isinstance(value, tuple(NO_TEXTS)) for value in values):
@@ -401,7 +402,8 @@ def lone_texts(records: Records, name: str, is_answer: Callable[[str], bool], re
         raise DataError(f"the only column is {called!r}, which the model answers; it reads {name!r}", where=records.files[0],
                         fix="Give the texts")  # fmt: skip
     found = [Record({name: value}, record.where) for value, record in zip(values, records.records, strict=True)]
-    if records.kind == "table" and records.headed and called.lower() not in USUAL:
+    named = called.lower() in USUAL or WORD.fullmatch(called)
+    if records.kind == "table" and records.headed and not named:
         where = f"{records.files[0]}:1"
         reporter.warn(f"{where}: {called!r} is taken for a text, as the other lines of this column are; its name would be {name!r}")
         found.insert(0, Record({name: called}, where))
