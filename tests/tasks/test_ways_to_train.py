@@ -12,13 +12,14 @@ import wordmill
 from tests.tasks.test_tag import conll  # noqa: F401
 from wordmill.cli.app import main
 from wordmill.models.adapters import add_lora
-from wordmill.models.folder import load_model
+from wordmill.models.folder import load_model, read_config
 from wordmill.models.heads import HeadConfig, with_head
 from wordmill.models.lora import LoraConfig
 from wordmill.tasks import finetune as tuning
 from wordmill.tasks.classify import Classify
 from wordmill.tasks.examples import Record
-from wordmill.tasks.finetune import depths
+from wordmill.tasks.finetune import FinetuneConfig, depths
+from wordmill.tasks.tune_plan import tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.train.optim import BEHIND, OptimConfig, assign, depth
 
@@ -145,3 +146,14 @@ def test_balanced_sampling_goes_with_an_adapter_and_is_refused_where_words_have_
     capsys.readouterr()
     assert main(["finetune", "tag", files["tag"], "-o", str(tmp_path / "b"), *model]) == 2
     assert "sampling" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_a_long_run_keeps_an_average_of_the_weights(small_models):
+    folder = small_models("bert")
+
+    def planned(**settings):
+        config = FinetuneConfig(task="classify", parent=str(folder), **settings)
+        return tune_plan(config, read_config(folder), n=100, n_validation=10, longest_example=20, cut={}, task={}, data={},
+                         device=torch.device("cpu"), started=0.0).train.ema  # fmt: skip
+
+    assert planned(steps=999) == 0 < planned(steps=1000) < 1 and planned(steps=1000, train={"ema": 0.0}) == 0

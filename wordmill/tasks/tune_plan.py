@@ -36,8 +36,8 @@ SCRATCH = {"transformer": 5e-4, "recurrent": 3e-3}
 ADAPTER = 10.0
 """An adapter's learning rate in proportion to that of all weights (Schulman et al. 2025, thinkingmachines.ai/blog/lora)."""
 AVERAGE, AVERAGED_FROM = 0.99, 1000
-"""Decay of the average over steps that is judged and kept in place of the last weights, and the fewest steps of a run from scratch
-that has one."""
+"""Decay of the average over steps that is judged and kept in place of the last weights, and the fewest steps of a run that has one
+(docs/log.md)."""
 LONGEST = 512
 """Tokens of an example at most, unless asked otherwise."""
 CPU_ROW, GPU_ROW = 128, 512
@@ -112,7 +112,7 @@ def tune_plan(
     else:
         steps = config.steps or max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
         values["steps"] = steps
-        values["ema"] = AVERAGE if scratch and steps >= AVERAGED_FROM else 0.0
+        values["ema"] = AVERAGE if steps >= AVERAGED_FROM else 0.0
         values["evaluations"] = max(1, min(20, round(2 * steps / steps_per_epoch), steps))
         length = f"{plural(steps, 'step')} ({steps / steps_per_epoch:.3g} epochs{'' if config.steps else why})"
     train = TrainConfig.of(merge(values, config.train), where="train")
