@@ -96,7 +96,7 @@ def unfolded(path: Path, *, learn: bool = True, reporter: Reporter = SILENT, **o
 
 def test_from_questions_to_spans(squad, models, tmp_path, capsys):
     files = [str(squad / "train.json"), "--validation", str(squad / "dev.json"), "--test", str(squad / "test.json")]
-    more = ["--steps", "150", "--lr", "0.006", "train.rows=16", "train.evaluations=5", "--quiet", "--json"]
+    more = ["--steps", "300", "--lr", "0.006", "train.rows=16", "train.evaluations=5", "--quiet", "--json"]
     run = tmp_path / "run"
     assert main(["finetune", "answer", *files, "--model", str(models("bert")), "-o", str(run), *more]) == 0
     judged = json.loads(capsys.readouterr().out)["test"]
