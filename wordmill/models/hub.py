@@ -38,8 +38,10 @@ def resolve_model(name: str | Path) -> Path:
 
 def settled(name: str | None) -> str | None:
     """The name of a model as settings keep it: of a run folder that of its `model`, so that both names are one."""
-    found = None if name is None else _inside(Path(name))
-    return name if found is None or found == Path(str(name)) else str(found)
+    if name is None:
+        return None
+    found = _inside(Path(name))
+    return name if found == Path(name) else str(found)
 
 
 def _inside(path: Path) -> Path:

@@ -28,7 +28,7 @@ from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
 from wordmill.tasks.baselines import tfidf_classifier
 from wordmill.tasks.columns import LABELS, PAIRS, SAME_NAMES, find_columns
 from wordmill.tasks.doubts import tell_empty, tell_shared
-from wordmill.tasks.examples import NO_TEXTS, Record, Records, text_of
+from wordmill.tasks.examples import Record, Records, no_text, text_of
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
 from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows, stand_in
 from wordmill.tokenizer import Tokenizer
@@ -175,13 +175,13 @@ class Classify(Task):
             if value is None:
                 raise DataError("this row has no label", where=record.where, fix="Write an empty list where no label holds")
             parts = value if isinstance(value, list) else [value]
-            if any(part is None or isinstance(part, tuple(NO_TEXTS)) for part in parts):
+            if any(part is None or no_text(part) for part in parts):
                 raise DataError(f"labels are words or numbers in a list, not {value!r}", where=record.where)
             several = value if isinstance(value, list) else str(value).split(self.settings.separator)
             return sorted({_label(part) for part in several} - {""})
         if value is None or not _label(value):
             raise DataError("this row has no label", where=record.where, fix="Label it, or take it out")
-        if isinstance(value, tuple(NO_TEXTS)):
+        if no_text(value):
             raise DataError(f"a label is a word or a number, not {value!r}", where=record.where, fix="Label it so, or take it out")
         return [_label(value)]
 

@@ -396,7 +396,7 @@ def lone_texts(records: Records, name: str, is_answer: Callable[[str], bool], re
     `DataError` where the field is called as the answers are."""
     called = records.fields[0] if len(records.fields) == 1 else name
     values = [record.values.get(called) for record in records.records]
-    if called == name or not any(isinstance(value, str) for value in values) or any(isinstance(value, tuple(NO_TEXTS)) for value in values):
+    if called == name or not any(isinstance(value, str) for value in values) or any(map(no_text, values)):
         return records
     if records.headed and is_answer(called):
         raise DataError(f"the only column is {called!r}, which the model answers; it reads {name!r}", where=records.files[0],
@@ -434,9 +434,14 @@ def split_off(strata: Sequence[str], keys: Sequence[str], share: float, seed: in
     return [index for index in range(len(keys)) if index not in held], sorted(aside)
 
 
+def no_text(value: Any) -> str | None:
+    """What a value of which no text can be made is called; None: it is one, or can be written as one."""
+    return next((name for kind, name in NO_TEXTS.items() if isinstance(value, kind)), None)
+
+
 def text_of(value: Any, what: str, where: str, fix: str | None = None) -> str:
     """A value as a text: numbers written out, nothing for None. Raises `DataError` for a list, an object or bytes; `what` should be one."""
-    kind = next((name for holder, name in NO_TEXTS.items() if isinstance(value, holder)), None)
+    kind = no_text(value)
     if kind is not None:
         held = repr(value)
         raise DataError(f"{what} is {kind}: {held if len(held) <= 60 else held[:60] + '…'}", where=where, fix=fix)

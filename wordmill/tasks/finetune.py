@@ -520,9 +520,10 @@ def finish(
     for name in folders:
         ready.task.store(folder / name, ready.tokenizer)
     timings["final evaluation and saving"] = round(time.monotonic() - begun, 3)  # but for the cards and the report, which tell it
+    parent = None if config.scratch else parent_facts(config.parent)  # reads all of the parent's weights
     for name, more in folders.items():
-        write_lineage(folder / name, task=config.task, tuned={**ready.task.plain(), "max_tokens": plan.max_tokens},
-                      parent=None if config.scratch else parent_facts(config.parent), data=plan.data, tokenizer=ready.tokenizer.hash,
+        write_lineage(folder / name, task=config.task, tuned={**ready.task.plain(), "max_tokens": plan.max_tokens}, parent=parent,
+                      data=plan.data, tokenizer=ready.tokenizer.hash,
                       learned_by=plan.train.optim.kind if config.scratch else learned_by(config.base),
                       recipe=config.plain(), train=plan.train.plain(), metrics=metrics, timings=timings, **more)  # fmt: skip
     write_text(folder / "model" / "README.md", tuned_card(folder.name, config, run.model, found, ready.task.describe()))

@@ -22,6 +22,8 @@ JOINER = "\u200d"
 """Makes one emoji of those before and behind it."""
 PARTS = re.compile("[\u200d\ufe0e\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
 """What belongs to the emoji before it: the joiner, variation selectors, colours of skin, the letters of a region's flag."""
+FIRST_MARK = "\u0300"
+"""The first character that may belong to the one before it."""
 HALF_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 """One of the two letters that are the flag of a country."""
 
@@ -79,10 +81,14 @@ def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()
 def belongs(text: str, at: int) -> bool:
     """Whether a character is one sign with what stands before it: a combining mark, a part of an emoji, the second half of a flag."""
     c = text[at]
-    if PARTS.match(c) or unicodedata.category(c)[0] == "M" or text[max(0, at - 1) : at] == JOINER:
+    if at and text[at - 1] == JOINER:
         return True
+    if c < FIRST_MARK:
+        return False
+    if not HALF_FLAG.match(c):
+        return unicodedata.category(c)[0] == "M" or PARTS.match(c) is not None
     first = at
-    while first and HALF_FLAG.match(c) and HALF_FLAG.match(text[first - 1]):
+    while first and HALF_FLAG.match(text[first - 1]):
         first -= 1
     return (at - first) % 2 == 1
 
