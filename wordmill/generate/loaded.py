@@ -107,7 +107,7 @@ class Loaded:
     @property
     def kind(self) -> str:
         """What the model is: "decoder", "encoder", "encoder-decoder" or "recurrent"."""
-        return "recurrent" if isinstance(self.config, RecurrentConfig) else self.config.kind
+        return self.config.kind
 
     @property
     def adapters(self) -> dict[str, float]:

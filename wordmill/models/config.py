@@ -238,5 +238,10 @@ class RecurrentConfig(Config):
             raise ValueError("dropout must lie in [0, 1)")
         return self
 
+    @property
+    def kind(self) -> Literal["recurrent"]:
+        """What the whole model is."""
+        return "recurrent"
+
 
 ModelConfig = TransformerConfig | RecurrentConfig

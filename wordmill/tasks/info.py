@@ -57,7 +57,7 @@ def info(place: str | Path | None = None, *, shape: str | None = None, context: 
     flops = flops_per_token(config, context)
     return {
         "family": config.family,
-        "kind": config.kind if isinstance(config, TransformerConfig) else "recurrent",
+        "kind": config.kind,
         "parts": parts(config),
         "parameters": {"total": total, "embedding": embedding, "non_embedding": total - embedding},
         "weights_bytes": {name: size * total for name, size in BYTES.items()},

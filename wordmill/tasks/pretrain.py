@@ -384,7 +384,7 @@ def with_objective(config: PretrainConfig) -> PretrainConfig:
     """The settings with the objective that the model's kind usually learns, where none was asked for, and a tokenizer that fits it."""
     if config.parent is not None:
         model = read_config(resolve_model(config.parent))
-        kind = model.kind if isinstance(model, TransformerConfig) else "recurrent"
+        kind: str = model.kind
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         if config.family not in ("qwen3", family):
             raise UsageError(f"{config.parent} is a {family}, not a {config.family}", where="--model", fix="Leave --model away with --from")

@@ -130,13 +130,23 @@ def check_unchanged(kind: type[Config], old: Mapping[str, Any], given: Mapping[s
 
 def new_run(config: Config, out: Path | None, group: World) -> Path:
     """Make the folder of a new run, with what was asked. Raises `UsageError` for one that holds something."""
-    folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    folder = run_folder(out)
     if group.first:
-        hint = "Go on with it by --resume, or name another folder with -o" if (folder / CONFIG).exists() else "Name another folder with -o"
-        new_folder(folder, hint=hint)
+        make_run_folder(folder, CONFIG)
         write_config(folder, {"asked": config.plain()})
     group.wait()
     return folder
+
+
+def run_folder(out: str | Path | None) -> Path:
+    """The folder of a new run: `out`, or runs/DATE-TIME."""
+    return Path(out) if out is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+
+
+def make_run_folder(folder: Path, mark: str) -> Path:
+    """Make it; `mark` is the file by which a run is known that could be resumed. Raises `UsageError` for a folder that holds something."""
+    hint = "Go on with it by --resume, or name another folder with -o" if (folder / mark).exists() else "Name another folder with -o"
+    return new_folder(folder, hint=hint)
 
 
 def parent_facts(folder: str | Path | None) -> dict[str, Any] | None:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wordmill.core.errors import UsageError, WordmillError
-from wordmill.core.files import new_folder, read_json, write_json
+from wordmill.core.files import read_json, write_json
 from wordmill.core.progress import SILENT, Reporter, human_count, plural
 from wordmill.tasks.finetune import FinetuneConfig, as_given, finetune
-from wordmill.tasks.run import CONFIG, Run, check_unchanged
+from wordmill.tasks.run import CONFIG, Run, check_unchanged, make_run_folder, run_folder
 from wordmill.tasks.tune_asked import check_asked
 from wordmill.train.loop import Stopped
 
@@ -78,9 +77,7 @@ def _begun(given: Mapping[str, Any], out: str | Path | None) -> tuple[dict[str, 
     asked = {**({"split_seed": first} if set_aside else {}), **given, "seed": first}  # the same examples are set aside for all seeds
     config = FinetuneConfig.of(asked)
     check_asked(config, asked)
-    folder = Path(out) if out is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    hint = "Go on with it by --resume, or name another folder with -o" if has_seeds(folder) else "Name another folder with -o"
-    return config.model_dump(mode="json", exclude_unset=True), new_folder(folder, hint=hint)
+    return config.model_dump(mode="json", exclude_unset=True), make_run_folder(run_folder(out), FILE)
 
 
 def _resumed(given: Mapping[str, Any], seeds: int, out: str | Path | None) -> tuple[dict[str, Any], int, Path]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wordmill.core.errors import UsageError
-from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import read_config
 from wordmill.tasks.adapted import check_lora
 from wordmill.tasks.asked import ELSEWHERE, check_training, named, without_effect
@@ -67,9 +66,5 @@ def model_kind(config: FinetuneConfig) -> str:
     """What kind of model is started from: encoder, decoder, encoder-decoder or recurrent. Raises `ModelError` for no model folder."""
     assert config.parent is not None
     if config.shaped:
-        model = read_config(config.base)
-        return "recurrent" if isinstance(model, RecurrentConfig) else model.kind
-    parts = budget.family_shape(config.parent, 64, 1)
-    if config.parent in budget.RECURRENT:
-        return "recurrent"
-    return "encoder-decoder" if parts.get("encoder_layers") else "decoder" if parts.get("causal", True) else "encoder"
+        return read_config(config.base).kind
+    return budget.model_config(config.parent, budget.family_shape(config.parent, 64, 1)).kind
