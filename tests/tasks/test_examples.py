@@ -76,6 +76,18 @@ def test_comments_between_columns_are_left_out_and_said(tmp_path):
     assert "a.conll: 3 comment lines are left out (first: line 1, '# newdoc')" in said
 
 
+def test_conll_u_has_its_words_in_the_second_column_and_their_parts_of_speech_as_tags(tmp_path):
+    rest = "\t_\t_\t_\t_\t_"
+    lines = ["# sent_id = 1", "# text = Vámonos al mar", f"1-2\tVámonos\t_\t_\t_{rest}", f"1\tVamos\tir\tVERB\tv{rest}",
+             f"2\tnos\tnosotros\tPRON\tp{rest}", f"2.1\tya\tya\tADV\ta{rest}", f"3\tal\tal\tADP\ts{rest}", "",
+             f"1\tmar\tmar\tNOUN\tn{rest}"]  # fmt: skip
+    rows, said = _read(tmp_path / "a.conllu", lines)
+    assert [row["tokens"] for row in rows] == [["Vamos", "nos", "al"], ["mar"]]
+    assert [row["tags"] for row in rows] == [["VERB", "PRON", "ADP"], ["NOUN"]] and "CoNLL-U" in said
+    own = ["\t".join(["_" if n == 3 else cell for n, cell in enumerate(line.split("\t"))]) for line in lines]
+    assert [row["tags"] for row in _read(tmp_path / "b.conll", own)[0]] == [["v", "p", "s"], ["n"]]
+
+
 @pytest.mark.parametrize("between", [" ", "\t"])
 @pytest.mark.parametrize("bad", ["York", "York B_LOC\nDelft B_LOC", "York loc\nis o"])
 def test_few_words_with_mistakes_are_words_with_tags(bad, between, tmp_path):

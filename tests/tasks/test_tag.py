@@ -86,6 +86,21 @@ def test_schemes_are_found_by_looking(tags, scheme):
     assert scheme_of([tags.split()]) == scheme
 
 
+OTHERWISE = [("B_PER I_PER O B_LOC O", "B-PER"), ("O B.PER I.PER", "B-PER"), ("O S:LOC B:LOC E:LOC", "S-LOC")]
+
+
+@pytest.mark.parametrize(("tags", "mended"), OTHERWISE)
+def test_tags_that_are_all_written_otherwise_are_a_mistake_and_not_learned_as_they_are(tags, mended, tmp_path):
+    path = tmp_path / "a.conll"
+    path.write_text("".join(f"w{n} {tag}\n" for n, tag in enumerate(tags.split())), encoding="utf-8")
+    task = Tag()
+    with pytest.raises(DataError, match=rf"is not of the form B-KIND, nor is any other but O[\s\S]*Write {mended}; .*task.scheme=plain"):
+        task.look({"train": task.read([path])}, SILENT)
+    task = Tag({"scheme": "plain"})
+    task.look({"train": task.read([path])}, SILENT)
+    assert set(task.spec["labels"]) == set(tags.split())
+
+
 def test_spans_of_every_scheme():
     wanted = [Span(0, 2, "X"), Span(2, 3, "X"), Span(4, 5, "Y")]
     for tags in ("B-X I-X B-X O B-Y", "B-X E-X S-X O S-Y", "B-X L-X U-X O U-Y", "I-X I-X B-X O I-Y", "B-X M-X B-X O W-Y"):
@@ -116,6 +131,7 @@ def test_entities_are_counted_as_seqeval_counts_them():
         ("hi 🇩🇪 🇨🇳🇫🇷! 🇩", ["hi", "🇩🇪", "🇨🇳", "🇫🇷", "!", "🇩"]),
         ("🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f🏳️\u200d🌈1️⃣", [
             "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "🏳️\u200d🌈", "1️⃣"]),
+        ("می\u200cخواهم به خانه\u200c بروم", ["می\u200cخواهم", "به", "خانه", "\u200c", "بروم"]),
         ("", []),
     ],
 )  # fmt: skip

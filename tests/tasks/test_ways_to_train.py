@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -129,6 +130,27 @@ def test_seeds_that_were_stopped_go_on_together_with_the_settings_that_they_had(
     assert json.loads(capsys.readouterr().out)["seeds"] == 3 and (out / "seed-5" / "model").exists()
     assert main([*said, "--seeds", "2"]) == 2
     assert "this run has 3 seeds, and can only get more" in capsys.readouterr().err
+
+
+def test_training_ends_early_enough_for_the_answers_in_the_end_and_no_earlier(reviews, small_models, tmp_path, monkeypatch):
+    answer, limits = Classify.respond, []
+
+    def slow(self, model, tools, records, **more):
+        time.sleep(0.02 * len(records))
+        return answer(self, model, tools, records, **more)
+
+    class Watching(TaskWatch):
+        def __call__(self, run, event):
+            super().__call__(run, event)
+            limits.append((self.whole, run.memory.get("time_limit"), run.seconds))
+
+    monkeypatch.setattr(Classify, "respond", slow)
+    monkeypatch.setattr(tuning, "TaskWatch", Watching)
+    files = {"validation": reviews / "dev.tsv", "test": reviews / "test.tsv"}  # 30 and 40 examples: 0.6 s a look and 1.4 s in the end
+    tuning.finetune("classify", reviews / "train.tsv", model=small_models("bert"), out=tmp_path / "run", time="8s", **files)
+    whole, limit, seconds = limits[-1]
+    assert whole - limit == pytest.approx(0.6 + 1.1 * 1.4 + 2.0, abs=0.6), "a look, the answers and a tenth more, and the rest"
+    assert limits[0][1] is None and 0 <= seconds - limit < 1.2, "until then it trains"
 
 
 def test_balanced_sampling_draws_all_classes_alike():

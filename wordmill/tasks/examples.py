@@ -29,8 +29,11 @@ from wordmill.corpus.text import unify_line_ends
 
 CONTAINERS = {"data", "examples", "records", "rows", "items", "train"}
 """Keys under which a JSON file keeps its list of examples."""
-CONLL = {"conll", "bio", "bioes", "iob", "iob2"}
+CONLL = {"conll", "conllu", "bio", "bioes", "iob", "iob2"}
 """Endings of files with a word and its tag a line, whatever the tags look like."""
+NUMBER, UNIVERSAL = re.compile(r"\d+([-.]\d+)?"), 10
+"""The number of a word in its sentence, of several in one (3-4), or of one that isn't written (8.1); and the columns of CoNLL-U
+(universaldependencies.org/format.html)."""
 DOCUMENT = "-DOCSTART-"
 """How a line between two documents begins."""
 TAG = re.compile(r"O|[BIESLUMW]-.+", re.DOTALL)
@@ -228,7 +231,8 @@ def _comments(lines: Sequence[str]) -> set[int]:
 
 
 def _conll(path: Path, text: str, reporter: Reporter) -> Records:
-    """Sentences between empty lines; of each line the first field is the word, the last its tag. Says how many comments are left out."""
+    """Sentences between empty lines; of each line the first field is the word, the last its tag; of CoNLL-U the second, and the part of
+    speech. Says how many comments are left out."""
     records: list[Record] = []
     words: list[str] = []
     tags: list[str] = []
@@ -242,6 +246,10 @@ def _conll(path: Path, text: str, reporter: Reporter) -> Records:
 
     lines = text.split("\n")
     comments = _comments(lines)
+    word, tag = _universal([line for n, line in enumerate(lines) if line.strip() and n not in comments]) or (0, -1)
+    if word:
+        named = "UPOS" if tag == 3 else "XPOS"
+        reporter.note(f"{path}: CoNLL-U; the tag of a word is its part of speech ({named})")
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(DOCUMENT):
             close()
@@ -251,8 +259,10 @@ def _conll(path: Path, text: str, reporter: Reporter) -> Records:
         cells = _cells(line)
         if len(cells) < 2 or not cells[0] or not cells[-1]:
             raise DataError(f"a word without a tag: {line.strip()[:60]!r}", where=f"{path}:{number}", fix="Each line is a word and its tag")
-        words.append(cells[0])
-        tags.append(cells[-1])
+        if word and not cells[0].isdigit():
+            continue  # the words of 3-4 stand below it, each by itself
+        words.append(cells[word])
+        tags.append(cells[tag])
         numbers.append(number)
     close()
     if comments:
@@ -260,6 +270,15 @@ def _conll(path: Path, text: str, reporter: Reporter) -> Records:
         reporter.note(f"{path}: {plural(len(comments), 'comment line')} {verb(len(comments), 'are')} left out (first: line {first + 1}, "
                       f"{lines[first].strip()[:60]!r})")  # fmt: skip
     return Records(records, ["tokens", "tags"], "conll", files=[str(path)])
+
+
+def _universal(lines: Sequence[str]) -> tuple[int, int] | None:
+    """The columns of words and tags where these lines are CoNLL-U: ten columns between tabs, the first a number; else None. The tag is the
+    universal part of speech, or the language's own where no word has one."""
+    rows = [line.split("\t") for line in lines]
+    if not rows or any(len(cells) != UNIVERSAL or not NUMBER.fullmatch(cells[0]) for cells in rows):
+        return None
+    return 1, 3 if any(cells[3].strip() != "_" for cells in rows) else 4
 
 
 def _table(path: Path, text: str, reporter: Reporter) -> Records:

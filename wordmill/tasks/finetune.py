@@ -465,9 +465,16 @@ def _callbacks(run: Training, config: FinetuneConfig, plan: TunePlan, ready: Pre
     encoded = ready.encoded.get("validation", [])
     # Looking at all of a large validation set again and again would take longer than training.
     step = max(1, -(-len(records) // VALIDATION_MOST))
-    watch = TaskWatch(log, ready.task, ready.tools, records[::step], encoded[::step], patience=plan.patience)
+    in_the_end = len(records[:: _every(ready.task, len(records))]) + len(ready.encoded.get("test", ()))
+    watch = TaskWatch(log, ready.task, ready.tools, records[::step], encoded[::step], patience=plan.patience, in_the_end=in_the_end,
+                      whole=plan.whole)  # fmt: skip
     run.callbacks += [log, watch] if run.world.first else [watch]
     return watch
+
+
+def _every(task: Task, examples: int) -> int:
+    """Of so many validation examples each how-manyth is answered in the end: writing takes long."""
+    return max(1, -(-examples // WRITTEN_MOST)) if task.writes else 1
 
 
 def finish(
@@ -493,9 +500,8 @@ def finish(
         for name in ("validation", "test"):
             if name in ready.splits:
                 records = ready.splits[name].records
-                if name == "validation" and ready.task.writes and len(records) > WRITTEN_MOST:
-                    step = -(-len(records) // WRITTEN_MOST)
-                    reporter.note(f"validation: every {step}th of {len(records):,} examples is answered")
+                if name == "validation" and (step := _every(ready.task, len(records))) > 1:
+                    reporter.note(f"validation: one of {step} examples is answered, of {len(records):,}")
                     records = records[::step]
                 judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, before=before,
                                         left_out=ready.left_out[name], reporter=reporter)  # fmt: skip

@@ -22,6 +22,8 @@ JOINER = "\u200d"
 """Makes one emoji of those before and behind it."""
 PARTS = re.compile("[\u200d\ufe0e\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
 """What belongs to the emoji before it: the joiner, variation selectors, colours of skin, the letters of a region's flag."""
+NON_JOINER = "\u200c"
+"""Keeps two letters of one word apart, in Persian for instance."""
 FIRST_MARK = "\u0300"
 """The first character that may belong to the one before it."""
 HALF_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
@@ -69,7 +71,8 @@ def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()
         elif glued and at not in cuts:
             found[-1] = (found[-1][0], at + 1)
         else:
-            letter = c.isalnum() and not is_wide(c) and not characters
+            inside = c == NON_JOINER and open_run and text[at + 1 : at + 2].isalnum()
+            letter = (c.isalnum() or inside) and not is_wide(c) and not characters
             if letter and open_run and at not in cuts:
                 found[-1] = (found[-1][0], at + 1)
             else:
@@ -91,6 +94,13 @@ def belongs(text: str, at: int) -> bool:
     while first and HALF_FLAG.match(text[first - 1]):
         first -= 1
     return (at - first) % 2 == 1
+
+
+def miswritten(tags: Iterable[str]) -> bool:
+    """Whether these tags, O aside, are tags of entities with another sign in the place of -: B_PER, I_PER, …"""
+    found = set(tags)
+    return len({tag[0] for tag in found}) > 1 and {tag[1:2] for tag in found} <= {*"_.:/|"} and all(
+        is_entity_tag(f"{tag[0]}-{tag[2:]}") for tag in found)  # fmt: skip
 
 
 def is_entity_tag(tag: str) -> bool:
@@ -245,6 +255,29 @@ def cuts_words(text: str, start: int, end: int) -> bool:
         return text[at - 1].isalnum() and text[at].isalnum() and not is_wide(text[at - 1]) and not is_wide(text[at])
 
     return inside(start) or inside(end)
+
+
+def line_of(record: Record, word: int) -> str:
+    """FILE:LINE of a word, where words have lines of their own."""
+    lines = record.values.get("lines")
+    return f"{record.where.rpartition(':')[0]}:{lines[word]}" if isinstance(lines, list) and word < len(lines) else record.where
+
+
+def check_plain(records: Sequence[Record], column: str) -> None:
+    """Raises `DataError` for the first tag that is no entity's, where most others are, or some with O beside them: it is a mistake, and
+    not a scheme."""
+    every = [(record, n, tag) for record in records for n, tag in enumerate(listed(record, column))]
+    tags = [one for one in every if one[2] != "O"]
+    if len(tags) < len(every) and miswritten({tag for _, _, tag in tags}):
+        record, n, tag = tags[0]
+        raise DataError(f"the tag {tag!r} is not of the form B-KIND, nor is any other but O", where=line_of(record, n),
+                        fix=f"Write {tag[0]}-{tag[2:]}; or if tags are labels of single words, say task.scheme=plain")  # fmt: skip
+    odd = [one for one in tags if not is_entity_tag(one[2])]
+    if 2 * len(odd) <= len(tags) or (len(odd) < len(tags) < len(every)):
+        record, n, tag = odd[0]
+        others = f", nor are {len(odd) - 1:,} more" if len(odd) > 2 else ", nor is 1 more" if len(odd) == 2 else ""
+        raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND{others}", where=line_of(record, n),
+                        fix="Mend it; or if tags are labels of single words, say task.scheme=plain")  # fmt: skip
 
 
 def listed(record: Record, column: str) -> list[str]:

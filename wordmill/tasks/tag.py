@@ -36,10 +36,12 @@ from wordmill.tasks.spans import (
     Sentence,
     Span,
     bio,
+    check_plain,
     cuts_words,
     is_entity_tag,
     is_wide,
     joined,
+    line_of,
     listed,
     read_spans,
     scheme_of,
@@ -187,32 +189,18 @@ class Tag(Task):
         """The scheme of the tags. Raises `DataError` for entities that nothing marks the beginning of."""
         column = self.spec["fields"]["tags"]
         for record in train.records:
-            if len(listed(record, column)) != len(listed(record, self.spec["fields"]["tokens"])):
-                words, tags = len(listed(record, self.spec["fields"]["tokens"])), len(listed(record, column))
-                raise DataError(f"{plural(words, 'word')} and {plural(tags, 'tag')}", where=record.where, fix="Each word needs one tag")
+            _one_each(listed(record, self.spec["fields"]["tokens"]), listed(record, column), record.where)
         found = scheme_of([listed(record, column) for record in train.records])
         if self.settings.scheme != "auto":
             return self.settings.scheme
         if found == "plain":
-            self._odd(train, column)
+            check_plain(train.records, column)
         if found == "io":
             first = next((r, n) for r in train.records for n, tag in enumerate(listed(r, column)) if tag != "O")
-            raise DataError("no tag begins with B-, so nobody can tell where one entity ends and the next begins", where=_line(*first),
+            raise DataError("no tag begins with B-, so nobody can tell where one entity ends and the next begins", where=line_of(*first),
                             fix="Mark beginnings with B-, or say task.scheme=io: neighbours of one kind are one entity")  # fmt: skip
         reporter.note(f"scheme of the tags: {found}" + (", learned as bio" if found in ("bioes", "iob1") else ""))
         return found
-
-    def _odd(self, train: Records, column: str) -> None:
-        """Raises `DataError` for the first tag that is no entity's, where most others are, or some with O beside them: it is a mistake, and
-        not a scheme."""
-        every = [(record, n, tag) for record in train.records for n, tag in enumerate(listed(record, column))]
-        tags = [one for one in every if one[2] != "O"]
-        odd = [one for one in tags if not is_entity_tag(one[2])]
-        if 2 * len(odd) <= len(tags) or (len(odd) < len(tags) < len(every)):
-            record, n, tag = odd[0]
-            others = f", nor are {len(odd) - 1:,} more" if len(odd) > 2 else ", nor is 1 more" if len(odd) == 2 else ""
-            raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND{others}", where=_line(record, n),
-                            fix="Mend it; or if tags are labels of single words, say task.scheme=plain")  # fmt: skip
 
     def sentence(self, record: Record) -> Sentence:
         """The record's text, words and BIO tags. Raises `DataError` for a record that has no such thing."""
@@ -234,14 +222,12 @@ class Tag(Task):
             if values.get(column) is None:
                 return Sentence(text, places, ())
             tags = listed(record, column)
-            if len(tags) != len(words):
-                raise DataError(f"{plural(len(words), 'word')} and {plural(len(tags), 'tag')}", where=record.where, fix="Each word "
-                                                                                                                        "needs one tag")
+            _one_each(words, tags, record.where)
             if self.spec["scheme"] == "plain":
                 return Sentence(text, places, tuple(tags))
             for n, tag in enumerate(tags):
                 if not is_entity_tag(tag):
-                    raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND", where=_line(record, n))
+                    raise DataError(f"the tag {tag!r} is neither O nor of the form B-KIND", where=line_of(record, n))
             return Sentence(text, places, tuple(bio(spans_of(tags), len(tags))))
         given = values.get(fields.get("text", "text"))
         if given is None:
@@ -266,7 +252,7 @@ class Tag(Task):
             for n, tag in enumerate(sentence.tags):
                 if tag not in known:
                     raise DataError(f"the tag {tag!r} is not among those trained on ({', '.join(self.spec['labels'][:12])} …)",
-                                    where=_line(record, n), fix="The model could never say it: add training examples of it")  # fmt: skip
+                                    where=line_of(record, n), fix="The model could never say it: add training examples of it")  # fmt: skip
 
     def _suspicious(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
         seen: dict[str, str] = {}
@@ -510,10 +496,9 @@ def _told(sentence: Sentence, spans: set[Span]) -> str:
     return "; ".join(f"{sentence.text[sentence.words[s.first][0] : sentence.words[s.last - 1][1]]} ({s.label})" for s in sorted(spans))
 
 
-def _line(record: Record, word: int) -> str:
-    """FILE:LINE of a word, where words have lines of their own."""
-    lines = record.values.get("lines")
-    return f"{record.where.rpartition(':')[0]}:{lines[word]}" if isinstance(lines, list) and word < len(lines) else record.where
+def _one_each(words: Sequence[str], tags: Sequence[str], where: str) -> None:
+    if len(words) != len(tags):
+        raise DataError(f"{plural(len(words), 'word')} and {plural(len(tags), 'tag')}", where=where, fix="Each word needs one tag")
 
 
 def _wrapped(words: Sequence[list[int]], wanted: Sequence[int], first: int, last: int, tools: Tools) -> Encoded:

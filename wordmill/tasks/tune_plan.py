@@ -61,6 +61,8 @@ class TunePlan(SavedPlan):
     """What the task found in the data (`Task.plain`)."""
     data: dict[str, Any]
     """Counts and hashes of the splits."""
+    whole: float | None = None
+    """Seconds for training and all that comes after it; None: no time was set."""
     summary: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -102,6 +104,7 @@ def tune_plan(
         "context": width, "rows": rows, "micro_rows": max(1, MICRO_TOKENS.get(device.type, 8192) // width), "seed": config.seed,
         "optim": optim, "schedule": {"kind": "linear", "warmup": 0.1}, "clip": 1.0,
     }  # fmt: skip
+    left: float | None = None
     if config.time is not None:
         left = parse_time(config.time) - (time.monotonic() - started)
         reserve = max(2.0, (0.25 if task_class(config.task).writes else 0.1) * left)  # answers take longer to judge than labels
@@ -138,7 +141,7 @@ def tune_plan(
     if config.freeze != "none":
         notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
     return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,
-                    config.patience if n_validation else 0, task, data, summary, notes)  # fmt: skip
+                    config.patience if n_validation else 0, task, data, left, summary, notes)  # fmt: skip
 
 
 def told_rates(optim: OptimConfig) -> str:

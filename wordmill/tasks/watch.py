@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,21 +24,37 @@ WRITTEN = 64
 class TaskWatch(Watch):
     """Judges the model on validation examples as often as the plan says, keeps the best weights (the better score, then the lower loss;
     of a task that writes its answers the lower loss), and ends the run after `patience` evaluations without a gain (0: never). No other
-    examples are ever looked at."""
+    examples are ever looked at. Where a time was set (`whole`: seconds for training and what comes after it), training ends so that the
+    `in_the_end` examples can be answered in what is left."""
 
-    def __init__(self, log: Log, task: Task, tools: Tools, records: Sequence[Record], encoded: Sequence[Encoded], *, patience: int) -> None:
+    def __init__(
+        self, log: Log, task: Task, tools: Tools, records: Sequence[Record], encoded: Sequence[Encoded], *, patience: int,
+        in_the_end: int = 0, whole: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(log, None, tools.tokenizer, prompts=(), max_targets=None, keep_best=True)
         self.task, self.tools, self.records, self.encoded, self.patience = task, tools, records, encoded, patience
+        self.in_the_end, self.whole, self.answering = in_the_end, whole, 0.0
 
     def __call__(self, run: Training, event: Event) -> None:
-        """As `Watch`; all processes learn from the first one whether it is enough."""
-        before = run.memory.get("evaluated_step")
+        """As `Watch`; all processes learn from the first one whether it is enough, and until when there is time to train."""
+        before, spent = run.memory.get("evaluated_step"), self.seconds
         super().__call__(run, event)
-        if run.memory.get("evaluated_step") != before and self.patience:
+        if run.memory.get("evaluated_step") == before:
+            return
+        if self.whole is not None and self.records:
+            limit = self.whole - self._reserve(self.seconds - spent)
+            run.memory["time_limit"] = run.world.agree(max(limit, run.seconds), run.device)
+        if self.patience:
             stale = run.memory.get("stale", 0)
             run.enough = bool(run.world.agree(float(stale >= self.patience), run.device))
             if run.enough and event == "step":
                 run.reporter.note(f"no gain in {plural(stale, 'evaluation')}: enough")
+
+    def _reserve(self, look: float) -> float:
+        """Seconds to keep for the last look at the validation examples and for judging in the end, when a look takes `look` seconds: an
+        answer takes as long as it took now, by a beam search as much longer as it has beams; a tenth more, and what else there is to do."""
+        answers = self.answering / max(1, len(self._some()[0])) * self.in_the_end
+        return look + 1.1 * answers * int(getattr(self.task.settings, "beams", 1)) + max(2.0, 0.02 * (self.whole or 0.0))
 
     def rewind(self, run: Training) -> None:
         """As `Watch`; a run that had had enough has had enough."""
@@ -47,10 +64,10 @@ class TaskWatch(Watch):
     def _look(self, run: Training) -> None:
         if not self.records:
             return
-        # Writing takes far longer than reading: a few answers show where it goes, and the loss tells which weights are best.
-        step = max(1, -(-len(self.records) // WRITTEN)) if self.task.writes else 1
-        records = self.records[::step]
-        answers = self.task.sketch(run.model, self.tools, records, self.encoded[::step])
+        started = time.monotonic()
+        records, encoded = self._some()
+        answers = self.task.sketch(run.model, self.tools, records, encoded)
+        self.answering = time.monotonic() - started
         outcomes = self.task.outcomes(records, answers)
         loss: float = getattr(outcomes, "loss", None) or self._loss(run)
         scores = outcomes.metrics()
@@ -72,6 +89,12 @@ class TaskWatch(Watch):
         number = plural(len(records), "answer")
         told = f"{outcomes.headline} {score:.4f}{f' ({number})' if self.task.writes else ''}"
         run.reporter.note(f"step {run.step} · validation {told} · loss {loss:.4f}{' · best so far' if better else ''}")
+
+    def _some(self) -> tuple[Sequence[Record], Sequence[Encoded]]:
+        """The examples that are answered each time. Writing takes far longer than reading: a few answers show where it goes, and the loss
+        on all tells which weights are best."""
+        step = max(1, -(-len(self.records) // WRITTEN)) if self.task.writes else 1
+        return self.records[::step], self.encoded[::step]
 
     def _loss(self, run: Training) -> float:
         """Nats a target on the validation examples."""

@@ -137,10 +137,14 @@ class Training:
         self.saved_at = self.started
 
     @property
+    def time_limit(self) -> float:
+        """Seconds that the run may take: the plan's, or what a callback has found to be right since (`memory["time_limit"]`)."""
+        return max(float(self.memory.get("time_limit", self.config.seconds or 0.0)), 1e-9)
+
+    @property
     def progress(self) -> float:
         """Share of the run that is done, in [0, 1]."""
-        c = self.config
-        return min(1.0, self.step / c.steps if c.steps is not None else self.seconds / max(c.seconds or 0.0, 1e-9))
+        return min(1.0, self.step / self.config.steps if self.config.steps is not None else self.seconds / self.time_limit)
 
     def weights(self) -> dict[str, Tensor]:
         """What is evaluated and saved of the weights that learn: the average where there is one, else the float32 masters."""
@@ -174,7 +178,7 @@ def fit(run: Training) -> None:
         done = (
             (run.step + 1) / config.steps
             if config.steps is not None
-            else world.agree((run.seconds + step_seconds) / max(config.seconds or 0.0, 1e-9), run.device)
+            else world.agree((run.seconds + step_seconds) / run.time_limit, run.device)
         )
         rate = factor(config.schedule, done)
         log = (run.step + 1) % config.log_every == 0 or run.step == 0
@@ -209,7 +213,7 @@ def over(run: Training, step_seconds: float) -> bool:
     if run.config.steps is not None:
         return run.step >= run.config.steps
     run.seconds = run.world.agree(time.monotonic() - run.started, run.device)
-    return run.step > 0 and run.seconds + 0.5 * run.world.agree(step_seconds, run.device) > (run.config.seconds or 0.0)
+    return run.step > 0 and run.seconds + 0.5 * run.world.agree(step_seconds, run.device) > run.time_limit
 
 
 def gradients(run: Training, batch: Batch, n_targets: float) -> Tensor:
