@@ -7,7 +7,9 @@ import pytest
 from tests.conftest import FAMILIES
 from wordmill.core.errors import ConfigError, ModelError, UsageError
 from wordmill.core.lineage import write_lineage
+from wordmill.models.adapters import add_lora, save_adapter
 from wordmill.models.folder import save_model
+from wordmill.models.lora import LoraConfig
 from wordmill.tasks.info import info, shape_config, text
 from wordmill.train.optim import OptimConfig, Optimizer
 
@@ -31,6 +33,21 @@ def test_counts_are_those_of_the_model_and_its_optimiser(make_model, tmp_path, s
         assert facts["state"]["bytes_per_token"] * 11 * 2 == sum(x.nbytes for x in (*cache.keys, *cache.values))  # float32, a spare slot
     if shape == "gru":
         assert facts["state"]["bytes"] == sum(x.nbytes for x in model.new_state(1, 0).h)
+
+
+def test_of_an_adapter_the_base_is_told_and_what_it_adds(make_loaded, tmp_path):
+    loaded = make_loaded()
+    loaded.save(tmp_path / "base")
+    config = LoraConfig(rank=3)
+    add_lora(loaded.model, config, 0)
+    size = sum(p.numel() for name, p in loaded.model.named_parameters() if "lora" in name or p.requires_grad)
+    save_adapter(loaded.model, tmp_path / "adapter", config, base=tmp_path / "base")
+    facts, base = info(tmp_path / "adapter"), info(tmp_path / "base")
+    told = facts.pop("adapter")
+    facts.pop("lineage", None)
+    base.pop("lineage", None)
+    assert facts == base and (told["rank"], told["parameters"], told["whole"]) == (3, size, 0)
+    assert "LoRA of rank 3" in text({**facts, "adapter": told}) and "base" in told["base"]
 
 
 def test_a_folder_tells_its_tokenizer_and_its_origin(make_loaded, tmp_path):

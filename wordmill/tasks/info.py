@@ -13,6 +13,7 @@ from wordmill.core.config import parse_overrides
 from wordmill.core.errors import ConfigError, ModelError, UsageError, nearest
 from wordmill.core.lineage import read_lineage
 from wordmill.core.progress import human_bytes, human_count
+from wordmill.models.adapters import adapter_base, is_adapter, read_adapter
 from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import families
 from wordmill.models.folder import build_model, read_config, read_config_file, whole_config
@@ -132,7 +133,16 @@ def training_bytes(model: Any, sizes: Mapping[str, int], kind: str) -> int:
 
 
 def _folder_facts(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
-    """The settings of a folder's model, and what only a folder has: its tokenizer and its lineage."""
+    """The settings of a folder's model, and what only a folder has: its tokenizer and its lineage. Of an adapter's folder these are those
+    of its base, and what the adapter adds."""
+    if is_adapter(folder):
+        base, adapter = adapter_base(folder), read_adapter(folder)
+        config, beneath = _folder_facts(base)
+        size = sum(tensor.numel() for pair in adapter.pairs.values() for tensor in pair)
+        told = {"base": str(base), "rank": adapter.config.rank, "alpha": adapter.config.alpha, "matrices": len(adapter.pairs),
+                "parameters": size, "whole": sum(tensor.numel() for tensor in adapter.whole.values())}  # fmt: skip
+        own = {"lineage": read_lineage(folder)} if read_lineage(folder) else {}
+        return config, {**beneath, **own, "adapter": told}
     config = read_config(folder)
     has_weights = any((folder / f"{name}{end}").exists() for name in (WEIGHTS, OLD_WEIGHTS) for end in ("", ".index.json"))
     if has_weights:
@@ -177,12 +187,20 @@ def text(facts: Mapping[str, Any]) -> str:
         ("arithmetic", f"{human_count(flops['forward'])} operations a token to read, {human_count(flops['training'])} to train, "
                        f"at a context of {flops['context']:,}"),
     ]  # fmt: skip
+    if "adapter" in facts:
+        rows.append(("adapter", _adapter_text(facts["adapter"])))
     if facts.get("weights") is False:
         rows.append(("folder", "holds no weights"))
     rows += _tokenizer_rows(facts.get("tokenizer"))
     rows += [(f"lineage: {name}", value) for name, value in lineage_rows(facts.get("lineage") or {})]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+
+
+def _adapter_text(facts: Mapping[str, Any]) -> str:
+    whole = f", and {human_count(facts['whole'])} in layers that were trained whole" if facts["whole"] else ""
+    return (f"LoRA of rank {facts['rank']}, alpha {facts['alpha']:g}: {human_count(facts['parameters'])} parameters beside "
+            f"{facts['matrices']} matrices{whole}; all else here is its base, {facts['base']}")  # fmt: skip
 
 
 def _state_text(state: Mapping[str, Any]) -> str:
