@@ -12,7 +12,7 @@ from wordmill.cli.common import JsonOption, QuietOption, emit
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="The folder of a model or an adapter, a name on the hub, or a config.json.", show_default=False),
+        typer.Argument(metavar="MODEL", help="A folder of a model or an adapter, a hub name, or a config.json.", show_default=False),
     ] = None,
     shape: Annotated[
         str | None,
