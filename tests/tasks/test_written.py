@@ -17,7 +17,7 @@ from wordmill.core.errors import ConfigError, ModelError, UsageError
 from wordmill.core.progress import SILENT
 from wordmill.models.folder import read_config
 from wordmill.models.heads import load_base
-from wordmill.tasks.task import Tools
+from wordmill.tasks.task import Tools, check_used
 from wordmill.tasks.written import Asked, fitted, groups
 from wordmill.tokenizer import Tokenizer
 
@@ -33,8 +33,9 @@ def test_what_can_not_write_is_refused(small_models):
         settled(small_models("qwen3"), 20, max_tokens=19)
     with pytest.raises(ConfigError, match="holds {source} once"):
         Echo({"prompt": "no place"})
-    with pytest.raises(ConfigError, match="set beams above 1"):
-        Echo({"beams": 1, "length_penalty": 2.0})
+    with pytest.raises(UsageError, match="length_penalty would have no effect: it is for a beam search"):
+        check_used(Echo({"beams": 1, "length_penalty": 2.0}), {"beams": 1, "length_penalty": 2.0})
+    check_used(Echo({"beams": 1, "length_penalty": 2.0}), {"beams": 1})  # greedy for once, of a model that was trained with a penalty
     config = read_config(small_models("lstm")).replace(bidirectional=True, lm_head=False)
     with pytest.raises(UsageError, match="reads in both directions"):
         Echo().settle(Tools(Tokenizer.load(small_models("lstm")), config, 40), RECORDS, SILENT)

@@ -57,8 +57,6 @@ class WrittenConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.beams == 1 and self.length_penalty != 1.0:
-            raise ValueError("length_penalty is for a beam search: set beams above 1")
         if self.prompt is not None and self.prompt.count(FIELD) != 1:
             raise ValueError(f"a prompt holds {FIELD} once, where the source stands")
         return self
@@ -98,6 +96,10 @@ class Written(Task):
     said: ClassVar[str] = "answer"
     """What `predict` calls an answer."""
     settings: WrittenConfig
+
+    def idle(self, records: Sequence[Record] = ()) -> dict[str, str]:
+        """See task.py."""
+        return {"length_penalty": "it is for a beam search, and task.beams is 1"} if self.settings.beams == 1 else {}
 
     def source(self, record: Record) -> str:
         """The text that is answered."""
