@@ -132,6 +132,14 @@ def test_seeds_that_were_stopped_go_on_together_with_the_settings_that_they_had(
     assert "this run has 3 seeds, and can only get more" in capsys.readouterr().err
 
 
+def test_several_seeds_are_for_one_process(files, small_models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    out = tmp_path / "run"
+    assert main(["finetune", "tag", files["tag"], "--model", str(small_models("bert")), "-o", str(out), "--seeds", "2"]) == 2
+    assert "by one process, and here are 2" in capsys.readouterr().err and not out.exists()
+
+
 def test_training_ends_early_enough_for_the_answers_in_the_end_and_no_earlier(reviews, small_models, tmp_path, monkeypatch):
     answer, limits = Classify.respond, []
 

@@ -40,7 +40,8 @@ class WrittenAnswer(Questions, Written):
 
     def idle(self, records: Sequence[Record] = ()) -> dict[str, str]:
         """See task.py."""
-        return {**super().idle(records), "skip_bad": "what is written need not stand in the context, so where answers stand is not looked at"}
+        why = "what is written need not stand in the context, so where answers stand is not looked at"
+        return {**super().idle(records), "skip_bad": why}
 
     def source(self, record: Record) -> str:
         """The context."""

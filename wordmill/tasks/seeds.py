@@ -17,6 +17,7 @@ from wordmill.core.progress import SILENT, Reporter, human_count, plural
 from wordmill.tasks.finetune import FinetuneConfig, as_given, finetune
 from wordmill.tasks.run import CONFIG, Run, check_unchanged, make_run_folder, run_folder
 from wordmill.tasks.tune_asked import check_asked
+from wordmill.train.distributed import processes
 from wordmill.train.loop import Stopped
 
 FILE = "seeds.json"
@@ -40,6 +41,9 @@ def finetune_seeds(
 
     `resume` goes on with all of them as they were asked for, or with more seeds; finished ones are left alone. Raises as `finetune`.
     """
+    if processes() > 1:
+        raise UsageError(f"several seeds are trained one after the other, by one process, and here are {processes()}", where="--seeds",
+                         fix="Leave torchrun away; or train each seed by itself, with --seed")  # fmt: skip
     given = as_given(task, data, model, settings)
     if resume:
         asked, seeds, folder = _resumed(given, seeds, out)

@@ -66,6 +66,11 @@ class World:
             distributed.barrier()
 
 
+def processes() -> int:
+    """How many processes torchrun has started beside this one, it included."""
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ and "WORLD_SIZE" in os.environ else 1
+
+
 @contextmanager
 def world(device: torch.device) -> Iterator[World]:
     """Join the processes that torchrun started: gloo on CPUs, NCCL on GPUs. Without torchrun, a world of one."""
