@@ -22,6 +22,7 @@ import math
 import os
 import re
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -169,16 +170,23 @@ def quality(options: argparse.Namespace) -> None:
     rows, records = [], []
     if options.lines:
         options.data = first_lines(options.data, Path(tempfile.mkdtemp()), options.lines)
-    for cell in ("lstm", "gru"):
-        with tempfile.TemporaryDirectory() as folder:
-            for side in ("example", *([] if options.peers_only else ["wordmill"])):
-                common.log(f"{side} {cell}")
-                side_of = example_quality if side == "example" else our_quality
-                record = {"side": side, "cell": cell, "epochs": options.epochs, **side_of(cell, Path(folder), options)}
-                records.append(record)
-                rows.append([side, cell, options.epochs, f"{record['perplexity']:.1f}", f"{record['seconds']:.0f} s"])
-    text = common.table(["side", "cell", "epochs", "test perplexity per word", "time, all included"], rows)
-    common.save(f"recurrent_quality_{options.width}", {"records": records}, text)
+    for cell in options.cells:
+        for side in ("example", *([] if options.peers_only else ["wordmill"])):
+            side_of, found = example_quality if side == "example" else our_quality, []
+            for seed in options.seeds:
+                common.log(f"{side} {cell}, seed {seed}")
+                with tempfile.TemporaryDirectory() as folder:
+                    found.append({"side": side, "cell": cell, "epochs": options.epochs, "seed": seed,
+                                  **side_of(cell, seed, Path(folder), options)})  # fmt: skip
+                common.log(f"  perplexity {found[-1]['perplexity']:.1f} after {found[-1]['seconds']:.0f} s")
+            records += found
+            every = [record["perplexity"] for record in found]
+            spread = f" ± {statistics.stdev(every):.1f}" if len(every) > 1 else ""
+            seconds = statistics.median(record["seconds"] for record in found)
+            told = " ".join(f"{one:.1f}" for one in every)
+            rows.append([side, cell, options.epochs, f"{statistics.fmean(every):.1f}{spread}", told, f"{seconds:.0f} s"])
+    text = common.table(["side", "cell", "epochs", "test perplexity per word", "of each seed", "time, all included"], rows)
+    common.save(f"recurrent_quality_{options.width}", {"seeds": options.seeds, "records": records}, text)
 
 
 def first_lines(data: Path, folder: Path, lines: int) -> Path:
@@ -190,12 +198,12 @@ def first_lines(data: Path, folder: Path, lines: int) -> Path:
     return folder
 
 
-def example_quality(cell: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def example_quality(cell: str, seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The example's own script, as it comes."""
     shape = ["--emsize", str(options.width), "--nhid", str(options.width), "--nlayers", str(LAYERS), "--dropout", str(DROPOUT)]
     measured = common.measure(
         [sys.executable, str(options.peer / "main.py"), "--data", str(options.data.resolve()), "--model", cell.upper(), *shape,
-         "--epochs", str(options.epochs), "--save", str(folder / "model.pt")],
+         "--epochs", str(options.epochs), "--seed", str(seed), "--save", str(folder / "model.pt")],
         env={"OMP_NUM_THREADS": str(options.threads)}, timeout=4 * 3600,
     )  # fmt: skip
     found = re.search(r"test loss\s+([\d.]+).*?test ppl\s+([\d.]+)", measured.stdout)
@@ -204,12 +212,12 @@ def example_quality(cell: str, folder: Path, options: argparse.Namespace) -> dic
     return {"perplexity": float(found[2]), "seconds": measured.seconds, "peak_bytes": measured.peak_bytes}
 
 
-def our_quality(cell: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def our_quality(cell: str, seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """`wordmill pretrain`, then `wordmill evaluate` on the test text; the nats are shared out over the example's words."""
     tokenizer = folder / "tokenizer"
     word_tokenizer(options.data, tokenizer)
     run = folder / cell
-    measured = pretrain(cell, run, tokenizer, options, "--epochs", str(options.epochs))
+    measured = pretrain(cell, run, tokenizer, options, "--epochs", str(options.epochs), "--seed", str(seed))
     test = options.data / "test.txt"
     evaluated = common.wordmill("evaluate", str(run / "model"), str(test), "--json").json()
     lines = test.read_text(encoding="utf-8").splitlines()
@@ -229,6 +237,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=200, help="embedding and state (the example's default)")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--lines", type=int, help="train on so many lines of the text only, both sides (quality)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a run of each side with each (quality)")
+    parser.add_argument("--cells", nargs="+", choices=["lstm", "gru"], default=["lstm", "gru"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

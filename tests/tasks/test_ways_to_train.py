@@ -20,8 +20,9 @@ from wordmill.tasks import finetune as tuning
 from wordmill.tasks.classify import Classify
 from wordmill.tasks.examples import Record
 from wordmill.tasks.finetune import FinetuneConfig, depths
-from wordmill.tasks.tune_plan import tune_plan
+from wordmill.tasks.tune_plan import WRITER, tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw
+from wordmill.train import budget
 from wordmill.train.optim import BEHIND, OptimConfig, assign, depth
 
 QUICK = ["--steps", "6", "train.evaluations=2", "train.rows=8", "--quiet"]
@@ -176,6 +177,18 @@ def test_balanced_sampling_goes_with_an_adapter_and_is_refused_where_words_have_
     capsys.readouterr()
     assert main(["finetune", "tag", files["tag"], "-o", str(tmp_path / "b"), *model]) == 2
     assert "sampling" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(("n", "targets", "rows"), [(29_000, 15, 128), (10**6, 4, 256), (10**6, 500, 32), (2_000, 5, 32), (420, 30, 16)])
+def test_a_model_that_learns_to_write_from_scratch_takes_larger_steps(n, targets, rows):
+    config = FinetuneConfig(task="translate", parent="t5")
+
+    def planned(by_muon):
+        model = budget.model_config("t5", {**budget.family_shape("t5", 64, 1), "vocab_size": 400, "decoder_start_id": 0})
+        return tune_plan(config, model, n=n, n_validation=10, longest_example=40, cut={}, task={}, data={}, device=torch.device("cpu"),
+                         started=0.0, targets=targets, by_muon=by_muon).train.rows  # fmt: skip
+
+    assert planned(WRITER) == rows and planned(None) == min(rows, 32)
 
 
 def test_a_long_run_keeps_an_average_of_the_weights(small_models):

@@ -19,6 +19,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
+from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import Encoded, ExampleRows, in_pieces
 from wordmill.core.config import Config
 from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
@@ -369,8 +370,9 @@ def _planned(
         cut = {name: sum(1 for one in examples if one.cut) for name, examples in ready.encoded.items()}
         read, _ = in_pieces(ready.encoded["train"])
         wide = max(max(len(one.ids), one.length - len(one.ids)) for one in read)
+        targets = sum(int((one.targets != IGNORE).sum()) for one in read) / len(read)
         made = tune_plan(config, ready.model, n=len(read), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
-                         longest_example=wide, task=ready.task.plain(), data=ready.data, device=device, started=started,
+                         longest_example=wide, targets=targets, task=ready.task.plain(), data=ready.data, device=device, started=started,
                          by_muon=_by_muon(config, ready))  # fmt: skip
         if any(ready.left_out.values()):
             made.notes.append(f"left out as too long: {', '.join(f'{n:,} of {name}' for name, n in ready.left_out.items() if n)}")

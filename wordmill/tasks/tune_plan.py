@@ -31,6 +31,8 @@ RATE, REFERENCE = 5e-5, 110e6
 WRITER: dict[str, Any] = {"kind": "muon", **OptimConfig().rates()}
 """How a Transformer that has learned nothing yet learns to write: there is as much to learn as in pretraining, and its rates are as there
 (docs/log.md)."""
+WRITER_TARGETS, MOST_ROWS = 2048, 256
+"""Targets of a step of such a model, about, and examples of a step at most."""
 SCRATCH = {"transformer": 5e-4, "recurrent": 3e-3}
 """Learning rates of other models that have learned nothing yet."""
 ADAPTER = 10.0
@@ -87,14 +89,14 @@ def row_capacity(model: ModelConfig, device: torch.device) -> int:
 def tune_plan(
     config: FinetuneConfig, model: ModelConfig, *, n: int, n_validation: int, longest_example: int, cut: Mapping[str, int],
     task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float,
-    by_muon: Mapping[str, Any] | None = None,
+    targets: float = 1.0, by_muon: Mapping[str, Any] | None = None,
 ) -> TunePlan:  # fmt: skip
-    """Choose what was not asked for; `n` training examples, `cut`: examples cut by split, `by_muon`: how Muon trains this
-    model (None: AdamW does)."""
+    """Choose what was not asked for; `n` training examples with `targets` places to learn from each on average, `cut`: examples cut by
+    split, `by_muon`: how Muon trains this model (None: AdamW does)."""
     scratch = config.scratch
     weights = count_parameters(model.replace(lm_head=False))
     recurrent = isinstance(model, RecurrentConfig)
-    rows = int(config.train.get("rows") or (8 if n < 300 else 16 if n < 2000 else 32))
+    rows = int(config.train.get("rows") or _rows(n, targets, writer=scratch and by_muon is not None))
     steps_per_epoch = -(-n // rows)
     epochs, why = _epochs(config, n)
     optim = _optim(config, weights, recurrent=recurrent, by_muon=by_muon)
@@ -142,6 +144,14 @@ def tune_plan(
         notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
     return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,
                     config.patience if n_validation else 0, task, data, left, summary, notes)  # fmt: skip
+
+
+def _rows(n: int, targets: float, *, writer: bool) -> int:
+    """Examples a step. A model that learns to write from scratch takes as many as hold `WRITER_TARGETS`, if that leaves a hundred steps an
+    epoch: with a quarter of them it learns as much from an example at Muon's rates, and the optimiser's own work is four times as much."""
+    usual = 8 if n < 300 else 16 if n < 2000 else 32
+    wanted = min(WRITER_TARGETS / max(1.0, targets), n / 100, MOST_ROWS)
+    return max(usual, 2 ** int(math.log2(max(1.0, wanted)))) if writer else usual
 
 
 def told_rates(optim: OptimConfig) -> str:
