@@ -197,6 +197,6 @@ def test_a_long_run_keeps_an_average_of_the_weights(small_models):
     def planned(**settings):
         config = FinetuneConfig(task="classify", parent=str(folder), **settings)
         return tune_plan(config, read_config(folder), n=100, n_validation=10, longest_example=20, cut={}, task={}, data={},
-                         device=torch.device("cpu"), started=0.0).train.ema  # fmt: skip
+                         device=torch.device("cpu"), started=time.monotonic()).train.ema  # fmt: skip
 
-    assert planned(steps=999) == 0 < planned(steps=1000) < 1 and planned(steps=1000, train={"ema": 0.0}) == 0
+    assert planned(steps=999) == 0 < planned(steps=1000) == planned(time="1h") < 1 and planned(steps=1000, train={"ema": 0.0}) == 0

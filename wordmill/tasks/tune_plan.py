@@ -38,8 +38,8 @@ SCRATCH = {"transformer": 5e-4, "recurrent": 3e-3}
 ADAPTER = 10.0
 """An adapter's learning rate in proportion to that of all weights (Schulman et al. 2025, thinkingmachines.ai/blog/lora)."""
 AVERAGE, AVERAGED_FROM = 0.99, 1000
-"""Decay of the average over steps that is judged and kept in place of the last weights, and the fewest steps of a run that has one
-(docs/log.md)."""
+"""Decay of the average over steps that is judged and kept in place of the last weights, and the fewest steps of a run of so many that has
+one (docs/log.md)."""
 LONGEST = 512
 """Tokens of an example at most, unless asked otherwise."""
 CPU_ROW, GPU_ROW = 128, 512
@@ -114,6 +114,7 @@ def tune_plan(
             raise UsageError(f"{config.time} is too short: reading and encoding alone took {human_time(parse_time(config.time) - left)}",
                              where="--time", fix="Give more time")  # fmt: skip
         values["seconds"], values["evaluations"], length = round(left - reserve, 2), 10, f"{human_time(left)} in all"
+        values["ema"] = AVERAGE  # a young average follows closely, so that few steps lose nothing by it
     else:
         steps = config.steps or max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
         values["steps"] = steps
