@@ -191,6 +191,19 @@ def test_a_model_that_learns_to_write_from_scratch_takes_larger_steps(n, targets
     assert planned(WRITER) == rows and planned(None) == min(rows, 32)
 
 
+def test_a_small_model_goes_over_few_examples_often(small_models):
+    folder = small_models("bert")
+
+    def epochs(n, **settings):
+        config = FinetuneConfig(task="classify", parent=str(folder), **settings)
+        plan = tune_plan(config, read_config(folder), n=n, n_validation=10, longest_example=20, cut={}, task={}, data={},
+                         device=torch.device("cpu"), started=0.0)  # fmt: skip
+        return plan.train.steps / -(-n // plan.train.rows)
+
+    assert [epochs(n) for n in (400, 1_000, 7_000, 10_000)] == [30, 16, 10, 6]
+    assert epochs(10_000, fresh=True) == 9 and epochs(10_000, epochs=2) == 2
+
+
 def test_a_long_run_keeps_an_average_of_the_weights(small_models):
     folder = small_models("bert")
 

@@ -40,6 +40,8 @@ ADAPTER = 10.0
 AVERAGE, AVERAGED_FROM = 0.99, 1000
 """Decay of the average over steps that is judged and kept in place of the last weights, and the fewest steps of a run of so many that has
 one (docs/log.md)."""
+SMALL = 10_000_000
+"""Weights below which a model that has learned something goes over the data twice as often (docs/log.md)."""
 LONGEST = 512
 """Tokens of an example at most, unless asked otherwise."""
 CPU_ROW, GPU_ROW = 128, 512
@@ -98,7 +100,7 @@ def tune_plan(
     recurrent = isinstance(model, RecurrentConfig)
     rows = int(config.train.get("rows") or _rows(n, targets, writer=scratch and by_muon is not None))
     steps_per_epoch = -(-n // rows)
-    epochs, why = _epochs(config, n)
+    epochs, why = _epochs(config, n, weights)
     optim = _optim(config, weights, recurrent=recurrent, by_muon=by_muon)
     capacity = row_capacity(model, device)
     width = max(capacity, longest_example)
@@ -180,9 +182,11 @@ def _rate(config: FinetuneConfig, weights: int, *, recurrent: bool) -> float:
     return min(1e-3, rate) if config.lora is None else min(5e-3, ADAPTER * rate)
 
 
-def _epochs(config: FinetuneConfig, n: int) -> tuple[float, str]:
+def _epochs(config: FinetuneConfig, n: int, weights: int) -> tuple[float, str]:
     """How often to go over the data, and a word on why."""
     if config.epochs is not None:
         return config.epochs, ""
     base = 15 if n < 500 else 8 if n < 2000 else 5 if n < 8000 else 3
-    return (3.0 * base, ", more than usual since nothing is known yet") if config.scratch else (float(base), "")
+    if config.scratch:
+        return 3.0 * base, ", more than usual since nothing is known yet"
+    return (2.0 * base, ", more than usual for so small a model") if weights < SMALL else (float(base), "")
