@@ -128,6 +128,22 @@ def test_dropout_acts_in_training_only(cell):
     assert not torch.equal(model(ids)[0], model(ids)[0])
 
 
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("cell", CELLS)
+def test_token_dropout_drops_whole_tokens_in_training_only(cell, both):
+    """What is left of a text is a text whose dropped tokens have an embedding of zeros, the others scaled up."""
+    model = _model(cell, token_dropout=0.5, bidirectional=both, lm_head=not both)
+    ids = torch.randint(1, 29, (3, 7))
+    assert torch.equal(model(ids)[0], model(ids)[0])
+    model.train()
+    seen: list[torch.Tensor] = []
+    model.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    model(ids)
+    ratio = seen[0] / model.embedding(ids.t()).detach()
+    kept = ratio[..., 0] != 0
+    assert 0 < kept.sum() < kept.numel() and torch.allclose(ratio, 2.0 * kept[..., None].expand_as(ratio).to(ratio), atol=1e-5)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("cell", CELLS)
 def test_output_layer(cell, tied):

@@ -210,6 +210,8 @@ class RecurrentConfig(Config):
     """Recurrent layers, one on top of the other."""
     dropout: float = 0.0
     """Share of activations dropped in training: after the embedding, between layers and before the output layer."""
+    token_dropout: float = 0.0
+    """Share of tokens that are not seen in training: their whole embedding is dropped (Gal and Ghahramani 2016, arXiv 1512.05287)."""
     bidirectional: bool = False
     """Whether each layer reads the text in both directions: for labelling texts; such a model predicts no next token."""
     lm_head: bool = True
@@ -234,8 +236,9 @@ class RecurrentConfig(Config):
                 raise ValueError(f"{name} must be at least 1")
         if self.bidirectional and self.lm_head:
             raise ValueError("a bidirectional model sees what it would have to predict: it can only label texts (lm_head=false)")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout must lie in [0, 1)")
+        for name in ("dropout", "token_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1)")
         return self
 
     @property

@@ -370,7 +370,7 @@ class RecurrentLM(nn.Module):
         if state is None:
             state = self.new_state(ids.shape[0], 0)
         first, marks, end = (None, None, state.used + ids.shape[1]) if positions is None else _read(positions)
-        x = self._drop(self.embedding(ids.t()))
+        x = self._embed(ids)
         for i, layer in enumerate(self.layers):
             h, c = state.h[i], None if state.c is None else state.c[i]
             if first is not None:
@@ -393,7 +393,7 @@ class RecurrentLM(nn.Module):
         turned = torch.where(positions < 0, -1, torch.where(last, 0, 1)).flip(1)
         ways = [_read(way)[:2] for way in (positions, turned)]
         zeros = self.embedding.weight.new_zeros(ids.shape[0], self.config.hidden_size, dtype=_wide(self.embedding.weight))
-        x = self._drop(self.embedding(ids.t()))
+        x = self._embed(ids)
         for layers in zip(self.layers, self.back, strict=True):
             inputs = (x, x.flip(0))
             ahead, behind = (
@@ -402,6 +402,13 @@ class RecurrentLM(nn.Module):
             )
             x = self._drop(torch.cat((ahead, behind.flip(0)), -1))
         return x.transpose(0, 1)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """(B, T) → (T, B, E)."""
+        x = self.embedding(ids.t())
+        if self.training and self.config.token_dropout:
+            x = x * dropout(x.new_ones(*x.shape[:2], 1), self.config.token_dropout, self.training)
+        return self._drop(x)
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.config.dropout, self.training)

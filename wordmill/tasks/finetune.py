@@ -78,7 +78,7 @@ WRITTEN_MOST = 500
 """Validation examples that are answered in writing in the end, at most (of the test examples all): writing takes long."""
 
 
-LABELLER: dict[str, Any] = {"layers": 1, "width": 384, "dropout": 0.5}
+LABELLER: dict[str, Any] = {"layers": 1, "width": 384, "dropout": 0.5, "token_dropout": 0.15}
 """A recurrent model from scratch that labels texts or words, where nothing is asked for (docs/log.md)."""
 MOST_CHARACTERS = 8192
 """Tokens of a tokenizer of characters, at most."""
@@ -339,8 +339,8 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
     common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
                               "pad_id": tokenizer.pad_id}  # fmt: skip
     if config.parent in budget.RECURRENT:
-        label = {} if task.generative else {"bidirectional": True, "lm_head": False, "layers": LABELLER["layers"]}
-        common |= {**label, "dropout": 0.3 if task.generative else LABELLER["dropout"]}
+        labeller = {name: LABELLER[name] for name in ("layers", "dropout", "token_dropout")}
+        common |= {"dropout": 0.3} if task.generative else {"bidirectional": True, "lm_head": False, **labeller}
     else:
         parts = budget.family_shape(config.parent, 64, 1)
         common |= {"dropout": 0.1, **({} if parts.get("positions") == "relative" else {"max_positions": 1024})}
