@@ -200,7 +200,7 @@ def test_a_small_model_goes_over_few_examples_often(small_models):
                          device=torch.device("cpu"), started=0.0)  # fmt: skip
         return plan.train.steps / -(-n // plan.train.rows)
 
-    assert [epochs(n) for n in (400, 1_000, 7_000, 10_000)] == [30, 16, 10, 6]
+    assert [epochs(n) for n in (400, 1_000, 7_000, 10_000)] == [45, 24, 15, 9]
     assert epochs(10_000, fresh=True) == 9 and epochs(10_000, epochs=2) == 2
 
 

@@ -41,7 +41,7 @@ AVERAGE, AVERAGED_FROM = 0.99, 1000
 """Decay of the average over steps that is judged and kept in place of the last weights, and the fewest steps of a run of so many that has
 one (docs/log.md)."""
 SMALL = 10_000_000
-"""Weights below which a model that has learned something goes over the data twice as often (docs/log.md)."""
+"""Weights below which a model goes over the data as often as one that has learned nothing yet (docs/log.md)."""
 LONGEST = 512
 """Tokens of an example at most, unless asked otherwise."""
 CPU_ROW, GPU_ROW = 128, 512
@@ -187,6 +187,6 @@ def _epochs(config: FinetuneConfig, n: int, weights: int) -> tuple[float, str]:
     if config.epochs is not None:
         return config.epochs, ""
     base = 15 if n < 500 else 8 if n < 2000 else 5 if n < 8000 else 3
-    if config.scratch:
-        return 3.0 * base, ", more than usual since nothing is known yet"
-    return (2.0 * base, ", more than usual for so small a model") if weights < SMALL else (float(base), "")
+    if config.scratch or weights < SMALL:
+        return 3.0 * base, f", more than usual {'since nothing is known yet' if config.scratch else 'for so small a model'}"
+    return float(base), ""
