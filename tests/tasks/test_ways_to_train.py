@@ -180,15 +180,14 @@ def test_balanced_sampling_goes_with_an_adapter_and_is_refused_where_words_have_
 
 
 @pytest.mark.parametrize(("n", "targets", "rows"), [(29_000, 15, 128), (10**6, 4, 256), (10**6, 500, 32), (2_000, 5, 32), (420, 30, 16)])
-def test_a_model_that_learns_to_write_from_scratch_takes_larger_steps(n, targets, rows):
-    config = FinetuneConfig(task="translate", parent="t5")
-
-    def planned(by_muon):
+def test_a_model_that_learns_to_write_by_muon_takes_larger_steps(n, targets, rows):
+    def planned(by_muon, task="translate"):
+        config = FinetuneConfig(task=task, parent="t5")
         model = budget.model_config("t5", {**budget.family_shape("t5", 64, 1), "vocab_size": 400, "decoder_start_id": 0})
         return tune_plan(config, model, n=n, n_validation=10, longest_example=40, cut={}, task={}, data={}, device=torch.device("cpu"),
                          started=0.0, targets=targets, by_muon=by_muon).train.rows  # fmt: skip
 
-    assert planned(WRITER) == rows and planned(None) == min(rows, 32)
+    assert planned(WRITER) == rows and planned(None) == planned(WRITER, "classify") == min(rows, 32)
 
 
 def test_a_small_model_goes_over_few_examples_often(small_models):

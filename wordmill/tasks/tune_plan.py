@@ -32,7 +32,7 @@ WRITER: dict[str, Any] = {"kind": "muon", **OptimConfig().rates()}
 """How a Transformer that has learned nothing yet learns to write: there is as much to learn as in pretraining, and its rates are as there
 (docs/log.md)."""
 WRITER_TARGETS, MOST_ROWS = 2048, 256
-"""Targets of a step of such a model, about, and examples of a step at most."""
+"""Targets of a step of a model that learns to write by Muon, about, and examples of a step at most."""
 SCRATCH = {"transformer": 5e-4, "recurrent": 3e-3}
 """Learning rates of other models that have learned nothing yet."""
 ADAPTER = 10.0
@@ -98,7 +98,7 @@ def tune_plan(
     scratch = config.scratch
     weights = count_parameters(model.replace(lm_head=False))
     recurrent = isinstance(model, RecurrentConfig)
-    rows = int(config.train.get("rows") or _rows(n, targets, writer=scratch and by_muon is not None))
+    rows = int(config.train.get("rows") or _rows(n, targets, writer=by_muon is not None and task_class(config.task).generative))
     steps_per_epoch = -(-n // rows)
     epochs, why = _epochs(config, n, weights)
     optim = _optim(config, weights, recurrent=recurrent, by_muon=by_muon)
@@ -150,7 +150,7 @@ def tune_plan(
 
 
 def _rows(n: int, targets: float, *, writer: bool) -> int:
-    """Examples a step. A model that learns to write from scratch takes as many as hold `WRITER_TARGETS`, if that leaves a hundred steps an
+    """Examples a step. A model that learns to write by Muon takes as many as hold `WRITER_TARGETS`, if that leaves a hundred steps an
     epoch: with a quarter of them it learns as much from an example at Muon's rates, and the optimiser's own work is four times as much."""
     usual = 8 if n < 300 else 16 if n < 2000 else 32
     wanted = min(WRITER_TARGETS / max(1.0, targets), n / 100, MOST_ROWS)
