@@ -199,8 +199,8 @@ def test_a_small_model_goes_over_few_examples_often(small_models):
                          device=torch.device("cpu"), started=0.0)  # fmt: skip
         return plan.train.steps / -(-n // plan.train.rows)
 
-    assert [epochs(n) for n in (400, 1_000, 7_000, 10_000)] == [45, 24, 15, 9]
-    assert epochs(10_000, fresh=True) == 9 and epochs(10_000, epochs=2) == 2
+    assert [epochs(n) for n in (400, 1_000, 10_000, 40_000)] == [45, 24, 15, 9]
+    assert epochs(10_000, fresh=True) == 15 and epochs(10_000, epochs=2) == 2
 
 
 def test_a_long_run_keeps_an_average_of_the_weights(small_models):
