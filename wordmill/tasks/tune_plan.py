@@ -188,5 +188,7 @@ def _epochs(config: FinetuneConfig, n: int, weights: int) -> tuple[float, str]:
         return config.epochs, ""
     often = config.scratch or weights < SMALL
     base = 15 if n < 500 else 8 if n < 2000 else 5 if n < (30_000 if often else 8_000) else 3
-    return (3.0 * base, f", more than usual {'since nothing is known yet' if config.scratch else 'for so small a model'}") if often else (
-        float(base), "")  # fmt: skip
+    if not often:
+        return float(base), ""
+    why = "since nothing is known yet" if config.scratch else "for so small a model"
+    return 3.0 * base, f", more than usual {why}"
