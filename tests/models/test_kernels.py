@@ -77,6 +77,17 @@ def test_linear(bias: bool) -> None:
     check_close(lambda x, w, b=None: kernels.linear(x, w, b), lambda x, w, b=None: F.linear(x, w, b), *inputs)
 
 
+@pytest.mark.parametrize("rows", [1, 5, 300])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_bias_is_added_within_the_product_whatever_the_layout(rows: int, dtype: torch.dtype) -> None:
+    whole = draw(48, 2 * rows, seed=1).to(dtype)
+    weights = draw(3 * 40, 48, seed=2).to(dtype)
+    for x in (whole.t()[:rows].contiguous(), whole.t()[:rows], whole.t()[::2]):
+        for weight in (weights[40:80], weights[::3], weights[:40].t().contiguous().t()):
+            bias = draw(40, seed=3).to(dtype)
+            torch.testing.assert_close(kernels.biased(x, weight, bias), torch.addmm(bias, x, weight.t()), rtol=0.01, atol=0.02)
+
+
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("name", list(kernels.KINDS))
 def test_activations(name: str, gated: bool) -> None:

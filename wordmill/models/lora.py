@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wordmill.core.config import Config
 from wordmill.core.errors import UsageError, nearest
 from wordmill.models.blocks import Linear
+from wordmill.models.kernels import biased
 from wordmill.models.ops import dropout
 
 ALL = "all-linear"
@@ -55,7 +56,7 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, dropped: Tensor | None, weight: Tensor, bias: Tensor | None, spans: list[tuple[int, float]], *pairs: Tensor
     ) -> Tensor:
-        out = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+        out = torch.mm(x, weight.t()) if bias is None else biased(x, weight, bias)
         down, ups = torch.cat(pairs[::2]), pairs[1::2]
         read = x if dropped is None else dropped
         inner = torch.mm(read, down.t())

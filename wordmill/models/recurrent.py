@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from wordmill.core.errors import UsageError
 from wordmill.models.config import RecurrentConfig
+from wordmill.models.kernels import biased
 from wordmill.models.ops import dropout
 
 GATES = {"lstm": 4, "gru": 3}
@@ -153,7 +154,7 @@ class _LSTM(torch.autograd.Function):
         ctx: Any, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, h: Tensor, c: Tensor, marks: Marks | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         (steps, batch, _), size, wide, inner = x.shape, w_hh.shape[1], _wide(x), _inner(x, w_hh)
-        gates = torch.addmm(b_ih + b_hh, x.flatten(0, 1), w_ih.t()).view(steps, batch, 4 * size).to(wide)
+        gates = biased(x.flatten(0, 1), w_ih, b_ih + b_hh).view(steps, batch, 4 * size).to(wide)
         hs, cs = (x.new_empty(steps + 1, batch, size, dtype=dtype) for dtype in (inner, wide))
         tanh_cs = torch.empty_like(cs[1:])
         hs[0], cs[0] = h, c
@@ -234,7 +235,7 @@ class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, h: Tensor, marks: Marks | None) -> Any:
         (steps, batch, _), size, wide, inner = x.shape, w_hh.shape[1], _wide(x), _inner(x, w_hh)
-        gates = torch.addmm(b_ih, x.flatten(0, 1), w_ih.t()).view(steps, batch, 3 * size).to(wide)
+        gates = biased(x.flatten(0, 1), w_ih, b_ih).view(steps, batch, 3 * size).to(wide)
         sent = torch.empty_like(gates).copy_(b_hh)  # what the state sends to r, z and n
         hs = x.new_empty(steps + 1, batch, size, dtype=wide)
         hs[0] = h
