@@ -88,6 +88,19 @@ def test_a_bias_is_added_within_the_product_whatever_the_layout(rows: int, dtype
             torch.testing.assert_close(kernels.biased(x, weight, bias), torch.addmm(bias, x, weight.t()), rtol=0.01, atol=0.02)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", list(kernels.FUSED))
+def test_activations_within_the_product(name: str, bias: bool) -> None:
+    x, weight = draw(3, 11, 24).bfloat16(), draw(40, 24, seed=1).bfloat16()
+    addend = draw(40, seed=2).bfloat16() if bias else None
+    assert not kernels.activates(x, name), "with gradients what goes in between is needed"
+    with torch.no_grad():
+        assert kernels.activates(x, name) and not kernels.activates(x.float(), name) and not kernels.activates(x, "silu")
+        found = kernels.activated(x, weight, addend, name)
+    exact = ACTIVATIONS[name](F.linear(x.double(), weight.double(), None if addend is None else addend.double()))
+    torch.testing.assert_close(found.double(), exact, rtol=2 * ROUNDING[torch.bfloat16], atol=0.01)
+
+
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("name", list(kernels.KINDS))
 def test_activations(name: str, gated: bool) -> None:

@@ -131,6 +131,8 @@ class FeedForward(nn.Module):
         self.down = Linear(config.ffn_size, config.width, bias=config.ffn_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        if not self.gated and type(self.up) is Linear and kernels.activates(x_BTD, self.name):  # with an adapter it is of another type
+            return self.down(kernels.activated(x_BTD, self.up.weight, self.up.bias, self.name))  # type: ignore[no-any-return]
         inner = self.up(x_BTD)
         if kernels.usable(inner) and self.name in kernels.KINDS:
             return self.down(kernels.activate(inner, self.name, self.gated))  # type: ignore[no-any-return]

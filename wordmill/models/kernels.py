@@ -21,6 +21,8 @@ LONGEST = 2048
 """Keys that the softmax keeps in its buffer."""
 LARGEST_HEAD = 512
 
+FUSED = {"relu": ("relu", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh")}
+"""What oneDNN's layers call an activation that they can do."""
 KINDS = {"relu": 0, "gelu": 1, "gelu_tanh": 2, "silu": 3, "relu2": 4}
 
 
@@ -100,6 +102,19 @@ def biased(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.dtype == torch.bfloat16 and x.is_cpu and _layers():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return torch.addmm(bias, x, weight.t())
+
+
+def activates(x: Tensor, activation: str) -> bool:
+    """Whether `activated` serves for this input: bfloat16 on a CPU, without gradients, and an activation that oneDNN knows."""
+    return activation in FUSED and usable(x) and x.dtype == torch.bfloat16 and not torch.is_grad_enabled() and _layers()
+
+
+def activated(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """The activation of x (…, D) times weight (O, D) transposed plus bias (O,): within the product, so that what goes in between is never
+    written to memory."""
+    how, algorithm = FUSED[activation]
+    out = torch.ops.mkldnn._linear_pointwise(x.reshape(-1, x.shape[-1]), weight, bias, how, [], algorithm)
+    return out.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
 
 
 @cache
