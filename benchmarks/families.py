@@ -2,9 +2,10 @@
 
 Repeat it:
     python benchmarks/families.py --name wikitext2 --train wiki.train.txt --valid wiki.valid.txt --blimp blimp/data --time 5m
-    python benchmarks/families.py --name poetry --train poetry/ --time 5m
-Needs: wordmill; for --blimp the 67 files of github.com/alexwarstadt/blimp (CC BY), English. Takes (number of kinds) × (time + a
-minute or two) of a quiet machine. Runs are kept in --work, and a run that is there is not repeated.
+    python benchmarks/families.py --name poetry --train poems.jsonl --time 5m
+Needs: wordmill; poems.jsonl: a line {"text": …} for each of the 21,000 Song ci of github.com/chinese-poetry/chinese-poetry; for --blimp
+the 67 files of github.com/alexwarstadt/blimp (CC BY), English. Takes (number of kinds) × (time + a minute or two) of a quiet machine. Runs
+are kept in --work, and a run that is there is not repeated.
 
 What the columns mean: *bits per byte* is a likelihood and compares decoder, LSTM and GRU. An encoder has none: *pseudo* bits per byte
 (each token hidden once, all others shown) are lower by construction, and compare with other encoders only. For an encoder–decoder the
@@ -108,7 +109,7 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     scorer = Scorer(options.worker / "model")
     found: dict[str, Any] = {}
     texts = Corpus.open(options.worker / "corpus").texts("validation")
-    sentences = [line.strip() for text in texts for line in text.splitlines() if 40 <= len(line.strip()) <= 400]
+    sentences = [line.strip() for text in texts for line in text.splitlines() if 40 <= len(line.strip().encode()) <= 400]
     some = sentences[:: max(1, len(sentences) // SENTENCES)][:SENTENCES]
     start = time.perf_counter()
     nats, tokens = (sum(column) for column in zip(*scorer(some), strict=True))
