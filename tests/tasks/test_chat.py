@@ -115,6 +115,8 @@ def test_from_conversations_to_answers(assistant, talks, tmp_path, monkeypatch, 
     rows, expected = ([json.loads(line) for line in path.read_text().splitlines()] for path in (out, held))
     assert [row["answer"] for row in rows] == [row["messages"][-1]["content"] for row in expected]
     assert all(row["input"]["messages"][-1]["role"] == "user" and row["finished"] for row in rows)
+    assert main(["predict", str(assistant / "model"), str(held), "task.samples=2", "task.answer_tokens=9"]) == 2
+    assert "task.samples would have no effect: it is for judging" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", ["what colour has snow ?\n", '{"prompt": "what colour has night ?"}\n'])
     assert main(["predict", str(assistant / "model"), "-", "--quiet"]) == 0
     assert [json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines()] == ["it is white .", "it is black ."]

@@ -38,6 +38,7 @@ def predict(
     Example: wordmill predict runs/c/model new.csv -o out.jsonl
     """
     from wordmill.core.files import write_text
+    from wordmill.tasks.asked import without_effect
     from wordmill.tasks.tuned import load_tuned, read_inputs
 
     show = reporter(quiet)
@@ -49,6 +50,8 @@ def predict(
         what = "this is a folder" if out.is_dir() else "there is no folder to write this file into"
         raise UsageError(what, where=out, fix="Name a file with -o")
     tuned = load_tuned(model, device=device, dtype=dtype, settings=changed)
+    idle = [f"task.{name}" for name in tuned.task.when_judged if name in changed]
+    without_effect(idle, "it is for judging answers by known ones", fix="Leave that away, or say it to `wordmill evaluate`")
     records = read_inputs(source, tuned, reporter=show)
     found = tuned.predict_records(records, reporter=show)
     rows = [

@@ -106,6 +106,7 @@ class ChatTask(Task):
     generative: ClassVar[bool] = True
     before: ClassVar[str | None] = BEFORE
     at_use: ClassVar[tuple[str, ...]] = ("answer_tokens", "samples", "skip_bad")
+    when_judged: ClassVar[tuple[str, ...]] = ("samples", "skip_bad")
     longest: ClassVar[int] = 1024
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "recurrent")
 

@@ -92,6 +92,8 @@ class Task:
     """Which models can learn it."""
     at_use: ClassVar[tuple[str, ...]] = ()
     """Settings that may be others in use than they were in training."""
+    when_judged: ClassVar[tuple[str, ...]] = ()
+    """Those of them that change only how `evaluate` judges."""
 
     def __init__(self, settings: Mapping[str, Any] | None = None, spec: dict[str, Any] | None = None) -> None:
         self.settings = self.Settings.of(settings, where="task")
