@@ -76,16 +76,32 @@ def test_comments_between_columns_are_left_out_and_said(tmp_path):
     assert "a.conll: 3 comment lines are left out (first: line 1, '# newdoc')" in said
 
 
-def test_conll_u_has_its_words_in_the_second_column_and_their_parts_of_speech_as_tags(tmp_path):
-    rest = "\t_\t_\t_\t_\t_"
-    lines = ["# sent_id = 1", "# text = Vámonos al mar", f"1-2\tVámonos\t_\t_\t_{rest}", f"1\tVamos\tir\tVERB\tv{rest}",
-             f"2\tnos\tnosotros\tPRON\tp{rest}", f"2.1\tya\tya\tADV\ta{rest}", f"3\tal\tal\tADP\ts{rest}", "",
-             f"1\tmar\tmar\tNOUN\tn{rest}"]  # fmt: skip
-    rows, said = _read(tmp_path / "a.conllu", lines)
-    assert [row["tokens"] for row in rows] == [["Vamos", "nos", "al"], ["mar"]]
-    assert [row["tags"] for row in rows] == [["VERB", "PRON", "ADP"], ["NOUN"]] and "CoNLL-U" in said
-    own = ["\t".join(["_" if n == 3 else cell for n, cell in enumerate(line.split("\t"))]) for line in lines]
-    assert [row["tags"] for row in _read(tmp_path / "b.conll", own)[0]] == [["v", "p", "s"], ["n"]]
+WORD = "{}\t{}\t_\t{}\t{}\t_\t_\t_\t_\t_"
+UNIVERSAL = ["#sent_id = 1", "# text = Vámonos al mar", "#", WORD.format("1-2", "Vámonos", "_", "_"), WORD.format(1, "Vamos", "VERB", "v"),
+             WORD.format(2, "nos", "PRON", "p"), "# in between", WORD.format("2.1", "ya", "ADV", "a"), WORD.format(3, "al", "ADP", "s"), "",
+             WORD.format(1, "mar", "NOUN", "n")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.conllu", "a.conll", "a.txt"])
+def test_conll_u_has_its_words_in_the_second_column_and_their_parts_of_speech_as_tags(name, tmp_path):
+    for end in ("\n", "\r\n"):
+        rows, said = _read(tmp_path / name, [line + end.strip("\n") for line in UNIVERSAL])
+        assert [row["tokens"] for row in rows] == [["Vamos", "nos", "al"], ["mar"]]
+        assert [row["tags"] for row in rows] == [["VERB", "PRON", "ADP"], ["NOUN"]] and "CoNLL-U" in said
+    own = ["\t".join("_" if n == 3 else cell for n, cell in enumerate(line.split("\t"))) for line in UNIVERSAL]
+    assert [row["tags"] for row in _read(tmp_path / name, own)[0]] == [["v", "p", "s"], ["n"]]
+    bare = ["\t".join("_" if n in (3, 4) else cell for n, cell in enumerate(line.split("\t"))) for line in UNIVERSAL]
+    assert [list(row) for row in _read(tmp_path / name, bare)[0]] == [["tokens", "lines"]] * 2, "words alone, for predict"
+
+
+def test_what_is_no_word_of_conll_u_is_named_with_its_line(tmp_path):
+    for bad in ("\t".join(["2", "mar"] + ["_"] * 7), "2 mar _ NOUN", "\t".join(["x", "mar"] + ["_"] * 8)):
+        with pytest.raises(DataError, match="a.conllu:12: not a word of CoNLL-U"):
+            _read(tmp_path / "a.conllu", [*UNIVERSAL, bad])
+    with pytest.raises(DataError, match="a.conllu:12: the word 'mar' has no part of speech"):
+        _read(tmp_path / "a.conllu", [*UNIVERSAL, WORD.format(2, "mar", "_", "n")])
+    entities = [f"{n}\tAnna\tNN\tx\ty\ta\tb\tc\td\t{tag}" for n, tag in ((1, "B-PER"), (2, "O"))]
+    assert _read(tmp_path / "a.conll", entities)[0][0]["tags"] == ["B-PER", "O"], "ten columns of another kind"
 
 
 @pytest.mark.parametrize("between", [" ", "\t"])

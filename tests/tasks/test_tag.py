@@ -86,7 +86,7 @@ def test_schemes_are_found_by_looking(tags, scheme):
     assert scheme_of([tags.split()]) == scheme
 
 
-OTHERWISE = [("B_PER I_PER O B_LOC O", "B-PER"), ("O B.PER I.PER", "B-PER"), ("O S:LOC B:LOC E:LOC", "S-LOC")]
+OTHERWISE = [("B_PER I_PER O B_LOC O", "B-PER"), ("O B.PER I.PER", "B-PER"), ("O S:LOC B:LOC E:LOC", "S-LOC"), ("B_PER I_PER", "B-PER")]
 
 
 @pytest.mark.parametrize(("tags", "mended"), OTHERWISE)
@@ -94,11 +94,25 @@ def test_tags_that_are_all_written_otherwise_are_a_mistake_and_not_learned_as_th
     path = tmp_path / "a.conll"
     path.write_text("".join(f"w{n} {tag}\n" for n, tag in enumerate(tags.split())), encoding="utf-8")
     task = Tag()
-    with pytest.raises(DataError, match=rf"is not of the form B-KIND, nor is any other but O[\s\S]*Write {mended}; .*task.scheme=plain"):
+    with pytest.raises(DataError, match=rf"is not of the form B-KIND, nor is any other[\s\S]*Write {mended}; .*task.scheme=plain"):
         task.look({"train": task.read([path])}, SILENT)
     task = Tag({"scheme": "plain"})
     task.look({"train": task.read([path])}, SILENT)
     assert set(task.spec["labels"]) == set(tags.split())
+
+
+@pytest.mark.parametrize("tags", ["N.sg V.inf O", "B.x S.y O", "B_PER B_LOC", "B_PER I_PER NONE"])
+def test_labels_of_words_may_look_like_that(tags):
+    task = Tag()
+    task.look({"train": Records([Record({"tokens": [*"abcd"][: len(tags.split())], "tags": tags.split()}, "x:1")], ["tokens", "tags"],
+                                "json", files=["x"])}, SILENT)  # fmt: skip
+    assert task.spec["scheme"] == "plain"
+
+
+def test_an_empty_tag_is_a_mistake():
+    records = Records([Record({"tokens": ["a", "b"], "tags": ["O", ""]}, "x:1")], ["tokens", "tags"], "json", files=["x"])
+    with pytest.raises(DataError, match="a word without a tag"):
+        Tag().look({"train": records}, SILENT)
 
 
 def test_spans_of_every_scheme():
@@ -132,6 +146,7 @@ def test_entities_are_counted_as_seqeval_counts_them():
         ("🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f🏳️\u200d🌈1️⃣", [
             "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "🏳️\u200d🌈", "1️⃣"]),
         ("می\u200cخواهم به خانه\u200c بروم", ["می\u200cخواهم", "به", "خانه", "\u200c", "بروم"]),
+        ("a\u200c中", ["a", "\u200c", "中"]),
         ("", []),
     ],
 )  # fmt: skip

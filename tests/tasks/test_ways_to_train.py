@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +14,13 @@ import torch
 import wordmill
 from tests.tasks.test_tag import conll  # noqa: F401
 from wordmill.cli.app import main
+from wordmill.core.progress import Reporter
 from wordmill.models.adapters import add_lora
+from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import load_model, read_config
 from wordmill.models.heads import HeadConfig, with_head
 from wordmill.models.lora import LoraConfig
+from wordmill.models.recurrent import RecurrentLM
 from wordmill.tasks import finetune as tuning
 from wordmill.tasks.classify import Classify
 from wordmill.tasks.examples import Record
@@ -23,6 +28,7 @@ from wordmill.tasks.finetune import FinetuneConfig, depths
 from wordmill.tasks.tune_plan import WRITER, tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw
 from wordmill.train import budget
+from wordmill.train.loop import TrainConfig, Training, over
 from wordmill.train.optim import BEHIND, OptimConfig, assign, depth
 
 QUICK = ["--steps", "6", "train.evaluations=2", "train.rows=8", "--quiet"]
@@ -159,7 +165,38 @@ def test_training_ends_early_enough_for_the_answers_in_the_end_and_no_earlier(re
     tuning.finetune("classify", reviews / "train.tsv", model=small_models("bert"), out=tmp_path / "run", time="8s", **files)
     whole, limit, seconds = limits[-1]
     assert whole - limit == pytest.approx(0.6 + 1.1 * 1.4 + 2.0, abs=0.6), "a look, the answers and a tenth more, and the rest"
-    assert limits[0][1] is None and 0 <= seconds - limit < 1.2, "until then it trains"
+    assert limits[0][1] is None and abs(seconds - limit) < 1.2, "until then it trains"
+
+
+@pytest.mark.parametrize(("whole", "look", "answer", "in_the_end"), [(600, 3.0, 0.2, 1500), (300, 8.0, 0.25, 500), (120, 4.0, 0.4, 1500)])
+def test_a_limit_that_shrinks_brings_no_look_after_look(whole, look, answer, in_the_end, monkeypatch):
+    """By an artificial clock: steps of half a second."""
+    clock, looks = [0.0], []
+    monkeypatch.setattr("wordmill.tasks.watch.time.monotonic", lambda: clock[0])
+
+    class Timed(TaskWatch):
+        def _look(self, run):
+            looks.append(run.seconds)
+            self.answering = answer * len(self._some()[0])
+            clock[0] += look
+
+    task = Classify({}, {"columns": {"text": "text", "label": "label"}, "labels": ["a", "b"], "multi_label": False})
+    said = io.StringIO()
+    run = Training(RecurrentLM(RecurrentConfig(vocab_size=9, embedding_size=4, hidden_size=4)), None, None,
+                   TrainConfig(seconds=0.9 * whole), reporter=Reporter(stream=said))  # fmt: skip
+    watch = Timed(None, task, SimpleNamespace(tokenizer=None), [Record({}, "")] * 20, [None] * 20, patience=6, in_the_end=in_the_end,
+                  whole=whole)  # fmt: skip
+    while not over(run, 0.5):
+        clock[0] += 0.5
+        run.step, run.seconds = run.step + 1, clock[0]
+        watch(run, "step")
+    apart = np.diff(looks) - look
+    assert (apart >= look - 0.51).all() and len(looks) <= 11, "between two looks it trains, at least as long as a look takes"
+    left = whole - clock[0]
+    if answer * in_the_end > whole:
+        assert len(looks) == 1 and "no more time to train" in said.getvalue()
+    else:
+        assert left == pytest.approx(look + 1.1 * answer * in_the_end + max(2.0, 0.03 * whole), abs=look + 1.0)
 
 
 def test_balanced_sampling_draws_all_classes_alike():
@@ -181,13 +218,14 @@ def test_balanced_sampling_goes_with_an_adapter_and_is_refused_where_words_have_
 
 @pytest.mark.parametrize(("n", "targets", "rows"), [(29_000, 15, 128), (10**6, 4, 256), (10**6, 500, 32), (2_000, 5, 32), (420, 30, 16)])
 def test_a_model_that_learns_to_write_by_muon_takes_larger_steps(n, targets, rows):
-    def planned(by_muon, task="translate"):
-        config = FinetuneConfig(task=task, parent="t5")
+    def planned(by_muon, task="translate", **settings):
+        config = FinetuneConfig(task=task, parent="t5", **settings)
         model = budget.model_config("t5", {**budget.family_shape("t5", 64, 1), "vocab_size": 400, "decoder_start_id": 0})
         return tune_plan(config, model, n=n, n_validation=10, longest_example=40, cut={}, task={}, data={}, device=torch.device("cpu"),
                          started=0.0, targets=targets, by_muon=by_muon).train.rows  # fmt: skip
 
     assert planned(WRITER) == rows and planned(None) == planned(WRITER, "classify") == min(rows, 32)
+    assert planned(WRITER, train={"optim": {"kind": "adamw"}}) == min(rows, 32)
 
 
 def test_a_small_model_goes_over_few_examples_often(small_models):

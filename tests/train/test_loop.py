@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from wordmill.core.errors import CheckpointError
 from wordmill.core.progress import Task
 from wordmill.train import loop
 from wordmill.train.log import Log
@@ -104,6 +105,20 @@ def test_restored_runs_go_on_to_the_bit(make_training, tmp_path, shape):
     for name, weight in whole.weights().items():
         assert torch.equal(weight, second.weights()[name]), name
     assert second.last["loss"] == whole.last["loss"] and second.targets == whole.targets
+
+
+@pytest.mark.parametrize(("shape", "setting"), [("qwen3", "embedding_std"), ("lstm", "token_dropout")])
+def test_a_setting_that_there_was_not_yet_has_its_default(make_training, tmp_path, shape, setting):
+    """Whoever resumes a run of an earlier version changed nothing."""
+    first = make_training(shape, folder=tmp_path)
+    first.resumed_config = {"model": first.model.config.plain(), "train": first.config.plain()}
+    loop.save(first)
+    saved = loop.checkpoint.load_newest(tmp_path / "checkpoints")
+    del saved.facts["config"]["model"][setting], saved.facts["config"]["train"]["recompute"]
+    loop.restore(first, saved)
+    first.resumed_config["model"] = {**first.resumed_config["model"], setting: 0.5}
+    with pytest.raises(CheckpointError, match=setting):
+        loop.restore(first, saved)
 
 
 @pytest.mark.parametrize("values", [{}, {"steps": 1, "seconds": 1.0}, {"steps": 1, "rows": 0}, {"steps": 1, "ema": 1.0}])

@@ -218,8 +218,9 @@ class RecurrentConfig(Config):
     """Whether there is an output layer over the vocabulary."""
     tie_embeddings: bool = True
     """Whether the output layer is the embedding; with hidden_size ≠ embedding_size a projection stands between."""
-    init_std: float = 0.05
-    """Standard deviation of the initial embedding."""
+    init_std: float = 0.3
+    """Standard deviation of the initial embedding. With a smaller one the gates see next to nothing of a token, and learning stands still
+    at how often each token occurs (docs/log.md)."""
     max_positions: int = UNLIMITED
     """Longest context in tokens: the state carries on for ever."""
     bos_id: int | None = 0

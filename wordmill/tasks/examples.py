@@ -29,7 +29,7 @@ from wordmill.corpus.text import unify_line_ends
 
 CONTAINERS = {"data", "examples", "records", "rows", "items", "train"}
 """Keys under which a JSON file keeps its list of examples."""
-CONLL = {"conll", "conllu", "bio", "bioes", "iob", "iob2"}
+CONLL = {"conll", "bio", "bioes", "iob", "iob2"}
 """Endings of files with a word and its tag a line, whatever the tags look like."""
 NUMBER, UNIVERSAL = re.compile(r"\d+([-.]\d+)?"), 10
 """The number of a word in its sentence, of several in one (3-4), or of one that isn't written (8.1); and the columns of CoNLL-U
@@ -105,6 +105,8 @@ def _read(path: Path, reporter: Reporter) -> Records:
     text = read_text(path, reporter, compression)
     if not text.strip():
         raise DataError("this file is empty", where=path)
+    if parts[-1] == "conllu" or looks_universal(text):
+        return _universal(path, text, reporter)
     if parts[-1] in CONLL:
         return _conll(path, text, reporter)
     if parts[-1] in ("json", "jsonl", "ndjson"):
@@ -231,8 +233,7 @@ def _comments(lines: Sequence[str]) -> set[int]:
 
 
 def _conll(path: Path, text: str, reporter: Reporter) -> Records:
-    """Sentences between empty lines; of each line the first field is the word, the last its tag; of CoNLL-U the second, and the part of
-    speech. Says how many comments are left out."""
+    """Sentences between empty lines; of each line the first field is the word, the last its tag. Says how many comments are left out."""
     records: list[Record] = []
     words: list[str] = []
     tags: list[str] = []
@@ -246,10 +247,6 @@ def _conll(path: Path, text: str, reporter: Reporter) -> Records:
 
     lines = text.split("\n")
     comments = _comments(lines)
-    word, tag = _universal([line for n, line in enumerate(lines) if line.strip() and n not in comments]) or (0, -1)
-    if word:
-        named = "UPOS" if tag == 3 else "XPOS"
-        reporter.note(f"{path}: CoNLL-U; the tag of a word is its part of speech ({named})")
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(DOCUMENT):
             close()
@@ -259,10 +256,8 @@ def _conll(path: Path, text: str, reporter: Reporter) -> Records:
         cells = _cells(line)
         if len(cells) < 2 or not cells[0] or not cells[-1]:
             raise DataError(f"a word without a tag: {line.strip()[:60]!r}", where=f"{path}:{number}", fix="Each line is a word and its tag")
-        if word and not cells[0].isdigit():
-            continue  # the words of 3-4 stand below it, each by itself
-        words.append(cells[word])
-        tags.append(cells[tag])
+        words.append(cells[0])
+        tags.append(cells[-1])
         numbers.append(number)
     close()
     if comments:
@@ -272,13 +267,42 @@ def _conll(path: Path, text: str, reporter: Reporter) -> Records:
     return Records(records, ["tokens", "tags"], "conll", files=[str(path)])
 
 
-def _universal(lines: Sequence[str]) -> tuple[int, int] | None:
-    """The columns of words and tags where these lines are CoNLL-U: ten columns between tabs, the first a number; else None. The tag is the
-    universal part of speech, or the language's own where no word has one."""
-    rows = [line.split("\t") for line in lines]
+def looks_universal(text: str) -> bool:
+    """Whether this is CoNLL-U: but for comments, lines of ten columns between tabs, the first a word's number, the seventh the number of
+    another; and the last no tag of entities."""
+    rows = [line.split("\t") for line in text.split("\n", 400)[:400] if line.strip() and not line.startswith("#")]
     if not rows or any(len(cells) != UNIVERSAL or not NUMBER.fullmatch(cells[0]) for cells in rows):
-        return None
-    return 1, 3 if any(cells[3].strip() != "_" for cells in rows) else 4
+        return False
+    return all(cells[6] == "_" or cells[6].isdigit() for cells in rows) and not all(TAG.fullmatch(cells[-1]) for cells in rows)
+
+
+def _universal(path: Path, text: str, reporter: Reporter) -> Records:
+    """Sentences of CoNLL-U: words and their universal parts of speech, or the language's own where no word has one; without tags where
+    there are neither. Raises `DataError` for a line of another form, and for a word without a tag where others have one."""
+    sentences: list[list[tuple[int, list[str]]]] = [[]]
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            sentences.append([])
+        elif not line.startswith("#"):
+            cells = line.split("\t")
+            if len(cells) != UNIVERSAL or not NUMBER.fullmatch(cells[0]) or not cells[1].strip():
+                raise DataError(f"not a word of CoNLL-U: {line.strip()[:60]!r}", where=f"{path}:{number}",
+                                fix="Ten columns between tabs, the first its number, the second the word")  # fmt: skip
+            if cells[0].isdigit():  # the words of 3-4 stand below it, each by itself; 8.1 is not written
+                sentences[-1].append((number, cells))
+    rows = [row for sentence in sentences for row in sentence]
+    column = next((n for n in (3, 4) if any(cells[n].strip() != "_" for _, cells in rows)), None)
+    if column is not None:
+        bare = next(((number, cells) for number, cells in rows if cells[column].strip() in ("_", "")), None)
+        if bare is not None:
+            raise DataError(f"the word {bare[1][1]!r} has no part of speech", where=f"{path}:{bare[0]}", fix="Each word needs one")
+        reporter.note(f"{path}: CoNLL-U; the tag of a word is its part of speech ({'UPOS' if column == 3 else 'XPOS'})")
+    records = []
+    for sentence in filter(None, sentences):
+        tags = {} if column is None else {"tags": [cells[column].strip() for _, cells in sentence]}
+        values = {"tokens": [cells[1].strip() for _, cells in sentence], **tags, "lines": [number for number, _ in sentence]}
+        records.append(Record(values, f"{path}:{sentence[0][0]}"))
+    return Records(records, ["tokens", *([] if column is None else ["tags"])], "conll", files=[str(path)])
 
 
 def _table(path: Path, text: str, reporter: Reporter) -> Records:

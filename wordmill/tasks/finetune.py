@@ -468,6 +468,7 @@ def _callbacks(run: Training, config: FinetuneConfig, plan: TunePlan, ready: Pre
     # Looking at all of a large validation set again and again would take longer than training.
     step = max(1, -(-len(records) // VALIDATION_MOST))
     in_the_end = len(records[:: _every(ready.task, len(records))]) + len(ready.encoded.get("test", ()))
+    in_the_end *= 1 if ready.task.before is None or config.scratch else 2  # the model as it was before is asked too
     watch = TaskWatch(log, ready.task, ready.tools, records[::step], encoded[::step], patience=plan.patience, in_the_end=in_the_end,
                       whole=plan.whole)  # fmt: skip
     run.callbacks += [log, watch] if run.world.first else [watch]

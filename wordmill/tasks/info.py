@@ -141,8 +141,9 @@ def _folder_facts(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
         size = sum(tensor.numel() for pair in adapter.pairs.values() for tensor in pair)
         told = {"base": str(base), "rank": adapter.config.rank, "alpha": adapter.config.alpha, "matrices": len(adapter.pairs),
                 "parameters": size, "whole": sum(tensor.numel() for tensor in adapter.whole.values())}  # fmt: skip
-        own = {"lineage": read_lineage(folder)} if read_lineage(folder) else {}
-        return config, {**beneath, **own, "adapter": told}
+        own = read_lineage(folder)  # that of the base tells nothing of the adapter
+        return config, {**{name: value for name, value in beneath.items() if name != "lineage"}, **({"lineage": own} if own else {}),
+                        "adapter": told}  # fmt: skip
     config = read_config(folder)
     has_weights = any((folder / f"{name}{end}").exists() for name in (WEIGHTS, OLD_WEIGHTS) for end in ("", ".index.json"))
     if has_weights:
@@ -200,7 +201,7 @@ def text(facts: Mapping[str, Any]) -> str:
 def _adapter_text(facts: Mapping[str, Any]) -> str:
     whole = f", and {human_count(facts['whole'])} in layers that were trained whole" if facts["whole"] else ""
     return (f"LoRA of rank {facts['rank']}, alpha {facts['alpha']:g}: {human_count(facts['parameters'])} parameters beside "
-            f"{facts['matrices']} matrices{whole}; all else here is its base, {facts['base']}")  # fmt: skip
+            f"{facts['matrices']} matrices{whole}; what stands above is its base, {facts['base']}")  # fmt: skip
 
 
 def _state_text(state: Mapping[str, Any]) -> str:

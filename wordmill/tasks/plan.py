@@ -240,6 +240,8 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     return model, rate
 
 
+RECURRENT_RATE = 2.0
+"""Learning rate of a recurrent model times its width (docs/log.md)."""
 WIDE = 384
 """From this width on, half the tokens at once are as fast on a CPU without matrix units."""
 
@@ -284,7 +286,9 @@ def _optim_defaults(model: ModelConfig, config: PretrainConfig) -> dict[str, Any
             return LOUD_RATES if open_to_muon(config.train) else quiet
         check_muon(config.train, config.parent)
         return quiet
-    return {"kind": "adamw", "lr": 3e-3, "beta1": 0.9, "beta2": 0.99} if isinstance(model, RecurrentConfig) else {}
+    if not isinstance(model, RecurrentConfig):
+        return {}
+    return {"kind": "adamw", "lr": min(0.01, RECURRENT_RATE / model.hidden_size), "beta1": 0.9, "beta2": 0.99}
 
 
 def _steps_and_speed(asked: _Asked, model: ModelConfig, rate: float) -> tuple[dict[str, Any], budget.Speed]:

@@ -71,7 +71,8 @@ def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()
         elif glued and at not in cuts:
             found[-1] = (found[-1][0], at + 1)
         else:
-            inside = c == NON_JOINER and open_run and text[at + 1 : at + 2].isalnum()
+            after = text[at + 1 : at + 2]
+            inside = c == NON_JOINER and open_run and after.isalnum() and not is_wide(after)
             letter = (c.isalnum() or inside) and not is_wide(c) and not characters
             if letter and open_run and at not in cuts:
                 found[-1] = (found[-1][0], at + 1)
@@ -97,10 +98,14 @@ def belongs(text: str, at: int) -> bool:
 
 
 def miswritten(tags: Iterable[str]) -> bool:
-    """Whether these tags, O aside, are tags of entities with another sign in the place of -: B_PER, I_PER, …"""
-    found = set(tags)
-    return len({tag[0] for tag in found}) > 1 and {tag[1:2] for tag in found} <= {*"_.:/|"} and all(
-        is_entity_tag(f"{tag[0]}-{tag[2:]}") for tag in found)  # fmt: skip
+    """Whether these tags, O aside, are tags of entities with another sign in the place of -: B_PER, I_PER, …; some kind begins and goes
+    on."""
+    marks: dict[str, set[str]] = {}
+    for tag in tags:
+        if tag[1:2] not in {*"_.:/|"} or not is_entity_tag(f"{tag[0]}-{tag[2:]}"):
+            return False
+        marks.setdefault(tag[2:], set()).add(tag[0])
+    return any(BEGINS in found and len(found) > 1 for found in marks.values())
 
 
 def is_entity_tag(tag: str) -> bool:
@@ -264,13 +269,16 @@ def line_of(record: Record, word: int) -> str:
 
 
 def check_plain(records: Sequence[Record], column: str) -> None:
-    """Raises `DataError` for the first tag that is no entity's, where most others are, or some with O beside them: it is a mistake, and
-    not a scheme."""
+    """Raises `DataError` for an empty tag, for tags that are all miswritten, and for the first that is no entity's, where most others are, or
+    some with O beside them: it is a mistake, and not a scheme."""
     every = [(record, n, tag) for record in records for n, tag in enumerate(listed(record, column))]
     tags = [one for one in every if one[2] != "O"]
-    if len(tags) < len(every) and miswritten({tag for _, _, tag in tags}):
+    for record, n, tag in tags:
+        if not tag.strip():
+            raise DataError("a word without a tag", where=line_of(record, n), fix="Write its tag, or O")
+    if miswritten({tag for _, _, tag in tags}):
         record, n, tag = tags[0]
-        raise DataError(f"the tag {tag!r} is not of the form B-KIND, nor is any other but O", where=line_of(record, n),
+        raise DataError(f"the tag {tag!r} is not of the form B-KIND, nor is any other", where=line_of(record, n),
                         fix=f"Write {tag[0]}-{tag[2:]}; or if tags are labels of single words, say task.scheme=plain")  # fmt: skip
     odd = [one for one in tags if not is_entity_tag(one[2])]
     if 2 * len(odd) <= len(tags) or (len(odd) < len(tags) < len(every)):

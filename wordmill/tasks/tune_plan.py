@@ -97,11 +97,10 @@ def tune_plan(
     split, `by_muon`: how Muon trains this model (None: AdamW does)."""
     scratch = config.scratch
     weights = count_parameters(model.replace(lm_head=False))
-    recurrent = isinstance(model, RecurrentConfig)
-    rows = int(config.train.get("rows") or _rows(n, targets, writer=by_muon is not None and task_class(config.task).generative))
+    optim = _optim(config, weights, recurrent=isinstance(model, RecurrentConfig), by_muon=by_muon)
+    rows = int(config.train.get("rows") or _rows(n, targets, writer=optim["kind"] == "muon" and task_class(config.task).generative))
     steps_per_epoch = -(-n // rows)
-    epochs, why = _epochs(config, n, weights)
-    optim = _optim(config, weights, recurrent=recurrent, by_muon=by_muon)
+    epochs, why = _epochs(config, n, weights if n_validation else SMALL)
     capacity = row_capacity(model, device)
     width = max(capacity, longest_example)
     values: dict[str, Any] = {
@@ -138,6 +137,8 @@ def tune_plan(
         notes.append(f"the best weights on the validation examples are kept; it ends after {plural(config.patience, 'evaluation')} "
                      f"without a gain"
                      if config.patience else "the best weights on the validation examples are kept")  # fmt: skip
+    if train.ema:
+        notes.append(f"an average of the weights ({train.ema:g} a step) is judged and kept")
     if config.lora is not None:
         head = "" if task_class(config.task).generative else ", and the head whole"
         notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from wordmill.batches.examples import Encoded, batches_of, in_pieces
-from wordmill.core.progress import plural
+from wordmill.core.progress import human_time, plural
 from wordmill.evaluate.watch import Watch
 from wordmill.generate.score import evaluating
 from wordmill.tasks.examples import Record
@@ -17,6 +17,8 @@ from wordmill.tasks.task import BATCH_TOKENS, Task, Tools
 from wordmill.train.log import Log
 from wordmill.train.loop import Event, Training
 
+SPLITS = 2
+"""Validation and test examples, of both of which there are samples in the end."""
 WRITTEN = 64
 """Validation answers that a task that writes them gives each time, at most."""
 
@@ -25,7 +27,7 @@ class TaskWatch(Watch):
     """Judges the model on validation examples as often as the plan says, keeps the best weights (the better score, then the lower loss;
     of a task that writes its answers the lower loss), and ends the run after `patience` evaluations without a gain (0: never). No other
     examples are ever looked at. Where a time was set (`whole`: seconds for training and what comes after it), training ends so that the
-    `in_the_end` examples can be answered in what is left."""
+    `in_the_end` examples can be answered in what is left, as far as looking at validation examples has told how long that takes."""
 
     def __init__(
         self, log: Log, task: Task, tools: Tools, records: Sequence[Record], encoded: Sequence[Encoded], *, patience: int,
@@ -33,28 +35,46 @@ class TaskWatch(Watch):
     ) -> None:  # fmt: skip
         super().__init__(log, None, tools.tokenizer, prompts=(), max_targets=None, keep_best=True)
         self.task, self.tools, self.records, self.encoded, self.patience = task, tools, records, encoded, patience
-        self.in_the_end, self.whole, self.answering = in_the_end, whole, 0.0
+        self.in_the_end, self.whole = in_the_end, whole
+        self.answering, self.sampling = 0.0, 0.0
 
     def __call__(self, run: Training, event: Event) -> None:
-        """As `Watch`; all processes learn from the first one whether it is enough, and until when there is time to train."""
-        before, spent = run.memory.get("evaluated_step"), self.seconds
-        super().__call__(run, event)
-        if run.memory.get("evaluated_step") == before:
+        """As `Watch`; all processes learn from the first one whether it is enough, and until when there is time to train. Where a time was
+        set, at least as much of it goes into training between two looks as the last one took."""
+        memory, before = run.memory, run.memory.get("evaluated_step")
+        if event == "step" and self.whole is not None and run.seconds < memory.get("look_after", 0.0):
             return
-        if self.whole is not None and self.records:
-            limit = self.whole - self._reserve(self.seconds - spent)
-            run.memory["time_limit"] = run.world.agree(max(limit, run.seconds), run.device)
+        begun, spent = time.monotonic(), self.seconds
+        super().__call__(run, event)
+        if memory.get("evaluated_step") == before:
+            return
+        if event == "step" and self.whole is not None and self.records:
+            look, now = (run.world.agree(value, run.device) for value in (self.seconds - spent, run.seconds + time.monotonic() - begun))
+            self._set_limit(run, look, now)
         if self.patience:
-            stale = run.memory.get("stale", 0)
+            stale = memory.get("stale", 0)
             run.enough = bool(run.world.agree(float(stale >= self.patience), run.device))
             if run.enough and event == "step":
                 run.reporter.note(f"no gain in {plural(stale, 'evaluation')}: enough")
 
+    def _set_limit(self, run: Training, look: float, now: float) -> None:
+        """Until when there is time to train, at the second `now`, after a look that took `look` seconds. What share of the run is done
+        changes with it, and how many looks there should have been."""
+        assert self.whole is not None
+        limit = self.whole - run.world.agree(self._reserve(look), run.device)
+        if limit < now < 0.8 * self.whole:
+            run.reporter.warn(f"answering all {self.in_the_end:,} examples in the end takes about {human_time(self.whole - limit)} of "
+                              f"{human_time(self.whole)}: there is no more time to train")  # fmt: skip
+        run.memory["time_limit"] = max(limit, now)
+        run.memory["evaluated"] = int(min(1.0, now / run.time_limit) * run.config.evaluations)
+        run.memory["look_after"] = now + look
+
     def _reserve(self, look: float) -> float:
         """Seconds to keep for the last look at the validation examples and for judging in the end, when a look takes `look` seconds: an
-        answer takes as long as it took now, by a beam search as much longer as it has beams; a tenth more, and what else there is to do."""
-        answers = self.answering / max(1, len(self._some()[0])) * self.in_the_end
-        return look + 1.1 * answers * int(getattr(self.task.settings, "beams", 1)) + max(2.0, 0.02 * (self.whole or 0.0))
+        answer takes as long as it took now, by a beam search as much longer as it has beams; samples; a tenth more, and what else there is
+        to do."""
+        answers = self.answering / max(1, len(self._some()[0])) * self.in_the_end * int(getattr(self.task.settings, "beams", 1))
+        return look + 1.1 * (answers + self.sampling) + max(2.0, 0.03 * (self.whole or 0.0))
 
     def rewind(self, run: Training) -> None:
         """As `Watch`; a run that had had enough has had enough."""
@@ -68,6 +88,10 @@ class TaskWatch(Watch):
         records, encoded = self._some()
         answers = self.task.sketch(run.model, self.tools, records, encoded)
         self.answering = time.monotonic() - started
+        if self.whole is not None and not self.sampling:
+            started = time.monotonic()
+            self.task.samples(run.model, self.tools, self.records)
+            self.sampling = SPLITS * (time.monotonic() - started)
         outcomes = self.task.outcomes(records, answers)
         loss: float = getattr(outcomes, "loss", None) or self._loss(run)
         scores = outcomes.metrics()

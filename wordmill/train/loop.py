@@ -23,6 +23,7 @@ from wordmill.batches.batch import Batch
 from wordmill.core.config import Config, differences
 from wordmill.core.errors import CheckpointError, TrainingError
 from wordmill.core.progress import SILENT, Reporter
+from wordmill.models.config import RecurrentConfig, TransformerConfig
 from wordmill.models.folder import LanguageModel, recompute_blocks
 from wordmill.models.kernels import flushed_denormals
 from wordmill.train import checkpoint
@@ -303,13 +304,20 @@ def snapshot(run: Training, carried: list[dict[int, dict[str, Tensor]]]) -> chec
     return checkpoint.Checkpoint(run.step, tensors, facts)
 
 
+def completed(facts: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a checkpoint remembers; those that there were not yet when it was written have their defaults."""
+    kind = RecurrentConfig if "cell" in facts.get("model", {}) else TransformerConfig
+    usual = {"model": kind().plain(), "train": TrainConfig(steps=1).plain()}
+    return {name: {**usual[name], **value} if name in usual else value for name, value in facts.items()}
+
+
 def restore(run: Training, saved: checkpoint.Checkpoint) -> None:
     """Take a checkpoint's state into a fresh `Training` of the same shape.
 
     Raises `CheckpointError` when the run was planned otherwise than the checkpoint remembers: config.yaml has been edited since; and for a
     checkpoint of another version.
     """
-    changed = differences(*(json.loads(json.dumps(facts)) for facts in (saved.facts["config"], run.resumed_config)))
+    changed = differences(*(json.loads(json.dumps(facts)) for facts in (completed(saved.facts["config"]), run.resumed_config)))
     if changed:
         raise CheckpointError(
             "the plan is not the one that this run was begun with; changed: " + "; ".join(changed),
