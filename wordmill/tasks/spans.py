@@ -269,8 +269,8 @@ def line_of(record: Record, word: int) -> str:
 
 
 def check_plain(records: Sequence[Record], column: str) -> None:
-    """Raises `DataError` for an empty tag, for tags that are all miswritten, and for the first that is no entity's, where most others are, or
-    some with O beside them: it is a mistake, and not a scheme."""
+    """Raises `DataError` for an empty tag, for tags that are all miswritten, and for the first that is no entity's, where most others are,
+    or some with O beside them: it is a mistake, and not a scheme."""
     every = [(record, n, tag) for record in records for n, tag in enumerate(listed(record, column))]
     tags = [one for one in every if one[2] != "O"]
     for record, n, tag in tags:
