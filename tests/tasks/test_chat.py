@@ -17,9 +17,11 @@ from wordmill.core.progress import SILENT
 from wordmill.generate import Dialogue
 from wordmill.models.folder import build_model, load_model, save_model
 from wordmill.models.grow import grow_vocabulary
+from wordmill.tasks import finetune as tuning
 from wordmill.tasks.chat import ChatTask
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.task import Tools
+from wordmill.tasks.watch import TaskWatch
 from wordmill.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from wordmill.tokenizer.chat import Chat
 from wordmill.train.budget import family_shape, model_config
@@ -132,6 +134,20 @@ def test_what_is_asked_keeps_the_other_fields_of_its_record():
     asked = task.inputs(Records([Record(row, "f") for row in rows]))
     assert [one.values for one in asked] == [{"id": 7, "source": "a", "messages": [turn]}] * 3
     assert task.as_record(rows[0], "f").values == asked[0].values
+
+
+def test_time_is_kept_for_the_model_as_it_was_before_and_for_samples(talks, base, tmp_path, monkeypatch):
+    seen = []
+
+    class Watching(TaskWatch):
+        def __call__(self, run, event):
+            super().__call__(run, event)
+            seen.append((self.in_the_end, len(self.records), self.sampling))
+
+    monkeypatch.setattr(tuning, "TaskWatch", Watching)
+    tuning.finetune("chat", talks, model=base, out=tmp_path / "run", time="5s", options={"answer_tokens": 5})
+    answers, examples, sampling = seen[-1]
+    assert answers == 2 * examples and sampling > 0
 
 
 def test_chat_and_predict_say_the_same_from_the_same_ids(assistant):
