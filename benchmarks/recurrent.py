@@ -182,7 +182,7 @@ def quality(options: argparse.Namespace) -> None:
             records += found
             every = [record["perplexity"] for record in found]
             spread = f" ± {statistics.stdev(every):.1f}" if len(every) > 1 else ""
-            seconds = statistics.median(record["seconds"] for record in found)
+            seconds = common.median([record["seconds"] for record in found])
             told = " ".join(f"{one:.1f}" for one in every)
             rows.append([side, cell, options.epochs, f"{statistics.fmean(every):.1f}{spread}", told, f"{seconds:.0f} s"])
     text = common.table(["side", "cell", "epochs", "test perplexity per word", "of each seed", "time, all included"], rows)

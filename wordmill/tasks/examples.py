@@ -105,12 +105,12 @@ def _read(path: Path, reporter: Reporter) -> Records:
     text = read_text(path, reporter, compression)
     if not text.strip():
         raise DataError("this file is empty", where=path)
+    if parts[-1] in ("json", "jsonl", "ndjson"):
+        return _json(path, text)
     if parts[-1] == "conllu" or looks_universal(text):
         return _universal(path, text, reporter)
     if parts[-1] in CONLL:
         return _conll(path, text, reporter)
-    if parts[-1] in ("json", "jsonl", "ndjson"):
-        return _json(path, text)
     if looks_like_conll(text):  # before JSON: a first word may be a bracket
         return _conll(path, text, reporter)
     if parts[-1] not in ("csv", "tsv") and text.lstrip()[:1] in "[{":

@@ -60,7 +60,7 @@ from wordmill.tasks.run import (
 from wordmill.tasks.task import Task, Tools, check_used, encode_all, task_class
 from wordmill.tasks.tune_asked import check_asked, model_kind
 from wordmill.tasks.tune_plan import WRITER, TunePlan, longest, row_capacity, tune_plan
-from wordmill.tasks.watch import TaskWatch, Thaw
+from wordmill.tasks.watch import TaskWatch, Thaw, every
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.config import sized_by_text
 from wordmill.tokenizer.train import train_tokenizer
@@ -466,8 +466,8 @@ def _callbacks(run: Training, config: FinetuneConfig, plan: TunePlan, ready: Pre
     records = ready.splits["validation"].records if "validation" in ready.splits else []
     encoded = ready.encoded.get("validation", [])
     # Looking at all of a large validation set again and again would take longer than training.
-    step = max(1, -(-len(records) // VALIDATION_MOST))
-    in_the_end = len(records[:: _every(ready.task, len(records))]) + len(ready.encoded.get("test", ()))
+    step = every(len(records), VALIDATION_MOST)
+    in_the_end = len(records[:: _answered(ready.task, len(records))]) + len(ready.encoded.get("test", ()))
     in_the_end *= 1 if ready.task.before is None or config.scratch else 2  # the model as it was before is asked too
     watch = TaskWatch(log, ready.task, ready.tools, records[::step], encoded[::step], patience=plan.patience, in_the_end=in_the_end,
                       whole=plan.whole)  # fmt: skip
@@ -475,9 +475,9 @@ def _callbacks(run: Training, config: FinetuneConfig, plan: TunePlan, ready: Pre
     return watch
 
 
-def _every(task: Task, examples: int) -> int:
+def _answered(task: Task, examples: int) -> int:
     """Of so many validation examples each how-manyth is answered in the end: writing takes long."""
-    return max(1, -(-examples // WRITTEN_MOST)) if task.writes else 1
+    return every(examples, WRITTEN_MOST) if task.writes else 1
 
 
 def finish(
@@ -503,7 +503,7 @@ def finish(
         for name in ("validation", "test"):
             if name in ready.splits:
                 records = ready.splits[name].records
-                if name == "validation" and (step := _every(ready.task, len(records))) > 1:
+                if name == "validation" and (step := _answered(ready.task, len(records))) > 1:
                     reporter.note(f"validation: one of {step} examples is answered, of {len(records):,}")
                     records = records[::step]
                 judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, before=before,

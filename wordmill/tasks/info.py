@@ -141,9 +141,9 @@ def _folder_facts(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
         size = sum(tensor.numel() for pair in adapter.pairs.values() for tensor in pair)
         told = {"base": str(base), "rank": adapter.config.rank, "alpha": adapter.config.alpha, "matrices": len(adapter.pairs),
                 "parameters": size, "whole": sum(tensor.numel() for tensor in adapter.whole.values())}  # fmt: skip
-        own = read_lineage(folder)  # that of the base tells nothing of the adapter
-        return config, {**{name: value for name, value in beneath.items() if name != "lineage"}, **({"lineage": own} if own else {}),
-                        "adapter": told}  # fmt: skip
+        beneath.pop("lineage", None)  # the base's tells nothing of the adapter
+        own = read_lineage(folder)
+        return config, {**beneath, **({"lineage": own} if own else {}), "adapter": told}
     config = read_config(folder)
     has_weights = any((folder / f"{name}{end}").exists() for name in (WEIGHTS, OLD_WEIGHTS) for end in ("", ".index.json"))
     if has_weights:

@@ -23,6 +23,11 @@ WRITTEN = 64
 """Validation answers that a task that writes them gives each time, at most."""
 
 
+def every(n: int, most: int) -> int:
+    """Of `n` examples each how-manyth is taken, so that they are at most `most`."""
+    return max(1, -(-n // most))
+
+
 class TaskWatch(Watch):
     """Judges the model on validation examples as often as the plan says, keeps the best weights (the better score, then the lower loss;
     of a task that writes its answers the lower loss), and ends the run after `patience` evaluations without a gain (0: never). No other
@@ -117,7 +122,7 @@ class TaskWatch(Watch):
     def _some(self) -> tuple[Sequence[Record], Sequence[Encoded]]:
         """The examples that are answered each time. Writing takes far longer than reading: a few answers show where it goes, and the loss
         on all tells which weights are best."""
-        step = max(1, -(-len(self.records) // WRITTEN)) if self.task.writes else 1
+        step = every(len(self.records), WRITTEN) if self.task.writes else 1
         return self.records[::step], self.encoded[::step]
 
     def _loss(self, run: Training) -> float:

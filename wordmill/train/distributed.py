@@ -66,15 +66,20 @@ class World:
             distributed.barrier()
 
 
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def processes() -> int:
-    """How many processes torchrun has started beside this one, it included."""
-    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ and "WORLD_SIZE" in os.environ else 1
+    """How many processes torchrun has started, this one included; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if launched() else 1
 
 
 @contextmanager
 def world(device: torch.device) -> Iterator[World]:
     """Join the processes that torchrun started: gloo on CPUs, NCCL on GPUs. Without torchrun, a world of one."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if not launched():
         yield World()
         return
     if distributed.is_initialized():
