@@ -59,7 +59,7 @@ def test_encoders_take_the_mean_and_models_that_read_one_way_the_last_token(make
 
 
 def test_no_padding_is_computed_where_lengths_allow(make):
-    found = make().embeddings(["the mill"] * 40)
+    found = make().embeddings(["the mill"] * 48)
     assert found.padding == 0
     mixed = make().embeddings(TEXTS * 30)
     assert mixed.padding < 0.1 * mixed.tokens

@@ -1,7 +1,6 @@
 """Texts to vectors: the model's last hidden states, pooled over the tokens of each text.
 
-Texts are sorted by length, and some of like length are packed into one row, told apart by their document numbers: next to nothing of what
-is computed is padding. A text's vector does not depend on the texts beside it, and the order is that of the input.
+Several texts are packed into one row, told apart by their document numbers: next to nothing of what is computed is padding. A text's vector does not depend on the texts beside it, and the order is that of the input.
 
 Shapes: N texts, B rows, T tokens, D width.
 """
@@ -151,17 +150,17 @@ def embed(
         raise UsageError("batch_tokens must be at least 1", where="--batch-tokens")
     documents, cut, lost = _documents(model, tokenizer, texts, settings, truncate)
     vectors = torch.empty(0)
-    order = sorted(range(len(documents)), key=lambda i: -len(documents[i]))
-    padding, total = 0, sum(map(len, documents))
+    lengths = [len(document) for document in documents]
+    padding, total = 0, sum(lengths)
     with reporter.task("embedding", total=total, unit="tok") as task, evaluating(model):
         done = 0
-        for rows in _batches(order, documents, batch_tokens):
-            found, wasted = _embed_rows(model, rows, documents, settings.pooling)
+        for width, rows in _batches(lengths, batch_tokens):
+            found, wasted = _embed_rows(model, rows, width, documents, settings.pooling)
             places = [i for row in rows for i in row]
             if not len(vectors):
                 vectors = torch.empty(len(texts), found.shape[1])
             vectors[places] = F.normalize(found, dim=-1) if settings.normalize else found
-            padding, done = padding + wasted, done + sum(len(documents[i]) for i in places)
+            padding, done = padding + wasted, done + sum(lengths[i] for i in places)
             task.set(done)
     return Embeddings(vectors.numpy(), settings.pooling, settings.normalize, total, padding, cut, lost)
 
@@ -195,47 +194,43 @@ def _documents(
     return documents, len(too_long), lost
 
 
-def _batches(order: Sequence[int], documents: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
-    """Batches of rows of texts, by their numbers; `order` goes from the longest to the shortest."""
-    part: list[int] = []
-    held = 0
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[tuple[int, list[list[int]]]]:
+    """Batches of rows of texts, by their numbers, and how wide and how many the rows are when computed.
+
+    The longest texts open rows, shorter ones fill them. Few different shapes: a product compiles itself for each new one, which takes
+    as long as a hundred texts.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    narrow = min(ROW, _coarse(sum(lengths)))
+    rows: dict[int, list[list[int]]] = {}
+    spaces: list[list[list[int]]] = [[] for _ in range(narrow + 1)]  # the rows that have so much space left
     for i in order:
-        if part and held + len(documents[i]) > batch_tokens:
-            yield _rows(part, [len(documents[i]) for i in part])
-            part, held = [], 0
-        part.append(i)
-        held += len(documents[i])
-    if part:
-        yield _rows(part, [len(documents[i]) for i in part])
-
-
-def _rows(part: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Texts in rows, whichever of two ways leaves less padding: as many as fit into `ROW` tokens, which is best where lengths are mixed, or
-    dealt out evenly like cards, which is best where they are alike."""
-    room = max(ROW, lengths[0])
-    spaces: list[list[int]] = [[] for _ in range(room + 1)]  # the rows that have so much space left
-    packed: list[list[int]] = []
-    for place, length in enumerate(lengths):
-        space = next((space for space in range(length, room + 1) if spaces[space]), None)
-        row = len(packed) if space is None else spaces[space].pop()
+        space = next((space for space in range(lengths[i], len(spaces)) if spaces[space]), None)
         if space is None:
-            packed.append([])
-        packed[row].append(place)
-        spaces[(room if space is None else space) - length].append(row)
-    count = max(1, len(part) * lengths[0] // room)
-    dealt = [list(range(row, len(part), count)) for row in range(count)]
+            space, row = max(narrow, _coarse(lengths[i])), []
+            rows.setdefault(space, []).append(row)
+            spaces += [[] for _ in range(len(spaces), space + 1)]
+        else:
+            row = spaces[space].pop()
+        row.append(i)
+        spaces[space - lengths[i]].append(row)
+    for width, alike in rows.items():
+        at_once = max(1, batch_tokens // width)
+        for first in range(0, len(alike), at_once):
+            part = alike[first : first + at_once]
+            yield width, part + [[]] * (min(_coarse(len(part)), at_once) - len(part))
 
-    def area(rows: list[list[int]]) -> int:
-        return len(rows) * max(sum(lengths[place] for place in row) for row in rows)
 
-    return [[part[place] for place in row] for row in min(packed, dealt, key=area)]
+def _coarse(n: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …"""
+    unit = 1 << max(0, n.bit_length() - 2)
+    return -(-n // unit) * unit
 
 
 def _embed_rows(
-    model: LanguageModel, rows: Sequence[Sequence[int]], documents: Sequence[Sequence[int]], pooling: Pooling
+    model: LanguageModel, rows: Sequence[Sequence[int]], width: int, documents: Sequence[Sequence[int]], pooling: Pooling
 ) -> tuple[Tensor, int]:
     """The pooled states (N, D) of the texts of a batch, row by row, and how many places were padding."""
-    width = max(sum(len(documents[i]) for i in row) for row in rows)
     shape = (len(rows), width)
     ids, positions, numbers = np.zeros(shape, np.int64), np.full(shape, -1, np.int64), np.full(shape, -1, np.int32)
     starts, ends = [], []

@@ -262,6 +262,25 @@ void norm_back(const num *xs, const num *w, const num *dys, const float *stats, 
     }
 }
 
+/* A head in float32: normalised (RMS) where it has a weight, and turned where there are angles. Returns 1/deviation. */
+static inline float head(const num *x, float *u, const num *w, const float *c, const float *s, i64 size, float eps) {
+    float scale = 1;
+    for (i64 i = 0; i < size; i++) u[i] = wide(x[i]);
+    if (w) {
+        float squares = 0;
+        for (i64 i = 0; i < size; i++) squares += u[i] * u[i];
+        scale = 1.0f / sqrtf(squares / size + eps);
+        for (i64 i = 0; i < size; i++) u[i] *= scale * wide(w[i]);
+    }
+    if (c)
+        for (i64 i = 0, half = size / 2; i < half; i++) {
+            float a = u[i], z = u[i + half];
+            u[i] = a * c[i] - z * s[i];
+            u[i + half] = z * c[i] + a * s[i];
+        }
+    return scale;
+}
+
 /* ---- attention's ways in and out. qkv (B, T, H+2G, K) → q (B, H, T, K), k, v (B, G, T, K), as the products want them;
  * optionally each head of q and k normalised (weights qw, kw; RMS) and turned (cos, sin: (B·T or T, K/2)) on the way.
  * stats: (B, T, H+G) the 1/deviation of each head. ---- */
@@ -282,22 +301,9 @@ void heads_in(const num *qkv, num *q, num *k, num *v, const num *qw, const num *
                 memcpy(y, x, size * sizeof(num));
                 continue;
             }
-            float u[512], scale = 1;
-            for (i64 i = 0; i < size; i++) u[i] = wide(x[i]);
-            if (w) {
-                float squares = 0;
-                for (i64 i = 0; i < size; i++) squares += u[i] * u[i];
-                scale = 1.0f / sqrtf(squares / size + eps);
-                for (i64 i = 0; i < size; i++) u[i] *= scale * wide(w[i]);
-                stats[row * (h_n + g_n) + h] = scale;
-            }
-            if (c)
-                for (i64 i = 0; i < half; i++) {
-                    y[i] = narrow(u[i] * c[i] - u[i + half] * s[i]);
-                    y[i + half] = narrow(u[i + half] * c[i] + u[i] * s[i]);
-                }
-            else
-                for (i64 i = 0; i < size; i++) y[i] = narrow(u[i]);
+            float u[512], scale = head(x, u, w, c, s, size, eps);
+            if (w) stats[row * (h_n + g_n) + h] = scale;
+            for (i64 i = 0; i < size; i++) y[i] = narrow(u[i]);
         }
     }
 }
@@ -353,6 +359,83 @@ void heads_swap(const num *x, num *y, i64 batch, i64 a_n, i64 b_n, i64 size) {
     for (i64 b = 0; b < batch; b++)
         for (i64 j = 0; j < b_n; j++)
             for (i64 i = 0; i < a_n; i++) memcpy(y + ((b * b_n + j) * a_n + i) * size, x + ((b * a_n + i) * b_n + j) * size, size * sizeof(num));
+}
+
+/* ---- attention without gradients over rows that hold several short texts, in one pass: what a query doesn't see is never computed, where
+ * products of whole matrices are mostly masked. qkv, norms and angles as for heads_in → out (B, T, H, K); first and last as for softmax.
+ * T at most 128, K at most 128 and a multiple of 16. ---- */
+
+typedef float float16 __attribute__((vector_size(64)));
+typedef int32_t int16 __attribute__((vector_size(64)));
+typedef float loose_float16 __attribute__((vector_size(64), aligned(4), may_alias));
+#define QUERIES 8
+
+/* The lowest number in all places of x from `left` on. In a register: numbers written one by one can't be read as a vector at once. */
+static inline float16 hidden(float16 x, int32_t left) {
+    const int16 places = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, seen = places < left;
+    const float16 lowest = (float16){0} + LOWEST;
+    return (float16)(((int16)x & seen) | ((int16)lowest & ~seen));
+}
+
+void attention(const num *qkv, const num *qw, const num *kw, const float *cosines, const float *sines, num *out, const int32_t *first,
+               const int32_t *last, i64 batch, i64 t_n, i64 h_n, i64 g_n, i64 size, i64 shared, float scale, float eps) {
+    i64 per = h_n / g_n, all = h_n + 2 * g_n, room = (t_n + 31) / 16 * 16; /* keys are taken 16 at a time */
+#pragma omp parallel for schedule(static)
+    for (i64 pair = 0; pair < batch * g_n; pair++) {
+        i64 b = pair / g_n, g = pair % g_n;
+        const num *row = qkv + b * t_n * all * size;
+        const float *c = cosines ? cosines + (shared ? 0 : b * t_n) * size / 2 : 0, *s = sines ? sines + (shared ? 0 : b * t_n) * size / 2 : 0;
+        float keys[size * room], values[t_n * size], queries[QUERIES * size], over[QUERIES], u[size];
+        float16 tiles[QUERIES * room / 16];
+        float *seen = (float *)tiles;
+        for (i64 t = 0; t < t_n; t++) {
+            head(row + (t * all + h_n + g) * size, u, kw, c ? c + t * size / 2 : 0, s ? s + t * size / 2 : 0, size, eps);
+            for (i64 i = 0; i < size; i++) keys[i * room + t] = u[i];
+            for (i64 i = 0; i < size; i++) values[t * size + i] = wide(row[(t * all + h_n + g_n + g) * size + i]);
+        }
+        for (i64 i = 0; i < size; i++)
+            for (i64 t = t_n; t < room; t++) keys[i * room + t] = 0;
+        for (i64 t = 0, n; t < t_n; t += n) {
+            const int32_t *from = first + b * t_n + t, *to = last ? last + b * t_n + t : 0;
+            for (n = 1; n < QUERIES && t + n < t_n && from[n] == from[0] && (!to || to[n] == to[0]); n++) continue; /* those that see the same */
+            i64 low = from[0], n_keys = (to ? to[0] : t + n) - low, end = (n_keys + 15) / 16 * 16;
+            for (i64 h = g * per; h < (g + 1) * per; h++) {
+                for (i64 r = 0; r < n; r++)
+                    head(row + ((t + r) * all + h) * size, queries + r * size, qw, c ? c + (t + r) * size / 2 : 0, s ? s + (t + r) * size / 2 : 0,
+                         size, eps);
+                for (i64 i = n * size; i < QUERIES * size; i++) queries[i] = 0;
+                for (i64 k = 0; k < end; k += 16) {
+                    float16 sums[QUERIES] = {0};
+                    for (i64 i = 0; i < size; i++) {
+                        float16 key = *(const loose_float16 *)(keys + i * room + low + k);
+                        for (int r = 0; r < QUERIES; r++) sums[r] += queries[r * size + i] * key;
+                    }
+                    for (int r = 0; r < QUERIES; r++) {
+                        int32_t left = (to ? n_keys : t + r + 1 - low) - k; /* that this query sees */
+                        float16 x = sums[r] * scale;
+                        tiles[(r * room + k) / 16] = left < 16 ? hidden(x, left) : x;
+                    }
+                }
+                for (i64 r = 0; r < n; r++) {
+                    float *x = seen + r * room, top = LOWEST, sum = 0;
+                    for (i64 k = 0; k < end; k++) top = x[k] > top ? x[k] : top;
+                    for (i64 k = 0; k < end; k++) { x[k] = fast_exp(x[k] - top); sum += x[k]; }
+                    over[r] = 1.0f / sum;
+                }
+                for (i64 i = 0; i < size; i += 16) {
+                    float16 sums[QUERIES] = {0};
+                    for (i64 k = 0; k < n_keys; k++) {
+                        float16 value = *(const loose_float16 *)(values + (low + k) * size + i);
+                        for (int r = 0; r < QUERIES; r++) sums[r] += seen[r * room + k] * value;
+                    }
+                    for (i64 r = 0; r < n; r++) {
+                        num *y = out + ((b * t_n + t + r) * h_n + h) * size + i;
+                        for (int j = 0; j < 16; j++) y[j] = narrow(n_keys > 0 ? sums[r][j] * over[r] : 0);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /* ---- softmax over scores (B·H, T, S) in place, scaled; first and last (B, T) tell for each query its first visible key

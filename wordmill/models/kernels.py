@@ -30,6 +30,11 @@ DTYPES = {torch.bfloat16: (), torch.float32: ("FLOAT32",)}
 """What the kernels are compiled for, and the macro that says so."""
 
 
+SHORT, WIDEST = 128, 128
+"""The longest rows and widest heads for which attention without gradients is done in one pass where a row holds several texts. Matrix units
+multiply whole matrices of bfloat16 so fast that for them rows have half that length."""
+
+
 @cache
 def _library(dtype: torch.dtype = torch.bfloat16) -> ctypes.CDLL | None:
     found = native.load(Path(__file__).with_name("kernels.c"), *DTYPES[dtype])
@@ -303,6 +308,13 @@ def attention(
     `first`, `last` (B, T) int32: the first key that each query sees, None: the row's first, and one past its last, None: past itself.
     """
     cos, sin = (None, None) if rotary is None else (x.float().contiguous() for x in rotary)
+    batch, length, _, size = qkv.shape
+    short = SHORT // 2 if qkv.dtype == torch.bfloat16 and matrix_units() else SHORT
+    if not torch.is_grad_enabled() and first is not None and length <= short and size <= WIDEST and size % 16 == 0:
+        out, shared = qkv.new_empty(batch, length, heads * size), int(cos is None or cos.shape[0] == 1)
+        sizes = batch, length, heads, groups, size, shared
+        _call("attention", qkv.contiguous(), q_weight, k_weight, cos, sin, out, first, last, *sizes, float(scale), float(eps))
+        return out
     return _Attention.apply(qkv, q_weight, k_weight, cos, sin, first, last, heads, groups, scale, eps)  # type: ignore[no-any-return]
 
 
