@@ -163,6 +163,48 @@ def test_attention(groups: int, parts: str) -> None:
     check_close(ours, reference, *inputs)
 
 
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("parts", ["plain", "norm and rotary"])
+@pytest.mark.parametrize("length", [5, 16, 61])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_one_pass_is_that_of_whole_products(causal: bool, length: int, parts: str, groups: int) -> None:
+    """Rows of several texts of 1 to 20 tokens, and places at the end that see nothing."""
+    batch, heads, size = 3, 4, 32
+    cuts = torch.rand(batch, length, generator=torch.Generator().manual_seed(length)) < 0.15
+    cuts[:, 0] = True
+    number = cuts.int().cumsum(1)
+    first = torch.stack([torch.searchsorted(row, row) for row in number]).int()
+    last = torch.stack([torch.searchsorted(row, row, right=True) for row in number]).int()
+    if not causal:
+        first[1, -3:] = last[1, -3:] = 0
+    qkv = draw(batch, length, heads + 2 * groups, size)
+    w = [1 + 0.1 * draw(size, seed=s) for s in (1, 2)] if "norm" in parts else (None, None)
+    frequencies = 100.0 ** -(torch.arange(0, size, 2) / size)
+    table = rotary_table(torch.arange(length).expand(batch, length), frequencies, torch.float32) if "rotary" in parts else None
+
+    def attention() -> Tensor:
+        return kernels.attention(qkv, *w, table, first, None if causal else last, heads=heads, groups=groups, scale=0.3, eps=1e-6)
+
+    whole = attention()
+    with torch.no_grad():
+        once = attention()
+    blind = torch.zeros(batch, length, dtype=torch.bool) if causal else first == last
+    assert not once[blind].any()
+    error = (once[~blind].double() - whole[~blind].double()).norm() / whole[~blind].double().norm()
+    assert 0 < error < ROUNDING[DTYPE], "nearly the same, and not by the same way"
+
+
+def test_a_norm_of_a_sum() -> None:
+    x, more, w, b = draw(6, 5, 50), draw(6, 5, 50, seed=3), 1 + 0.1 * draw(50, seed=1), draw(50, seed=2)
+    check_close(
+        lambda x, more, w, b: kernels.norm(x, w, b, 1e-5, more), lambda x, more, w, b: F.layer_norm(x + more, (50,), w, b, 1e-5), x, more, w, b
+    )
+    truth = F.layer_norm(x.double() + more.double(), (50,), w.double(), b.double(), 1e-5)
+    with torch.no_grad():
+        found = kernels.norm(x, w, b, 1e-5, more).double()
+    assert (found - truth).norm() / truth.norm() < ROUNDING[DTYPE]
+
+
 def test_dropout_drops_its_share_and_the_way_back_drops_the_same() -> None:
     x = torch.ones(400, 501).to(DTYPE).requires_grad_(True)
     torch.manual_seed(0)

@@ -1,12 +1,14 @@
 """Texts to vectors: the model's last hidden states, pooled over the tokens of each text.
 
-Several texts are packed into one row, told apart by their document numbers: next to nothing of what is computed is padding. A text's vector does not depend on the texts beside it, and the order is that of the input.
+Several texts are packed into one row, told apart by their document numbers: next to nothing of what is computed is padding. A text's
+vector does not depend on the texts beside it, and the order is that of the input.
 
 Shapes: N texts, B rows, T tokens, D width.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,7 @@ Pooling = Literal["mean", "cls", "last", "max"]
 ROW = 64
 """Tokens of a row into which short texts are packed: longer ones cost attention between texts that don't see each other, shorter ones are
 many small products."""
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 4096
 """Tokens in one forward pass: few enough for the activations to stay near the processor."""
 _POOLINGS: dict[str, Pooling | None] = {
     "pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max", "pooling_mode_lasttoken": "last",
@@ -197,33 +199,41 @@ def _documents(
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[tuple[int, list[list[int]]]]:
     """Batches of rows of texts, by their numbers, and how wide and how many the rows are when computed.
 
-    The longest texts open rows, shorter ones fill them. Few different shapes: a product compiles itself for each new one, which takes
-    as long as a hundred texts.
+    The longest text left opens a row, and the longest that still fit fill it. Few different shapes: a product compiles itself for each
+    new one, which takes as long as a hundred texts.
     """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    narrow = min(ROW, _coarse(sum(lengths)))
-    rows: dict[int, list[list[int]]] = {}
-    spaces: list[list[list[int]]] = [[] for _ in range(narrow + 1)]  # the rows that have so much space left
-    for i in order:
-        space = next((space for space in range(lengths[i], len(spaces)) if spaces[space]), None)
-        if space is None:
-            space, row = max(narrow, _coarse(lengths[i])), []
-            rows.setdefault(space, []).append(row)
-            spaces += [[] for _ in range(len(spaces), space + 1)]
-        else:
-            row = spaces[space].pop()
-        row.append(i)
-        spaces[space - lengths[i]].append(row)
-    for width, alike in rows.items():
+    waiting: dict[int, list[int]] = {}
+    for i in reversed(range(len(lengths))):
+        waiting.setdefault(lengths[i], []).append(i)
+    found = sorted(waiting)  # lengths
+
+    def longest(most: int) -> int | None:
+        place = bisect_right(found, most) - 1
+        if place < 0:
+            return None
+        alike = waiting[found[place]]
+        text = alike.pop()
+        if not alike:
+            found.pop(place)
+        return text
+
+    unit = min(ROW, _coarse(sum(lengths)))
+    while found:
+        width = -(-found[-1] // unit) * unit
         at_once = max(1, batch_tokens // width)
-        for first in range(0, len(alike), at_once):
-            part = alike[first : first + at_once]
-            yield width, part + [[]] * (min(_coarse(len(part)), at_once) - len(part))
+        rows: list[list[int]] = []
+        while found and len(rows) < at_once:
+            rows.append([])
+            space = width
+            while (text := longest(space)) is not None:
+                rows[-1].append(text)
+                space -= lengths[text]
+        yield width, rows + [[]] * (min(_coarse(len(rows)), at_once) - len(rows))
 
 
 def _coarse(n: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …"""
-    unit = 1 << max(0, n.bit_length() - 2)
+    """The next of 1 … 16, 18, 20, …, 32, 36, …: one of eight up to the double."""
+    unit = 1 << max(0, n.bit_length() - 4)
     return -(-n // unit) * unit
 
 

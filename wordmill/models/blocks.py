@@ -34,10 +34,12 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.bias = nn.Parameter(torch.zeros(size)) if self.centred and bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """The norm of x, or of x + more."""
         if kernels.usable(x) and self.weight.dtype == x.dtype:
             bias = torch.zeros_like(self.weight) if self.centred and self.bias is None else self.bias
-            return kernels.norm(x, self.weight, bias, self.eps)
+            return kernels.norm(x, self.weight, bias, self.eps, more)
+        x = x if more is None else x + more
         if not self.centred:
             return rms_norm(x, self.weight, self.eps)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
@@ -168,10 +170,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, view: View) -> Tensor:
         if self.post:
-            x = self.attention_norm(x + self._drop(self.attention(x, view)))
+            x = self.attention_norm(x, self._drop(self.attention(x, view)))
             if self.cross_attention is not None and self.cross_norm is not None:
-                x = self.cross_norm(x + self._drop(self.cross_attention(x, view)))
-            return self.ffn_norm(x + self._drop(self.ffn(x)))  # type: ignore[no-any-return]
+                x = self.cross_norm(x, self._drop(self.cross_attention(x, view)))
+            return self.ffn_norm(x, self._drop(self.ffn(x)))  # type: ignore[no-any-return]
         before = x
         x = x + self._drop(self._out(self.attention(self.attention_norm(x), view), self.attention_out_norm))
         if self.cross_attention is not None and self.cross_norm is not None:

@@ -204,26 +204,29 @@ void dropout(const num *x, num *y, i64 n, i64 seed, float share) {
     }
 }
 
-/* ---- normalisation. b != 0: LayerNorm, else RMSNorm. stats: (N, 2) mean and 1/deviation, for the way back ---- */
+/* ---- normalisation of x, or of x + more. b != 0: LayerNorm, else RMSNorm. stats: (N, 2) mean and 1/deviation, for the way back, or 0 ---- */
 
-void norm(const num *xs, const num *w, const num *b, num *ys, float *stats, i64 rows, i64 d, float eps) {
+void norm(const num *xs, const num *more, const num *w, const num *b, num *ys, float *stats, i64 rows, i64 d, float eps) {
 #pragma omp parallel for schedule(static)
     for (i64 r = 0; r < rows; r++) {
         const num *x = xs + r * d;
         num *y = ys + r * d;
-        float sum = 0, squares = 0;
+        float u[d], sum = 0, squares = 0;
+        if (more)
+            for (i64 i = 0; i < d; i++) u[i] = wide(x[i]) + wide(more[r * d + i]);
+        else
+            for (i64 i = 0; i < d; i++) u[i] = wide(x[i]);
         if (b) {
-            for (i64 i = 0; i < d; i++) sum += wide(x[i]);
+            for (i64 i = 0; i < d; i++) sum += u[i];
             sum /= d;
         }
-        for (i64 i = 0; i < d; i++) { float c = wide(x[i]) - sum; squares += c * c; }
+        for (i64 i = 0; i < d; i++) { float c = u[i] - sum; squares += c * c; }
         float scale = 1.0f / sqrtf(squares / d + eps);
         if (b)
-            for (i64 i = 0; i < d; i++) y[i] = narrow((wide(x[i]) - sum) * scale * wide(w[i]) + wide(b[i]));
+            for (i64 i = 0; i < d; i++) y[i] = narrow((u[i] - sum) * scale * wide(w[i]) + wide(b[i]));
         else
-            for (i64 i = 0; i < d; i++) y[i] = narrow(wide(x[i]) * scale * wide(w[i]));
-        stats[2 * r] = sum;
-        stats[2 * r + 1] = scale;
+            for (i64 i = 0; i < d; i++) y[i] = narrow(u[i] * scale * wide(w[i]));
+        if (stats) { stats[2 * r] = sum; stats[2 * r + 1] = scale; }
     }
 }
 

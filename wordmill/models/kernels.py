@@ -215,7 +215,7 @@ class _Norm(torch.autograd.Function):
         x = x.contiguous()
         rows, width = x.numel() // x.shape[-1], x.shape[-1]
         out, stats = torch.empty_like(x), x.new_empty(rows, 2, dtype=torch.float32)
-        _call("norm", x, weight, bias, out, stats, rows, width, float(eps))
+        _call("norm", x, None, weight, bias, out, stats, rows, width, float(eps))
         ctx.save_for_backward(x, weight, stats)
         ctx.bias = bias is not None
         return out
@@ -230,8 +230,13 @@ class _Norm(torch.autograd.Function):
         return out, d_weight.sum(0).to(weight.dtype), None if d_bias is None else d_bias.sum(0).to(weight.dtype), None
 
 
-def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """LayerNorm with a bias, RMSNorm without, over the last dimension."""
+def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, more: Tensor | None = None) -> Tensor:
+    """LayerNorm with a bias, RMSNorm without, over the last dimension, of x or of x + more."""
+    if more is not None and not torch.is_grad_enabled():
+        out = x.new_empty(x.shape)
+        _call("norm", x.contiguous(), more.contiguous(), weight, bias, out, None, x.numel() // x.shape[-1], x.shape[-1], float(eps))
+        return out
+    x = x if more is None else x + more
     return _Norm.apply(x, weight, bias, eps)  # type: ignore[no-any-return]
 
 
