@@ -197,7 +197,9 @@ def test_attention_in_one_pass_is_that_of_whole_products(causal: bool, length: i
 def test_a_norm_of_a_sum() -> None:
     x, more, w, b = draw(6, 5, 50), draw(6, 5, 50, seed=3), 1 + 0.1 * draw(50, seed=1), draw(50, seed=2)
     check_close(
-        lambda x, more, w, b: kernels.norm(x, w, b, 1e-5, more), lambda x, more, w, b: F.layer_norm(x + more, (50,), w, b, 1e-5), x, more, w, b
+        lambda x, more, w, b: kernels.norm(x, w, b, 1e-5, more),
+        lambda x, more, w, b: F.layer_norm(x + more, (50,), w, b, 1e-5),
+        *(x, more, w, b),
     )
     truth = F.layer_norm(x.double() + more.double(), (50,), w.double(), b.double(), 1e-5)
     with torch.no_grad():
