@@ -436,7 +436,8 @@ class RecurrentLM(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Draw the weights: embedding and output layer normal with `init_std`, the rest uniform within ±1/√H.
+        """Draw the weights: the embedding normal with `init_std`, an output layer of its own with 0.05 at most (wide logits would have to be
+        unlearned first), the rest uniform within ±1/√H.
 
         Biases are zero but for the LSTM's forget gate, which starts open (1): else a memory halves at every step
         before anything is learned (Jozefowicz et al. 2015, section 2.2).
@@ -449,7 +450,8 @@ class RecurrentLM(nn.Module):
                 if self.config.cell == "lstm" and name.endswith("bias_ih"):
                     parameter[self.config.hidden_size : 2 * self.config.hidden_size] = 1
             elif name.startswith(("embedding", "head")):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * self.config.init_std)
+                std = self.config.init_std if name.startswith("embedding") else min(0.05, self.config.init_std)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
             else:
                 parameter.copy_((torch.rand(parameter.shape, generator=generator) * 2 - 1) * bound)
 

@@ -62,7 +62,7 @@ from wordmill.tasks.tune_asked import check_asked, model_kind
 from wordmill.tasks.tune_plan import WRITER, TunePlan, longest, row_capacity, tune_plan
 from wordmill.tasks.watch import TaskWatch, Thaw, every
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
-from wordmill.tokenizer.config import sized_by_text
+from wordmill.tokenizer.config import sized_by_text, suggest_vocab
 from wordmill.tokenizer.train import train_tokenizer
 from wordmill.train import budget
 from wordmill.train.distributed import World, world
@@ -80,6 +80,8 @@ WRITTEN_MOST = 500
 
 LABELLER: dict[str, Any] = {"layers": 1, "width": 384, "dropout": 0.5, "token_dropout": 0.15}
 """A recurrent model from scratch that labels texts or words, where nothing is asked for (docs/log.md)."""
+SMALL_TEXT = 10_000_000
+"""Bytes of text to learn from below which a Transformer from scratch that labels is 128 wide and has 2 layers, else 256 and 4."""
 MOST_CHARACTERS = 8192
 """Tokens of a tokenizer of characters, at most."""
 
@@ -280,7 +282,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     if weigh is not None:
         weigh(splits["train"].records)
     plain = _tokenizer(config, task, splits["train"], folder, reporter)
-    model, tokenizer = _shape(config, task, plain), task.equip(plain)
+    model, tokenizer = _shape(config, task, plain, _size(task, splits["train"])), task.equip(plain)
     if tokenizer.vocab_size > plain.vocab_size:
         new = plural(tokenizer.vocab_size - plain.vocab_size, "new special token")
         if config.lora is not None:
@@ -302,8 +304,14 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     return Prepared(task, splits, encoded, model, tokenizer, tools, left_out)
 
 
+def _size(task: Task, train: Records) -> int:
+    """Bytes of text (UTF-8) in the training examples."""
+    return sum(len(text.encode()) for record in train.records for text in task.texts(record))
+
+
 def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path, reporter: Reporter) -> Tokenizer:
-    """The model's own; from scratch the one named, or one trained on the training examples alone."""
+    """The model's own; from scratch the one named, or one trained on the training examples alone. A model that labels has no output layer
+    over its vocabulary, and learns what words mean from labels: four times as many tokens as for writing serve it better."""
     if config.shaped:
         return Tokenizer.load(config.base)
     if config.tokenizer_folder is not None:
@@ -320,14 +328,17 @@ def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path,
         wanted = wanted.replace(purpose="masked")
     if wanted.purpose == "causal" and task.generative and shape.get("encoder_layers"):
         wanted = wanted.replace(purpose="denoising", sentinels=1)  # `… </s>` around a text, as the family has it
+    if not task.generative and wanted.vocab is None:
+        wanted = wanted.replace(vocab=4 * suggest_vocab(_size(task, train)), allow_smaller=True)
     tokenizer = train_tokenizer(texts, wanted, reporter=reporter)
     tokenizer.save(place, lineage={"settings": wanted.plain()})
     reporter.note(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens, trained on the training examples")
     return tokenizer
 
 
-def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelConfig:
-    """The model's shape, dropout set: of the folder, or of a new model of the family. Raises `ConfigError` for what doesn't fit."""
+def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer, n_bytes: int) -> ModelConfig:
+    """The model's shape, dropout set: of the folder, or of a new model of the family for so much text to learn from. Raises `ConfigError`
+    for what doesn't fit."""
     assert config.parent is not None
     if config.shaped:
         model = read_config(config.base)
@@ -350,9 +361,10 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer) -> ModelCon
     if config.size is not None:
         chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common, own)
     else:
-        usual = LABELLER["width"] if common.get("bidirectional") else 256
+        usual, layers = (128, 2) if not task.generative and n_bytes < SMALL_TEXT else (256, 4)
+        usual = LABELLER["width"] if common.get("bidirectional") else usual
         width = int(config.shape.get("width") or config.shape.get("hidden_size") or usual)
-        shape = budget.family_shape(config.parent, width, int(config.shape.get("layers") or 4))
+        shape = budget.family_shape(config.parent, width, int(config.shape.get("layers") or layers))
         chosen = budget.model_config(config.parent, {**shape, **common, **own})
     check_expressible(chosen)
     return chosen

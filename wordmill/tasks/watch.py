@@ -45,7 +45,7 @@ class TaskWatch(Watch):
 
     def __call__(self, run: Training, event: Event) -> None:
         """As `Watch`; all processes learn from the first one whether it is enough, and until when there is time to train. Where a time was
-        set, at least as much of it goes into training between two looks as the last one took."""
+        set, four times as much of it goes into training between two looks as the last one took."""
         memory, before = run.memory, run.memory.get("evaluated_step")
         if event == "step" and self.whole is not None and run.seconds < memory.get("look_after", 0.0):
             return
@@ -72,7 +72,7 @@ class TaskWatch(Watch):
                               f"{human_time(self.whole)}: there is no more time to train")  # fmt: skip
         run.memory["time_limit"] = max(limit, now)
         run.memory["evaluated"] = int(min(1.0, now / run.time_limit) * run.config.evaluations)
-        run.memory["look_after"] = now + look
+        run.memory["look_after"] = now + 4 * look
 
     def _reserve(self, look: float) -> float:
         """Seconds to keep for the last look at the validation examples and for judging in the end, when a look takes `look` seconds: an
