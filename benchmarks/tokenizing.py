@@ -173,9 +173,9 @@ def main() -> None:
         cases: dict[str, Callable[[], dict[str, Any]]] = {side: functools.partial(run, side, source, tokenizer, options) for side in sides}
         results = common.interleave(cases, options.rounds)
     rows, summary = [], {}
-    for job in ("build", "encode"):
-        speeds = {side: size / 1e6 / common.median([r[job] for r in rounds]) / options.threads for side, rounds in results.items()}
-        summary[job] = speeds
+    for job, parts in {"build": ["build"], "encode": ["encode"], "both": ["build", "encode"]}.items():
+        seconds = {side: common.median([sum(r[part] for part in parts) for r in rounds]) for side, rounds in results.items()}
+        summary[job] = speeds = {side: size / 1e6 / each / options.threads for side, each in seconds.items()}
         for side, speed in speeds.items():
             ratio = f"{speeds['wordmill'] / speed:.2f} ×" if "wordmill" in speeds else "–"
             memory = max(r["peak_bytes"] for r in results[side]) / 2**30

@@ -304,6 +304,14 @@ def corruption_config(objective: str, values: Mapping[str, Any] | None) -> Confi
     return None
 
 
+def learned_share(objective: str, values: Mapping[str, Any] | None) -> float:
+    """The share of a text's tokens that are learned in each reading."""
+    config = corruption_config(objective, values)
+    if isinstance(config, MaskConfig):
+        return config.rate
+    return config.noise if isinstance(config, DenoiseConfig | InfillConfig) else 1.0
+
+
 def objective_rows(
     objective: str,
     store: TokenStore,

@@ -436,8 +436,8 @@ class RecurrentLM(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Draw the weights: the embedding normal with `init_std`, an output layer of its own with 0.05 at most (wide logits would have to be
-        unlearned first), the rest uniform within ±1/√H.
+        """Draw the weights: the embedding normal with `init_std`, an output layer of its own with 0.05 at most (wide logits would have to
+        be unlearned first), the rest uniform within ±1/√H.
 
         Biases are zero but for the LSTM's forget gate, which starts open (1): else a memory halves at every step
         before anything is learned (Jozefowicz et al. 2015, section 2.2).

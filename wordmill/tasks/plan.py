@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wordmill.batches.corrupted import objective_rows
+from wordmill.batches.corrupted import learned_share, objective_rows
 from wordmill.batches.pack import CarriedRows, PackedRows
 from wordmill.batches.store import TokenStore
 from wordmill.core.config import check_names, merge
@@ -277,18 +278,28 @@ def _check_fits(model: ModelConfig, asked: _Asked) -> None:
 def _optim_defaults(model: ModelConfig, config: PretrainConfig) -> dict[str, Any]:
     """Muon and its rates for Transformers from scratch, and half of them for one that goes on from there; AdamW for recurrent models, whose
     matrices are used at every step of a sequence, and, with a low rate, for a model that AdamW trained. An adapter takes about ten times
-    that rate (Schulman et al. 2025, thinkingmachines.ai/blog/lora)."""
+    that rate (Schulman et al. 2025, thinkingmachines.ai/blog/lora).
+
+    Where only a share of the tokens is learned, a step's gradient is as noisy as one from so much fewer tokens, and Muon makes all of it
+    the same size: its rate for matrices falls with the root of that share. At the whole rate such models stay at how often tokens occur.
+    """
     if config.lora is not None:
         return {"kind": "adamw", "lr": 2e-3, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
+    by_share = math.sqrt(learned_share(config.objective or "clm", config.corruption))
     if config.parent is not None:
         quiet = {"kind": "adamw", "lr": 2e-4, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8}
         if learned_by(resolve_model(config.parent)) == "muon":
-            return LOUD_RATES if open_to_muon(config.train) else quiet
+            loud = {**LOUD_RATES, "matrix_lr": _rounded(LOUD_RATES["matrix_lr"] * by_share)}
+            return loud if open_to_muon(config.train) else quiet
         check_muon(config.train, config.parent)
         return quiet
     if not isinstance(model, RecurrentConfig):
-        return {}
+        return {"matrix_lr": _rounded(OptimConfig().matrix_lr * by_share)}
     return {"kind": "adamw", "lr": min(0.01, RECURRENT_RATE / model.hidden_size), "beta1": 0.9, "beta2": 0.99}
+
+
+def _rounded(x: float) -> float:
+    return float(f"{x:.3g}")
 
 
 def _steps_and_speed(asked: _Asked, model: ModelConfig, rate: float) -> tuple[dict[str, Any], budget.Speed]:
