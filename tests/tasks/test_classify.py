@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 from pathlib import Path
 
@@ -374,6 +375,21 @@ def test_from_scratch_with_a_tokenizer_of_its_own(tmp_path):
     assert main(["finetune", "classify", str(train), "--model", "lstm", "-o", str(out), *shape, *QUICK]) == 0
     assert json.loads((out / "model" / "config.json").read_text())["bidirectional"] is True
     assert wordmill.load(out).predict({"1": "good"})["label"] in ("good", "bad")
+
+
+@pytest.mark.parametrize(("task", "vocab", "shape"), [("classify", 2048, (128, 2)), ("translate", 512, (256, 4))])
+def test_a_model_from_scratch_that_labels_has_more_tokens_and_fewer_weights_than_one_that_writes(task, vocab, shape, tmp_path):
+    from wordmill.models.folder import read_config
+
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(3000)]
+    lines = [f"{' '.join(draw.choices(words, k=8))}\t{('good', 'bad')[i % 2]}" for i in range(600)]
+    names = "text\tlabel" if task == "classify" else "source\ttarget"
+    (tmp_path / "train.tsv").write_text("\n".join([names, *lines]) + "\n")
+    run = wordmill.finetune(task, tmp_path / "train.tsv", model="modernbert" if task == "classify" else "qwen3", out=tmp_path / "run", steps=1)
+    config = read_config(run.model_folder)
+    assert (config.width, config.layers) == shape
+    assert vocab <= config.vocab_size < vocab + 16, "special tokens beside"
 
 
 def test_a_model_learns_by_the_optimiser_that_trained_it(reviews, tmp_path):

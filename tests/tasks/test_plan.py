@@ -112,6 +112,21 @@ def test_a_model_goes_on_by_the_optimiser_that_trained_it(
     assert made.train.optim.rates() == rates
 
 
+@pytest.mark.parametrize(
+    ("objective", "corruption", "share"),
+    [("clm", {}, 1), ("mlm", {}, 0.15), ("mlm", {"rate": 0.3}, 0.3), ("denoise", {"noise": 0.5}, 0.5), ("infill", {}, 1)],
+)  # fmt: skip
+def test_muon_is_slower_where_a_share_of_the_tokens_is_learned(objective, corruption, share, tmp_path, make_model, tiny_tokenizer):
+    """At the whole rate masked models stayed at how often tokens occur (docs/log.md)."""
+    config = PretrainConfig.of({"objective": objective, "corruption": corruption})
+    rate = planning._optim_defaults(TransformerConfig(), config)["matrix_lr"]
+    assert rate == pytest.approx(OptimConfig().matrix_lr * share**0.5, rel=0.01)
+    save_model(make_model(vocab_size=tiny_tokenizer.vocab_size), tmp_path)
+    write_lineage(tmp_path, learned_by="muon")
+    later = planning._optim_defaults(TransformerConfig(), config.replace(parent=str(tmp_path)))["matrix_lr"]
+    assert later == pytest.approx(rate / 2, rel=0.01)
+
+
 def test_muon_needs_rates_for_weights_that_it_did_not_train(make_model, make_store, tiny_tokenizer, monkeypatch, tmp_path):
     save_model(make_model(vocab_size=tiny_tokenizer.vocab_size), tmp_path)
     with pytest.raises(ConfigError, match="would wreck"):

@@ -305,11 +305,11 @@ def corruption_config(objective: str, values: Mapping[str, Any] | None) -> Confi
 
 
 def learned_share(objective: str, values: Mapping[str, Any] | None) -> float:
-    """The share of a text's tokens that are learned in each reading."""
+    """The share of a text's tokens that are learned in each reading: those that are hidden; with infilling the whole text is written."""
     config = corruption_config(objective, values)
     if isinstance(config, MaskConfig):
         return config.rate
-    return config.noise if isinstance(config, DenoiseConfig | InfillConfig) else 1.0
+    return config.noise if isinstance(config, DenoiseConfig) else 1.0
 
 
 def objective_rows(
