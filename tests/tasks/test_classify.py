@@ -386,7 +386,8 @@ def test_a_model_from_scratch_that_labels_has_more_tokens_and_fewer_weights_than
     lines = [f"{' '.join(draw.choices(words, k=8))}\t{('good', 'bad')[i % 2]}" for i in range(600)]
     names = "text\tlabel" if task == "classify" else "source\ttarget"
     (tmp_path / "train.tsv").write_text("\n".join([names, *lines]) + "\n")
-    run = wordmill.finetune(task, tmp_path / "train.tsv", model="modernbert" if task == "classify" else "qwen3", out=tmp_path / "run", steps=1)
+    family = "modernbert" if task == "classify" else "qwen3"
+    run = wordmill.finetune(task, tmp_path / "train.tsv", model=family, out=tmp_path / "run", steps=1)
     config = read_config(run.model_folder)
     assert (config.width, config.layers) == shape
     assert vocab <= config.vocab_size < vocab + 16, "special tokens beside"
