@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from types import SimpleNamespace
@@ -212,3 +213,23 @@ def test_a_recurrent_model_soon_learns_more_than_how_often_tokens_occur(cell):
         optimizer.collect()
         optimizer.step(1.0)
     assert loss < 0.5 < math.log(size)
+
+
+def test_a_single_step_learns_and_unknown_tokens_are_told(tmp_path):
+    """The only step of a run is not the last one of a schedule that ends at nothing; a seed may be large."""
+    import wordmill
+    from wordmill.core.progress import Reporter
+
+    (tmp_path / "en.txt").write_text("the mill stands by the river\n\n" * 40)
+    (tmp_path / "zh.txt").write_text("\n\n".join("河边有一座磨坊" + "在" * n for n in range(1, 40)))
+    from wordmill.tokenizer import TokenizerConfig
+    from wordmill.tokenizer.train import train_tokenizer
+
+    train_tokenizer([(tmp_path / "en.txt").read_text()], TokenizerConfig(kind="wordpiece", vocab=60, allow_smaller=True)).save(tmp_path / "tok")
+    report = Reporter(quiet=True)
+    run = wordmill.pretrain(tmp_path / "zh.txt", out=tmp_path / "run", tokenizer_folder=str(tmp_path / "tok"), steps=1, seed=5_000_000_000,
+                            model={"width": 16, "layers": 1}, train={"context": 16, "rows": 2}, reporter=report)  # fmt: skip
+    assert any("unknown to the tokenizer" in warning for warning in report.warnings)
+    rates = [json.loads(line).get("lr") for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert max(rate for rate in rates if rate is not None) > 0
+    assert run.metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -47,7 +48,7 @@ def build(
     config = CorpusConfig.of(settings | ({"validation": share} if share is not None else {}), where="corpus build")
     corpus = build_corpus(sources, out, config, validation=files, rejects=rejects, reporter=reporter(quiet))
     counts = "; ".join(f"{split} {plural(corpus.count(split), 'document')}" for split in ("train", "validation"))
-    hint = f"next: wordmill tokenizer train {corpus.folder} -o tok/"
+    hint = f"next: wordmill tokenizer train {quote(str(corpus.folder))} -o tok/"
     emit(json, {"folder": str(corpus.folder), **corpus.info}, f"{corpus.folder}: {counts}\n{hint}")
 
 

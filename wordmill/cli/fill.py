@@ -30,5 +30,10 @@ def fill(
     blocks = []
     for number, gap in enumerate(found.masks, 1):
         head = [f"gap {number}"] if len(found.masks) > 1 else []
-        blocks.append("\n".join([*head, *(f"{candidate.probability:7.4f}  {candidate.word!r}" for candidate in gap)]))
+        blocks.append("\n".join([*head, *(f"{_share(candidate.probability)}  {candidate.word!r}" for candidate in gap)]))
     emit(json, {"model": model, **found.plain()}, "\n\n".join(blocks))
+
+
+def _share(probability: float) -> str:
+    """Seven signs; what four decimals don't show, as a power of ten."""
+    return f"{probability:7.4f}" if probability >= 5e-5 or probability == 0 else f"{probability:7.0e}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -101,7 +102,8 @@ def finetune(
 
 def _following(run: Run) -> str:
     """The command to give next."""
-    return f"wordmill chat {run.model_folder}" if run.metrics.get("task") == "chat" else f"wordmill predict {run.model_folder} FILE"
+    folder = quote(str(run.model_folder))
+    return f"wordmill chat {folder}" if run.metrics.get("task") == "chat" else f"wordmill predict {folder} FILE"
 
 
 def _no_model() -> str:

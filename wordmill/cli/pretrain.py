@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -85,4 +86,4 @@ def pretrain(
 
 def _following(run: Run) -> str:
     """The command to give next."""
-    return f'wordmill {NEXT.get(run.metrics["objective"], "generate")} {run.model_folder} "…"'
+    return f'wordmill {NEXT.get(run.metrics["objective"], "generate")} {quote(str(run.model_folder))} "…"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,7 +61,7 @@ def train(
     values = report(tokenizer, opened.documents(split))
     tokenizer.save(folder, lineage={"corpus": opened.hash, "settings": config.plain(), "report": {"split": split, **values}})
     result = {"folder": str(folder), **_facts(tokenizer), "report": {"split": split, **values}}
-    hint = f"next: wordmill pretrain {corpus} --tokenizer {folder} -o runs/NAME"
+    hint = f"next: wordmill pretrain {quote(str(corpus))} --tokenizer {quote(str(folder))} -o runs/NAME"
     emit(json, result, f"{_summary(tokenizer, values | {'split': split})}\n{hint}")
 
 

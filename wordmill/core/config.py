@@ -105,6 +105,10 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
         *parents, last = key.strip().split(".")
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{key} is given, and {parent} as one value too", fix="Leave one of them out")
+        if isinstance(place.get(last), dict):
+            raise ConfigError(f"{key} is given as one value, and settings within it too", fix="Leave one of them out")
         place[last] = _scalar(raw)
     return tree
 
@@ -114,6 +118,8 @@ def _scalar(raw: str) -> Any:
     is to be left open is written null) and spaces are spaces; and that | and > are signs, and begin no text of several lines."""
     if not raw.strip() or raw.strip() in ("|", ">"):
         return raw
+    if re.fullmatch(r"\s*[-+]?0[0-9]+\s*", raw):
+        return int(raw)  # YAML 1.1 takes 010 for 8
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError as error:

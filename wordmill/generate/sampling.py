@@ -5,6 +5,7 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -49,15 +50,15 @@ class SamplingConfig(Config):
     def _in_range(self) -> Self:
         if self.max_tokens < 1:
             raise ValueError("max_tokens must be at least 1")
-        if self.temperature < 0:
-            raise ValueError("temperature must be 0 (greedy) or above")
+        if self.temperature != 0 and not 1e-3 <= self.temperature < math.inf:
+            raise ValueError("temperature must be 0 (greedy), or 0.001 or more")
         if self.top_k < 0:
             raise ValueError("top_k must be 0 (off) or above")
         if not 0 < self.top_p <= 1:
             raise ValueError("top_p must lie in (0, 1]")
         if not 0 <= self.min_p <= 1:
             raise ValueError("min_p must lie in [0, 1]")
-        if self.repetition_penalty <= 0:
+        if not 0 < self.repetition_penalty < math.inf:
             raise ValueError("repetition_penalty must be above 0")
         if any(not text for text in self.stop):
             raise ValueError("a stop text must not be empty")
@@ -78,7 +79,7 @@ class Sampler:
 
     def __init__(self, config: SamplingConfig, prompts: Sequence[Sequence[int]], vocab_size: int, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.generators = [torch.Generator().manual_seed(config.seed + row) for row in range(len(prompts))]
+        self.generators = [torch.Generator().manual_seed((config.seed + row) % 2**63) for row in range(len(prompts))]
         self.seen: Tensor | None = None
         if config.repetition_penalty != 1.0:
             self.seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)

@@ -147,7 +147,7 @@ def read_pickle(path: Path) -> dict[str, Stored]:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"this pickle would run code, so it is not opened ({str(error).splitlines()[0]})",
+            "this pickle would run code, or is damaged, so it is not opened",
             where=path,
             fix=f"Ask for the model as {WEIGHTS}",
         ) from error

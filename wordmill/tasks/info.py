@@ -82,6 +82,8 @@ def shape_config(text: str) -> ModelConfig:
         raise ConfigError(f"no family {name!r}", where="--shape", fix=nearest(name, [*known, "lstm", "gru"]))
     settings = {**known[name].parts, "family": name, **values}
     width = settings.get("width", 384)
+    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+        raise ConfigError(f"width must be a whole number above 0, not {width!r}", where="--shape")
     settings.setdefault("heads", max(1, width // 64))
     settings.setdefault("kv_heads", settings["heads"])
     settings.setdefault("head_size", max(1, width // settings["heads"]))

@@ -26,7 +26,7 @@ from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.files import occupied, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
-from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time, plural
+from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time, plural, verb
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
 from wordmill.evaluate.validation import evaluate_rows, evaluate_store
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
@@ -225,6 +225,11 @@ def prepare(config: PretrainConfig, folder: Path, reporter: Reporter) -> Data:
         f"{human_count(data.train.n_tokens)} training tokens from {human_bytes(corpus.bytes('train'))} "
         f"({corpus.bytes('train') / data.train.n_tokens:.2f} bytes a token), vocabulary {tokenizer.vocab_size:,}"
     )
+    for split, store in stores.items():
+        unknown = 0 if tokenizer.unk_id is None else store.count(tokenizer.unk_id)
+        if unknown:
+            reporter.warn(f"{unknown:,} of {plural(store.n_tokens, 'token')} of {split} {verb(unknown, 'are')} unknown to the tokenizer: "
+                          f"their text is not learned, and bits per byte are too low")  # fmt: skip
     return data
 
 

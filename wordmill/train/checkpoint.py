@@ -103,4 +103,4 @@ def load_newest(folder: Path) -> Checkpoint | None:
 
 def step_seed(seed: int, step: int, rank: int) -> None:
     """Seed dropout and whatever else is random in a step: a function of the step, so that resuming needs no generator."""
-    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+    torch.manual_seed(((seed * 1_000_003 + step) * 4_099 + rank) % 2**63)

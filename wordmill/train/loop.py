@@ -181,7 +181,7 @@ def fit(run: Training) -> None:
             if config.steps is not None
             else world.agree((run.seconds + step_seconds) / run.time_limit, run.device)
         )
-        rate = factor(config.schedule, done)
+        rate = 1.0 if config.steps == 1 else factor(config.schedule, done)  # one step has no schedule, and would learn nothing
         log = (run.step + 1) % config.log_every == 0 or run.step == 0
         if log or run.device.type == "cpu":  # reading the loss waits for a GPU, so there it is done with the log alone
             run.last = {"loss": world.total(float(loss), run.device) / n_targets, "grad_norm": float(norm)}
