@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+
 import pytest
 import torch
 
@@ -55,7 +56,9 @@ def test_penalty_counts_prompt_and_answer_but_not_the_start_token():
 @pytest.mark.parametrize(
     ("values", "part"),
     [({"top_p": 0.0}, "top_p"), ({"temperature": -1}, "temperature"), ({"temperature": math.nan}, "temperature"),
-     ({"temperature": 1e-320}, "temperature"), ({"repetition_penalty": math.nan}, "repetition"), ({"repetition_penalty": math.inf}, "repetition"), ({"max_tokens": 0}, "max_tokens"), ({"stop": ("",)}, "stop"),
+     ({"temperature": 1e-320}, "temperature"), ({"repetition_penalty": math.nan}, "repetition"),
+     ({"repetition_penalty": math.inf}, "repetition"),
+     ({"max_tokens": 0}, "max_tokens"), ({"stop": ("",)}, "stop"),
      ({"top_n": 3}, "Did you mean"), ({"min_p": 2}, "min_p"), ({"repetition_penalty": 0}, "repetition_penalty"), ({"top_k": -1}, "top_k")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(values, part):

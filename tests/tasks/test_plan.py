@@ -219,13 +219,12 @@ def test_a_single_step_learns_and_unknown_tokens_are_told(tmp_path):
     """The only step of a run is not the last one of a schedule that ends at nothing; a seed may be large."""
     import wordmill
     from wordmill.core.progress import Reporter
-
-    (tmp_path / "en.txt").write_text("the mill stands by the river\n\n" * 40)
-    (tmp_path / "zh.txt").write_text("\n\n".join("河边有一座磨坊" + "在" * n for n in range(1, 40)))
     from wordmill.tokenizer import TokenizerConfig
     from wordmill.tokenizer.train import train_tokenizer
 
-    train_tokenizer([(tmp_path / "en.txt").read_text()], TokenizerConfig(kind="wordpiece", vocab=60, allow_smaller=True)).save(tmp_path / "tok")
+    (tmp_path / "zh.txt").write_text("\n\n".join("河边有一座磨坊" + "在" * n for n in range(1, 40)))
+    settings = TokenizerConfig(kind="wordpiece", vocab=60, allow_smaller=True)
+    train_tokenizer(["the mill stands by the river\n\n" * 40], settings).save(tmp_path / "tok")
     report = Reporter(quiet=True)
     run = wordmill.pretrain(tmp_path / "zh.txt", out=tmp_path / "run", tokenizer_folder=str(tmp_path / "tok"), steps=1, seed=5_000_000_000,
                             model={"width": 16, "layers": 1}, train={"context": 16, "rows": 2}, reporter=report)  # fmt: skip
