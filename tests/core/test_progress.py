@@ -84,4 +84,5 @@ def test_errors_in_one_line():
     assert WordmillError("is it broken?", fix="Mend it").one_line() == "is it broken? Mend it"
     assert "pip install 'wordmill[track]'" in str(MissingExtraError("tensorboard", "track", "--track"))
     assert nearest("layer", ["layers", "width"]) == "Did you mean 'layers'?"
+    assert nearest("gemma3", ["gemma2", "gemma3_text"]) == "Did you mean 'gemma3_text'?"
     assert nearest("qqq", ["b", "a"]) == "Known: a, b"

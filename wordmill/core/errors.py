@@ -83,9 +83,11 @@ class MissingExtraError(WordmillError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the closest known word, or lists what is known: for the `fix` of an error."""
+    """A hint that names the closest known word (first of all one that begins with `name`), or lists what is known: for the `fix` of an
+    error."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    longer = [word for word in known if len(name) > 3 and word.startswith(name)]
+    close = longer or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"
 
 
