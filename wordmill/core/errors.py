@@ -86,7 +86,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the closest known word (first of all one that begins with `name`), or lists what is known: for the `fix` of an
     error."""
     known = sorted(known)
-    longer = [word for word in known if len(name) > 3 and word.startswith(name)]
+    longer = sorted((word for word in known if len(name) > 3 and word.startswith(name)), key=len)
     close = longer or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"
 
