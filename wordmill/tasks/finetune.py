@@ -281,8 +281,9 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     weigh = getattr(task, "weigh", None)
     if weigh is not None:
         weigh(splits["train"].records)
-    plain = _tokenizer(config, task, splits["train"], folder, reporter)
-    model, tokenizer = _shape(config, task, plain, _size(task, splits["train"])), task.equip(plain)
+    n_bytes = 0 if config.shaped else _size(task, splits["train"])
+    plain = _tokenizer(config, task, splits["train"], n_bytes, folder, reporter)
+    model, tokenizer = _shape(config, task, plain, n_bytes), task.equip(plain)
     if tokenizer.vocab_size > plain.vocab_size:
         new = plural(tokenizer.vocab_size - plain.vocab_size, "new special token")
         if config.lora is not None:
@@ -309,7 +310,7 @@ def _size(task: Task, train: Records) -> int:
     return sum(len(text.encode()) for record in train.records for text in task.texts(record))
 
 
-def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path, reporter: Reporter) -> Tokenizer:
+def _tokenizer(config: FinetuneConfig, task: Task, train: Records, n_bytes: int, folder: Path, reporter: Reporter) -> Tokenizer:
     """The model's own; from scratch the one named, or one trained on the training examples alone. A model that labels has no output layer
     over its vocabulary, and learns what words mean from labels: four times as many tokens as for writing serve it better."""
     if config.shaped:
@@ -329,7 +330,7 @@ def _tokenizer(config: FinetuneConfig, task: Task, train: Records, folder: Path,
     if wanted.purpose == "causal" and task.generative and shape.get("encoder_layers"):
         wanted = wanted.replace(purpose="denoising", sentinels=1)  # `… </s>` around a text, as the family has it
     if not task.generative and wanted.vocab is None:
-        wanted = wanted.replace(vocab=4 * suggest_vocab(_size(task, train)), allow_smaller=True)
+        wanted = wanted.replace(vocab=4 * suggest_vocab(n_bytes), allow_smaller=True)
     tokenizer = train_tokenizer(texts, wanted, reporter=reporter)
     tokenizer.save(place, lineage={"settings": wanted.plain()})
     reporter.note(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens, trained on the training examples")
