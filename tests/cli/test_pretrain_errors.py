@@ -120,6 +120,8 @@ def test_broken_json(expect_refusal, texts, tmp_path, capsys):
     ("argument", "words"),
     [
         ("model.layer=6", "'layer'.*'layers'"),
+        ("model.n_embd=64", "'n_embd'.*'width' here"),
+        ("model.hidden_act=gelu", "'hidden_act'.*'activation' here"),
         ("train.optm.lr=1", "'optm'.*'optim'"),
         ("train.optim.lrr=1", "'lrr'.*'lr'"),
         ("modle.layers=6", "'modle'.*'model'"),
@@ -158,6 +160,13 @@ def test_wrong_words(expect_refusal, texts, argument, words):
         (["--steps", "2", "corruption.rate=0.3"], "clm corrupts nothing.*rate"),
         (["--steps", "2", "--model", "bert", "--prompt", "x"], "--prompt would have no effect"),
         (["--steps", "2", "tokenizer.purpose=masked"], "tokenizer.purpose"),
+        (["--steps", "2", "--model", "bert", "train.corruption=0.3"], r"train.corruption.*without train\."),
+        (["--steps", "2", "model.dropout=2"], "dropout"),
+        (["--time", "1m", "model.activation=gleu"], "activation.*gelu"),
+        (["--steps", "2", "--model", "gru", "model.dropout=1.5"], "dropout"),
+        (["--steps", "2", "model.width=96", "model.heads=4", "model.kv_heads=3"], "heads"),
+        (["--steps", "2", "--find-learning-rate", "--resume"], "--resume would have no effect"),
+        (["--steps", "2", "--find-learning-rate", "--tensorboard"], "--tensorboard would have no effect"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_text_is_read(expect_refusal, texts, monkeypatch, arguments, words):

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.corpus.conftest import all_texts, sentences
+from wordmill.cli.app import main
 from wordmill.core.errors import DataError
 from wordmill.core.progress import SILENT
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
@@ -106,6 +107,12 @@ def test_poems(build: Callable[..., Corpus]) -> None:
     document = next(corpus.documents("train"))
     assert document.metadata["title"].startswith("其")
     assert document.language == "zh"
+
+
+def test_a_field_to_keep_that_no_record_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text, "title": "T"}) for text in sentences(25)))
+    assert main(["corpus", "build", str(tmp_path / "a.jsonl"), "--keep", "title,tilte", "-o", str(tmp_path / "corpus"), "-q"]) == 0
+    assert "to be kept, and in no record: 'tilte'\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,10 @@ def pretrain(
 
     show = reporter(quiet)
     if find_learning_rate:
+        from wordmill.tasks.asked import without_effect
+
+        given_too = [name for name, on in (("--resume", resume), ("--tensorboard", tensorboard)) if on]
+        without_effect(given_too, "the test of learning rates trains a model of its own for some steps and keeps none of it")
         found = find(texts or recipe_sources, out=out, device=device, reporter=show, **settings)
         emit(json, found.plain(), found.text())
         return 0

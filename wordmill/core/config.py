@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +22,8 @@ class Config(BaseModel):
     """The base of all settings objects."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    called_elsewhere: ClassVar[Mapping[str, str]] = {}
+    """What others call a setting, and its name here: for hints."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, *, where: str = "settings") -> Self:
@@ -85,7 +87,9 @@ def check_names(cls: type[Config], values: Mapping[str, Any], where: str) -> Non
     """Raises `ConfigError` for a name that `cls` does not have, also inside nested settings; it suggests the nearest."""
     for name, value in values.items():
         if name not in cls.model_fields:
-            raise ConfigError(f"unknown setting {name!r}", where=where, fix=nearest(name, cls.model_fields))
+            meant = cls.called_elsewhere.get(name)
+            fix = f"It is called {meant!r} here" if meant else nearest(name, cls.model_fields)
+            raise ConfigError(f"unknown setting {name!r}", where=where, fix=fix)
         inner = _nested(cls, name)
         if inner is not None and isinstance(value, Mapping):
             check_names(inner, value, f"{where}: {name}")

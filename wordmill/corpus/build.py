@@ -181,6 +181,9 @@ class _Builder:
             self.split_rule = {"rule": "given" if given else "none", "seed": self.config.seed}
         if not train.documents:
             raise DataError(f"nothing is left to train on{self._why()}", fix="At least one document with text is needed")
+        never = [name for name in self.config.keep_fields if name not in self.ledger.kept_fields]
+        if never:
+            self.reporter.warn(f"to be kept, and in no record: {', '.join(map(repr, never))}")
 
     def _split_few(self) -> None:
         """A small corpus: cut the documents if they are few, and take an exact share of those with the lowest hashes."""

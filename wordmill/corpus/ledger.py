@@ -32,6 +32,7 @@ class Ledger:
         self.faults: list[dict[str, str]] = []
         self.encodings: Counter[str] = Counter()
         self.fields: dict[str, int] = {}
+        self.kept_fields: set[str] = set()
         self._shown: Counter[str] = Counter()
 
     def drop(self, reason: str, source: str, *, metadata: str = "", text: str | None = None) -> None:

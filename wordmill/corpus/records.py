@@ -76,6 +76,7 @@ class Collector:
         """One text, with the kept fields of its record."""
         keep = self.reading.config.keep_fields
         kept = {name: record[name] for name in keep if name in record}
+        self.reading.ledger.kept_fields.update(kept)
         metadata = json.dumps({self.counted: number, **kept}, default=str) if kept else f'{{"{self.counted}": {number}}}'
         self.batch.texts.append(text)
         self.batch.metadata.append(metadata)

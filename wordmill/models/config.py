@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -36,6 +37,16 @@ class RotaryScaling(Config):
 
 class TransformerConfig(Config):
     """One Transformer: a decoder when `causal`, an encoder otherwise; with `encoder_layers` an encoder–decoder."""
+
+    called_elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim"), "width"),
+        **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers"), "layers"),
+        **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads"), "heads"),
+        **dict.fromkeys(("num_key_value_heads", "n_kv_heads"), "kv_heads"),
+        **dict.fromkeys(("intermediate_size", "d_ff", "n_inner"), "ffn_size"),
+        **dict.fromkeys(("max_position_embeddings", "n_positions", "block_size"), "max_positions"),
+        "head_dim": "head_size", "hidden_act": "activation", "activation_function": "activation", "tie_word_embeddings": "tie_embeddings",
+    }  # fmt: skip
 
     family: str = "qwen3"
     """Whose config.json and weight names the model folder speaks."""

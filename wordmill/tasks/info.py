@@ -45,15 +45,15 @@ def info(place: str | Path | None = None, *, shape: str | None = None, context: 
             config = read_config_file(path)
         else:
             config, extra = _folder_facts(path)
+    if context is not None and not 1 <= context <= config.max_positions:
+        raise UsageError(
+            f"a context of {context:,} tokens does not fit: the model has {config.max_positions:,} positions", where="--context"
+        )
     with torch.device("meta"):
         model = build_model(config)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     total = sum(sizes.values())
     embedding = sum(size for name, size in sizes.items() if name.startswith(("embedding.", "head.")) or ".embedding." in name)
-    if context is not None and not 1 <= context <= config.max_positions:
-        raise UsageError(
-            f"a context of {context:,} tokens does not fit: the model has {config.max_positions:,} positions", where="--context"
-        )
     context = context or min(config.max_positions, SHOWN_CONTEXT)
     flops = flops_per_token(config, context)
     return {

@@ -110,6 +110,9 @@ def make_plan(
     values, speed = _steps_and_speed(asked, model, rate)
     tokens = _length(asked, model, values, speed)
     epochs = tokens / train.n_tokens
+    if train.n_tokens < asked.context:
+        reporter.warn(f"the training text has {plural(train.n_tokens, 'token')}, less than one context of {asked.context}: a model learns "
+                      f"little more from it than to repeat it")  # fmt: skip
     guard = budget.regularisation(epochs) if config.parent is None else {"dropout": 0.0, "weight_decay": 0.01, "ema": 0.0}
     notes = [
         f"measured: {human_count(speed.tokens_per_second)} tokens/s, {100 * speed.rate / peak:.0f} % of the "
@@ -181,6 +184,10 @@ FITTING = {"decoder": ("clm", "prefix"), "encoder": ("mlm",), "encoder-decoder":
 
 def check_settings(config: PretrainConfig) -> None:
     """What can be known to be wrong before the text is read: names of settings, values of the training. Raises `WordmillError`."""
+    for section, fields in (("train", TrainConfig.model_fields), ("model", TransformerConfig.model_fields)):
+        for name in getattr(config, section):
+            if name not in fields and name in type(config).model_fields:
+                raise ConfigError(f"{name} is no part of {section}", where=f"{section}.{name}", fix=f"Say it without {section}. before it")
     for name in budget.SIZES:
         if name in config.model and (not isinstance(config.model[name], int) or config.model[name] < 1):
             raise ConfigError(f"a whole number from 1 on is needed, not {config.model[name]!r}", where=f"model.{name}")
@@ -189,7 +196,7 @@ def check_settings(config: PretrainConfig) -> None:
                          fix="Leave --tokenizer away with --from")  # fmt: skip
     if config.parent is None:
         budget.family_shape(config.family, 64, 1)
-        check_names(RecurrentConfig if config.family in budget.RECURRENT else TransformerConfig, config.model, "model")
+        _check_model(config)
     elif set(config.model) - {"dropout"}:
         raise UsageError(
             f"the shape of {config.parent} is settled: {', '.join(sorted(set(config.model) - {'dropout'}))} can't be set",
@@ -197,6 +204,22 @@ def check_settings(config: PretrainConfig) -> None:
             fix="Only model.dropout can",
         )
     TrainConfig.of({"steps": 1, **config.train}, where="train")
+
+
+def _check_model(config: PretrainConfig) -> None:
+    """The model's settings on their own, before there is a tokenizer; how the sizes fit one another only where none is left to be chosen."""
+    check_names(RecurrentConfig if config.family in budget.RECURRENT else TransformerConfig, config.model, "model")
+    own, rest = budget.sizes(config.model)
+    width, layers = _usual_size(own)
+    fitted = own if {"width", "hidden_size"} & set(own) or not (config.time or config.size) else {}
+    some = {"vocab_size": 1000, "bos_id": 0, "eos_id": 0, "pad_id": 0}
+    budget.model_config(config.family, {**some, **budget.family_shape(config.family, width, layers), **rest, **fitted})
+
+
+def _usual_size(own: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and layers where nothing is measured: as asked for, or usual for a small model."""
+    width = int(own.get("width") or own.get("hidden_size") or 384)
+    return width, int(own.get("layers") or max(1, round(width / 64)))
 
 
 def _context(config: PretrainConfig, device: torch.device, seconds: float | None) -> int:
@@ -233,9 +256,7 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     elif asked.seconds is not None and not sized:
         chosen = budget.for_operations(config.family, rate * max(1.0, asked.left), common)
     else:
-        width = int(config.model.get("width") or config.model.get("hidden_size") or 384)
-        layers = int(config.model.get("layers") or max(1, round(width / 64)))
-        chosen = budget.model_config(config.family, {**budget.family_shape(config.family, width, layers), **common})
+        chosen = budget.model_config(config.family, {**budget.family_shape(config.family, *_usual_size(own)), **common})
     model = budget.model_config(config.family, {**chosen.plain(), **own})
     _check_fits(model, asked)
     return model, rate
