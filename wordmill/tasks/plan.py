@@ -207,7 +207,7 @@ def check_settings(config: PretrainConfig) -> None:
 
 
 def _check_model(config: PretrainConfig) -> None:
-    """The model's settings on their own, before there is a tokenizer; how the sizes fit one another only where none is left to be chosen."""
+    """The model's settings on their own, before there is a tokenizer; how sizes fit one another only where none is left to choose."""
     check_names(RecurrentConfig if config.family in budget.RECURRENT else TransformerConfig, config.model, "model")
     own, rest = budget.sizes(config.model)
     width, layers = _usual_size(own)
