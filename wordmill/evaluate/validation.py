@@ -17,23 +17,30 @@ from wordmill.models.folder import LanguageModel
 from wordmill.train.objectives import counted, read
 
 
+FEW, MANY = 2048, 8192
+"""Tokens at once: for a CPU with a Transformer, and else."""
+
+
 def evaluate_store(
-    model: LanguageModel, store: TokenStore, *, context: int, batch_tokens: int = 8192, max_targets: int | None = None
+    model: LanguageModel, store: TokenStore, *, context: int, batch_tokens: int | None = None, max_targets: int | None = None
 ) -> Score:
     """The cost of a token store, for validation while training: packed rows of `context` targets, each on its own
-    (recurrent models carry their state along `batch_tokens / context` lanes).
+    (recurrent models carry their state along `batch_tokens / context` lanes). `batch_tokens` None: as many as the device is busy with; a
+    CPU is with as few as training takes at once, and more would raise the peak of a run's memory at its end.
 
     With `max_targets` only that many are read, drawn from everywhere (the same each time), and the bytes are taken in
     proportion. The model's mode is put back.
     """
-    rows = max(1, batch_tokens // context)
     recurrent = isinstance(model.config, RecurrentConfig)
+    device = next(model.parameters()).device
+    if batch_tokens is None:
+        batch_tokens = FEW if device.type == "cpu" and not recurrent else MANY
+    rows = max(1, batch_tokens // context)
     some = max_targets is not None  # a part of the rows stands for all only when it is drawn from everywhere
     packed = CarriedRows(store, context, rows, 0, shuffle=some) if recurrent else PackedRows(store, context, rows, 0, shuffle=some)
     steps = packed.steps_per_epoch if isinstance(packed, CarriedRows) else -(-packed.rows_per_epoch // rows)
     if max_targets is not None:
         steps = min(steps, max(1, max_targets // (rows * context)))
-    device = next(model.parameters()).device
     total, targets = torch.zeros((), dtype=torch.float64, device=device), 0
     with evaluating(model):
         state = model.new_state(rows, 0) if recurrent else None
