@@ -3,8 +3,8 @@
 Repeat it:
     python benchmarks/answer.py DATA --model runs/mine/model --time 10m
 DATA holds xquad/ and cmrc2018/ as their authors publish them; a family's name as --model starts from scratch. A tenth of the contexts, with
-all their questions, is held out and chooses the best weights. XQuAD's scores are of that tenth, so they are a little too good; CMRC's are of
-its trial file, which nothing was chosen by (its training file is not taken: its dev file is what is learned).
+all their questions, is held out and chooses the best weights. XQuAD's scores are of that tenth, so they are a little too good; CMRC's of
+its trial file, by which nothing was chosen (its training file is not taken: its dev file is what is learned).
 """
 
 from __future__ import annotations
