@@ -138,6 +138,39 @@ def test_several_labels_and_their_loss(tiny_tokenizer, make_model):
     assert found.n_targets == 4
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_r_drop_is_the_loss_of_two_readings_and_how_far_apart_they_are(tiny_tokenizer, make_model, several):
+    from wordmill.batches.examples import pack
+    from wordmill.tasks.task import Tools
+
+    rows = [{"text": f"mill {i}", "labels": [["wet"], ["wet", "old"], [], ["old"]][i % 4]} for i in range(8)] if several else [
+        {"text": f"mill {i}", "labels": ["wet", "old", "new"][i % 3]} for i in range(9)]  # fmt: skip
+    task, _ = look(rows, ["text", "labels"], r_drop=0.7, label="labels", dropout=0.4)
+    base = make_model("qwen3", vocab_size=tiny_tokenizer.vocab_size)
+    model = task.build(base, 0).double()
+    examples = [task.encode(Record(row, "f"), Tools(tiny_tokenizer, base.config, 64), answer=True) for row in rows]
+    batch, _ = pack(examples, 200)
+    model.eval()
+    plain = task.objective(model, batch).loss_sum.item()
+    model.train()
+    torch.manual_seed(3)
+    found = task.objective(model, batch).loss_sum.item()
+    torch.manual_seed(3)
+    one, other = (model(batch).detach() for _ in range(2))
+    task.settings = task.settings.replace(r_drop=0.0)
+    torch.manual_seed(3)
+    losses = [task.objective(model, batch).loss_sum.item() for _ in range(2)]
+    apart = 0.0
+    for a, b in zip(one, other, strict=True):
+        if several:
+            pairs = [(torch.stack([x, 1 - x]), torch.stack([y, 1 - y])) for x, y in zip(a.sigmoid(), b.sigmoid(), strict=True)]
+        else:
+            pairs = [(a.softmax(0), b.softmax(0))]
+        apart += sum(((p * (p / q).log()).sum().item() + (q * (q / p).log()).sum().item()) / 2 for p, q in pairs) / len(pairs)
+    assert apart > 0 and len({round(x, 4) for x in (plain, *losses)}) == 3
+    assert found == pytest.approx(sum(losses) / 2 + 0.7 * apart, rel=1e-5)
+
+
 def test_baselines_of_several_labels():
     pytest.importorskip("sklearn")
     words = {"wet": "river rain", "old": "ruin stone", "all": ""}

@@ -16,7 +16,6 @@ from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
 from wordmill.train.objectives import counted, read
 
-
 FEW, MANY = 2048, 8192
 """Tokens at once: for a CPU with a Transformer, and else."""
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 from torch.nn import functional as F
 
 from wordmill.batches.batch import IGNORE, Batch
@@ -61,6 +62,9 @@ class ClassifyConfig(Config):
     """Probability from which one of several labels holds (multi_label)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the state dropped in training before each layer of the head."""
+    r_drop: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of R-Drop (Liang et al. 2021, arXiv 2106.14448): each text is read twice, with other parts dropped, and how far apart the two
+    answers are is added to the loss. A step takes twice the time; 1 is usual."""
 
 
 class Classify(Task):
@@ -315,19 +319,33 @@ class Classify(Task):
             self.spec["weights"] = [total / len(counts) / counts[label] if label in counts else 0.0 for label in self.spec["labels"]]
 
     def objective(self, model: Headed, batch: Batch, state: Any = None) -> LossSum:
-        """−Σ w log p(label), or, where several may hold, the mean over the labels of −w log p(holds or not), summed over texts."""
-        logits, n = model(batch), batch.n_targets
+        """−Σ w log p(label), or, where several may hold, the mean over the labels of −w log p(holds or not), summed over texts. With R-Drop
+        the mean of two readings, and how far these are from one another."""
         places = (batch.targets.flatten() != IGNORE).nonzero()[:, 0]
+        logits = model(batch).float()
         if not len(places):  # a process without texts still takes part in the exchange of gradients
             return LossSum(logits.sum() * 0.0, 0)
+        loss = self._loss(logits, batch, places)
+        if model.training and self.settings.r_drop:
+            again = model(batch).float()
+            loss = (loss + self._loss(again, batch, places)) / 2 + self.settings.r_drop * self._apart(logits, again)
+        return LossSum(loss, batch.n_targets)
+
+    def _loss(self, logits: Tensor, batch: Batch, places: Tensor) -> Tensor:
+        """Of logits (N, L) of the texts whose answers are read at `places`, in nats, summed over the texts."""
         weights = torch.tensor(self.spec["weights"], device=logits.device) if "weights" in self.spec else None
         if self.spec["multi_label"]:
-            rows, numbers = doc_rows(batch, places)
-            holds = batch.extra["labels"][rows, numbers]
-            loss = F.binary_cross_entropy_with_logits(logits.float(), holds, weights, reduction="sum") / logits.shape[1]
-        else:
-            loss = F.cross_entropy(logits.float(), batch.targets.flatten()[places], weights, reduction="sum")
-        return LossSum(loss, n)
+            holds = batch.extra["labels"][doc_rows(batch, places)]
+            return F.binary_cross_entropy_with_logits(logits, holds, weights, reduction="sum") / logits.shape[1]
+        return F.cross_entropy(logits, batch.targets.flatten()[places], weights, reduction="sum")
+
+    def _apart(self, one: Tensor, other: Tensor) -> Tensor:
+        """The mean of both Kullback–Leibler divergences between two answers (N, L), in nats, summed over the texts; where several labels
+        may hold, the mean over these."""
+        if self.spec["multi_label"]:
+            return ((one.sigmoid() - other.sigmoid()) * (one - other)).sum() / (2 * one.shape[1])
+        one, other = one.log_softmax(-1), other.log_softmax(-1)
+        return ((one.exp() - other.exp()) * (one - other)).sum() / 2
 
     # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
 
