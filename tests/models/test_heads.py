@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import warnings
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import Encoded, pack
 from wordmill.core.errors import ModelError
 from wordmill.models.config import RecurrentConfig
-from wordmill.models.crf import CRF
+from wordmill.models.crf import CRF, count_moves
 from wordmill.models.families import family
 from wordmill.models.folder import build_model, load_model
 from wordmill.models.heads import HeadConfig, Headed, load_base, load_headed, save_headed, with_head
@@ -113,6 +115,26 @@ def test_mean_of_each_text_alone(make_model) -> None:
     with torch.no_grad():
         alone = torch.cat([model(pack([examples[i]])[0]) for i in order])
         torch.testing.assert_close(model(batch), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_crf_that_starts_from_counts() -> None:
+    """With scores log P(label), a path's probability is that of the Markov chain that was counted."""
+    paths = [[0, 1, 1], [0, 1], [2], [2, 0], [], [2, 0, 1]] * 500
+    moves = count_moves(paths, 3)
+    assert moves[3].tolist() == [1000, 0, 1500, 0] and moves[:3, 3].tolist() == [500, 1500, 500] and moves[0, 1] == 1500
+    crf = CRF(3).double()
+    crf.start_from(moves)
+    chance = moves.sum(0) / moves.sum()
+    scores = chance[:3].double().log().expand(1, 3, 3)
+    real = torch.ones(1, 3, dtype=torch.bool)
+    after = moves.double() / moves.sum(1, keepdim=True)
+    chain = {path: after[3, path[0]] * after[path[0], path[1]] * after[path[1], path[2]] * after[path[2], 3] / chance[3]
+             for path in itertools.product(range(3), repeat=3)}  # fmt: skip
+    whole = sum(chain.values())
+    for path, probability in chain.items():
+        found = math.exp(-crf(scores, torch.tensor([path]), real).item())
+        assert found == pytest.approx(float(probability / whole), abs=2e-3), path
+    assert crf.decode(scores, real) == [list(max(chain, key=chain.__getitem__))]
 
 
 def test_crf_agrees_with_counting_all_paths() -> None:

@@ -5,8 +5,21 @@ Shapes: N sequences, W words of the longest, L labels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
+
+
+def count_moves(paths: Iterable[Sequence[int]], labels: int) -> Tensor:
+    """How often each label follows each other in sequences of labels (L + 1, L + 1): a row for the label before, the last for the start;
+    a column for the label after, the last for the end."""
+    found = torch.zeros(labels + 1, labels + 1, dtype=torch.long)
+    for path in paths:
+        if len(path):
+            steps = torch.tensor([labels, *path, labels])
+            found.index_put_((steps[:-1], steps[1:]), torch.ones(1, dtype=torch.long), accumulate=True)
+    return found
 
 
 class CRF(nn.Module):
@@ -17,6 +30,18 @@ class CRF(nn.Module):
         self.transitions = nn.Parameter(torch.zeros(labels, labels))
         self.first = nn.Parameter(torch.zeros(labels))
         self.last = nn.Parameter(torch.zeros(labels))
+
+    @torch.no_grad()
+    def start_from(self, moves: Tensor) -> None:
+        """Begin with what is known of the labels alone, from counts (`count_moves`): log P(b after a) / P(b), so that these and words' own
+        scores, log P(b | word), make a hidden Markov model from the first step on. What was never seen counts as once by chance."""
+        moves = moves.double()
+        chance = moves.sum(0) + 1
+        chance = chance / chance.sum()
+        gain = ((moves + chance) / (moves.sum(1, keepdim=True) + 1) / chance).log()
+        self.transitions.copy_(gain[:-1, :-1])
+        self.first.copy_(gain[-1, :-1])
+        self.last.copy_(gain[:-1, -1])
 
     def forward(self, scores: Tensor, labels: Tensor, real: Tensor) -> Tensor:
         """−Σ log p(labels | scores) in nats over all sequences: scores (N, W, L), labels (N, W), real (N, W) bool, padding behind."""

@@ -26,7 +26,7 @@ from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Index, Outcomes
-from wordmill.models.crf import CRF
+from wordmill.models.crf import CRF, count_moves
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
 from wordmill.tasks.doubts import tell_empty, tell_shared
@@ -97,6 +97,7 @@ class Tag(Task):
         super().__init__(settings, spec)
         self._pieces: dict[str, list[int]] = {}
         self._sentences: dict[int, tuple[Record, Sentence]] = {}
+        self._moves: Tensor | None = None
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -353,7 +354,16 @@ class Tag(Task):
     def build(self, base: LanguageModel, seed: int) -> Headed:
         """The base with a head for each token."""
         head = HeadConfig(kind="token", labels=tuple(self.spec["labels"]), crf=self.settings.crf, dropout=self.settings.dropout)
-        return with_head(base, head, seed=seed)
+        model = with_head(base, head, seed=seed)
+        if model.crf is not None and self._moves is not None:
+            model.crf.start_from(self._moves)
+        return model
+
+    def weigh(self, records: Sequence[Record]) -> None:
+        """Count which tag follows which, for a CRF to start from."""
+        if self.settings.crf:
+            at = {label: n for n, label in enumerate(self.spec["labels"])}
+            self._moves = count_moves(([at[tag] for tag in self.sentence(record).tags] for record in records), len(at))
 
     def objective(self, model: Headed, batch: Batch, state: Any = None) -> LossSum:
         """−Σ log p(tag) over words; with a CRF −log p(tags of the sentence), which is a sum over its words too."""
