@@ -73,6 +73,7 @@ def one_set(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     work("pretraining", "pretrain", str(corpus), "--tokenizer", str(tokenizer), "--model", options.family, "--objective", "mlm",
          "--time", options.pretrain, "-o", str(model), *options.set)  # fmt: skip
     files = [facts["task"], str(data / facts["train"]), "--test", str(data / facts["test"])]
+    files += options.tune
     files += ["--validation", str(data / facts["dev"])] if "dev" in facts else []
     crf = ["task.crf=true"] if facts["task"] == "tag" else []
     arms = {"encoder, pretrained on the training text": ["--model", str(model / "model"), *crf],
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--pretrain", default="6m", help="Time for the encoder.")
     parser.add_argument("--family", default="modernbert")
     parser.add_argument("--set", nargs="*", default=[], help="Further settings of pretraining.")
+    parser.add_argument("--tune", nargs="*", default=[], help="Further settings of all fine-tuning, such as task.r_drop=1.")
     parser.add_argument("--lstm", nargs="*", default=[], help="Further settings of the BiLSTM.")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--threads", type=int, default=2)
