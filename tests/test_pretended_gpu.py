@@ -34,9 +34,10 @@ def test_the_pretence_is_as_picky_as_the_real_thing():
         assert not torch.empty(2).copy_(there[0, :2]).is_cuda
 
 
-def on_gpu(command: str, *words: object) -> None:
+def on_gpu(command: str, *words: object) -> bool:
+    """Whether a command does its work there."""
     with pretended_gpu():
-        assert main([command, *map(str, words), "--device", "cuda"]) == 0
+        return main([command, *map(str, words), "--device", "cuda"]) == 0
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma2", "modernbert", "t5", "lstm"])
@@ -45,17 +46,17 @@ def test_pretraining_and_use(family, texts, tmp_path, capsys):
     start = [texts, "-o", run, *tiny, "--steps", 2, "--compile", "off", "--quiet"]
     if family == "t5":
         start.append("model.encoder_layers=1")
-    on_gpu("pretrain", *start, "train.save_steps=1")
+    assert on_gpu("pretrain", *start, "train.save_steps=1")
     assert "on cuda" in json.loads((run / "run.json").read_text())["summary"]
     if family in ("qwen3", "gemma2", "lstm"):
-        on_gpu("generate", run / "model", "Mill 3", "--max-tokens", 4, "--temperature", 0.8, "--top-p", 0.9, "--seed", 1)
+        assert on_gpu("generate", run / "model", "Mill 3", "--max-tokens", 4, "--temperature", 0.8, "--top-p", 0.9, "--seed", 1)
     if family == "modernbert":
-        on_gpu("fill", run / "model", "Mill [MASK] of the river")
-        on_gpu("embed", run / "model", texts / "mill1.txt", "-o", tmp_path / "v.npy", "--pooling", "mean", "--normalize", "--truncate")
+        assert on_gpu("fill", run / "model", "Mill [MASK] of the river")
+        assert on_gpu("embed", run / "model", texts / "mill1.txt", "-o", tmp_path / "v.npy", "--pooling", "mean", "--truncate")
     if family == "t5":
-        on_gpu("generate", run / "model", "Mill 3 of the river", "--max-tokens", 4)
+        assert on_gpu("generate", run / "model", "Mill 3 of the river", "--max-tokens", 4)
     else:
-        on_gpu("evaluate", run / "model", texts / "mill1.txt")
+        assert on_gpu("evaluate", run / "model", texts / "mill1.txt")
 
 
 def test_what_stays_on_the_other_side_is_found(texts, tmp_path, monkeypatch):
@@ -70,10 +71,10 @@ def test_tuning_and_use(task, family, small_models, tmp_path):
     data, run = tmp_path / {"classify": "a.tsv", "tag": "a.conll", "translate": "a.tsv", "chat": "a.jsonl"}[task], tmp_path / "run"
     write(task, data)
     crf = ["task.crf=true"] if task == "tag" else []
-    on_gpu("finetune", task, data, "--model", small_models(family), "-o", run, "--steps", 2, "--quiet", *crf, *LORA.get(task, ()))
+    assert on_gpu("finetune", task, data, "--model", small_models(family), "-o", run, "--steps", 2, "--quiet", *crf, *LORA.get(task, ()))
     if task != "chat":
-        on_gpu("predict", run / "model", data, "-o", tmp_path / "told.jsonl")
-        on_gpu("evaluate", run / "model", data)
+        assert on_gpu("predict", run / "model", data, "-o", tmp_path / "told.jsonl")
+        assert on_gpu("evaluate", run / "model", data)
 
 
 LORA = {"chat": ("--lora", "4")}

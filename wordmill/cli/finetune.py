@@ -56,7 +56,9 @@ def finetune(
         str | None, typer.Option("--tokenizer", help="Folder of a tokenizer, from scratch; otherwise one is trained on the examples.")
     ] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Show three examples as the model will see them, and stop.")] = False,
-    seeds: Annotated[int, typer.Option("--seeds", help="Train with that many seeds (--time is for each), and tell mean and spread.", min=1)] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Train with so many seeds, each with the whole --time; mean and spread are told.", min=1)
+    ] = 1,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML file with settings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out exactly where it was.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too (needs wordmill[track]).")] = False,
