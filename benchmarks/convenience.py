@@ -260,7 +260,7 @@ def run(command: str, folder: Path, env: dict[str, str], limit: float | None) ->
         said = out.read().decode(errors="replace")
     if child.returncode and not stopped:
         raise common.BenchmarkError(f"{command}\nexit code {child.returncode}\n{said[-3000:]}")
-    return {"command": command, "seconds": seconds, "cpu": usage.ru_utime + usage.ru_stime, "stopped": stopped, "said": said[-4000:]}
+    return {"command": command, "seconds": seconds, "cpu": usage.ru_utime + usage.ru_stime, "stopped": stopped, "said": said}
 
 
 def read_score(way: Way, folder: Path) -> float:
@@ -271,6 +271,11 @@ def read_score(way: Way, folder: Path) -> float:
         return float(json.loads(facts.read_text())[way.score])
     found = re.findall(rf"{re.escape(way.score)}:? ([0-9.]+)", (folder / "run" / "training.log").read_text())
     return float(found[-1])
+
+
+def answer(said: str) -> str:
+    """What a command printed, without lines of a log."""
+    return "\n".join(line for line in said.strip().splitlines() if not re.match(r"\d{4}-\d\d-\d\d \d\d:", line))
 
 
 def one_way(tool: str, way: Way, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -290,7 +295,7 @@ def one_way(tool: str, way: Way, options: argparse.Namespace, folder: Path) -> d
     return {"files": list(way.files), "lines": way.lines(), "commands": len(way.commands), "score": read_score(way, folder),
             "training": trained["seconds"], "training_cpu": trained["cpu"], "stopped": trained["stopped"],
             "all": sum(step["seconds"] for step in steps), "all_cpu": sum(step["cpu"] for step in steps),
-            "answer": steps[-1]["said"].strip(), "steps": steps}  # fmt: skip
+            "answer": answer(steps[-1]["said"]), "steps": steps}  # fmt: skip
 
 
 def peer_versions(peers: str) -> str:

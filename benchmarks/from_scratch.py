@@ -70,8 +70,9 @@ def one_set(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     work("corpus", "corpus", "build", str(texts), "-o", str(corpus))
     kind = ["--kind", "char", "--vocab", "8192"] if facts.get("characters") else ["--vocab", "4096"]
     work("tokenizer", "tokenizer", "train", str(corpus), "-o", str(tokenizer), "--purpose", "masked", *kind)
-    work("pretraining", "pretrain", str(corpus), "--tokenizer", str(tokenizer), "--model", options.family, "--objective", "mlm",
-         "--time", options.pretrain, "-o", str(model), *options.set)  # fmt: skip
+    if options.arms != ["lstm"]:
+        work("pretraining", "pretrain", str(corpus), "--tokenizer", str(tokenizer), "--model", options.family, "--objective", "mlm",
+             "--time", options.pretrain, "-o", str(model), *options.set)  # fmt: skip
     files = [facts["task"], str(data / facts["train"]), "--test", str(data / facts["test"])]
     files += options.tune
     files += ["--validation", str(data / facts["dev"])] if "dev" in facts else []
@@ -113,7 +114,7 @@ def main() -> None:
     for name in options.sets:
         with tempfile.TemporaryDirectory() as folder:
             results[name] = found = one_set(name, options, Path(folder))
-        before = sum(found["seconds"][part] for part in ("corpus", "tokenizer", "pretraining"))
+        before = sum(found["seconds"].get(part, 0.0) for part in ("corpus", "tokenizer", "pretraining"))
         for arm, scores in found["scores"].items():
             test, dev = ([100 * each[split] for each in scores] for split in ("test", "validation"))
             spread = f" ± {statistics.stdev(test):.2f}" if len(test) > 1 else ""
