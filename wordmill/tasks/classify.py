@@ -27,7 +27,7 @@ from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
 from wordmill.tasks.baselines import tfidf_classifier
-from wordmill.tasks.columns import LABELS, PAIRS, SAME_NAMES, find_columns
+from wordmill.tasks.columns import LABELS, PAIRS, find_columns, require_columns
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records, no_text, text_of
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
@@ -83,7 +83,7 @@ class Classify(Task):
         columns = find_columns(train, {"text": s.text, "pair": s.pair, "label": s.label}, reporter)
         self.spec = {"columns": columns, "multi_label": self._several(train, columns["label"])}
         for records in splits.values():
-            self._require(records, columns.values())
+            require_columns(records, columns.values())
         labels = self._labels(train)
         self.spec["labels"] = labels
         shown = ", ".join(f"{label} {count}" for label, count in list(self.counts(train.records).items())[:12])
@@ -95,12 +95,12 @@ class Classify(Task):
 
     def check(self, records: Records, reporter: Reporter) -> None:
         """See task.py."""
-        self._require(records, self.spec["columns"].values())
+        require_columns(records, self.spec["columns"].values())
         self._check_labels(records, "these")
 
     def inputs(self, records: Records) -> list[Record]:
         """See task.py."""
-        self._require(records, [c for role, c in self.spec["columns"].items() if role != "label"])
+        require_columns(records, [c for role, c in self.spec["columns"].items() if role != "label"])
         return records.records
 
     @property
@@ -125,16 +125,6 @@ class Classify(Task):
         if not isinstance(value, Mapping) or any(column not in value for column in wanted):
             raise UsageError(f"an input is a text, or a mapping with {', '.join(wanted)}", where=where)
         return Record(dict(value), where)
-
-    def _require(self, records: Records, columns: Any) -> None:
-        for column in columns:
-            if column not in records.fields:
-                raise DataError(f"there is no column {column!r} here; columns: {', '.join(records.fields)}", where=records.files[0],
-                                fix=SAME_NAMES)  # fmt: skip
-            lacking = next((record for record in records.records if column not in record.values), None)
-            if lacking is not None:
-                raise DataError(f"this example has no {column!r}; it has {', '.join(map(repr, lacking.values)) or 'nothing'}",
-                                where=lacking.where, fix="Give it one, or take it out")  # fmt: skip
 
     def _several(self, train: Records, column: str) -> bool:
         if self.settings.multi_label is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from wordmill.core.errors import DataError, nearest
 from wordmill.core.progress import Reporter
@@ -83,3 +83,15 @@ def _by_content(records: Records, label: str | None, text: str | None, pair: str
         few = [name for name in free if 1 <= distinct[name] <= max(2, min(200, len(rows) // 2)) and length[name] <= 40]
         label = min(few, key=lambda name: distinct[name] if distinct[name] > 1 else 10**6) if few else None
     return label, text
+
+
+def require_columns(records: Records, columns: Iterable[str]) -> None:
+    """Raises `DataError` for records without one of these columns, or for the first one that lacks it."""
+    for column in columns:
+        if column not in records.fields:
+            fix = "Give two files, source and target" if records.kind == "lines" else SAME_NAMES
+            raise DataError(f"there is no column {column!r} here; columns: {', '.join(records.fields)}", where=records.files[0], fix=fix)
+        lacking = next((record for record in records.records if column not in record.values), None)
+        if lacking is not None:
+            raise DataError(f"this example has no {column!r}; it has {', '.join(map(repr, lacking.values)) or 'nothing'}",
+                            where=lacking.where, fix="Give it one, or take it out")  # fmt: skip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import Reporter, plural, verb
-from wordmill.tasks.columns import SAME_NAMES
+from wordmill.tasks.columns import require_columns
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.written import Written, WrittenConfig
@@ -93,14 +93,14 @@ class Pairs(Written):
 
     def check(self, records: Records, reporter: Reporter) -> None:
         """See task.py: every record has both texts, and the target says something."""
-        self._require(records, tuple(self.spec["columns"].values()))
+        require_columns(records, tuple(self.spec["columns"].values()))
         for record in records.records:
             self.source(record)
             self.target(record)
 
     def inputs(self, records: Records) -> list[Record]:
         """See task.py."""
-        self._require(records, (self.spec["columns"]["source"],))
+        require_columns(records, (self.spec["columns"]["source"],))
         return records.records
 
     @property
@@ -120,14 +120,6 @@ class Pairs(Written):
         if not isinstance(value, Mapping) or column not in value:
             raise UsageError(f"an input is a text, or a mapping with {column!r}", where=where)
         return Record(dict(value), where)
-
-    def _require(self, records: Records, columns: Sequence[str]) -> None:
-        for column in columns:
-            lacking = next((record for record in records.records if column not in record.values), None)
-            if lacking is not None:
-                where = lacking.where if column in records.fields else records.files[0]
-                fix = "Give two files, source and target" if records.kind == "lines" else SAME_NAMES
-                raise DataError(f"there is no column {column!r} here; columns: {', '.join(lacking.values)}", where=where, fix=fix)
 
     def _doubts(self, name: str, records: Records, seen: dict[str, str], reporter: Reporter) -> None:
         """Name what may be wrong in a split, with counts; `seen`: the keys of the splits before it."""
