@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from wordmill.core.progress import Reporter
 from wordmill.models.heads import load_base, load_headed
 from wordmill.tasks.classify import Classify
 from wordmill.tasks.examples import Record, Records, split_off
+from wordmill.tasks.judge import Judged
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
 
 
@@ -81,6 +83,19 @@ def test_a_split_is_made_said_and_saved(reviews, small_models, tmp_path, capsys)
     rows = [json.loads(line) for line in (out / "data" / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
     assert sorted(row["sentiment"] for row in rows) == ["bad"] * 6 + ["good"] * 6
     assert main(["evaluate", str(out / "model"), str(out / "data" / "validation.jsonl"), "--quiet"]) == 0
+
+
+def test_a_model_that_is_no_better_than_without_it_is_said_to_be_so(reviews, small_models, tmp_path, capsys):
+    files = [str(reviews / "train.tsv"), "--test", str(reviews / "test.tsv")]
+    arguments = ["finetune", "classify", *files, "--model", str(small_models("bert"))]
+    assert main([*arguments, "-o", str(tmp_path / "a"), "--steps", "1", "--lr", "1e-6"]) == 0
+    told = capsys.readouterr()
+    assert re.search(r"warning: no better than without it: .+ has [\d.]+ where the model has [\d.]+ \(accuracy\)", told.err)
+    assert "(- for lines of text)" in told.out
+    judged = Judged(10, "perplexity", {"perplexity": 3.0}, {}, 0, 0, baselines={"before": {"perplexity": 4.0}}, lower_is_better=True)
+    assert judged.not_better() is None and replace(judged, metrics={"perplexity": 4.0}).not_better() is not None
+    assert main(["predict", str(tmp_path / "a" / "model"), "a fine film"]) == 2
+    assert "echo … | wordmill predict MODEL -" in capsys.readouterr().err
 
 
 def test_split_keeps_shares_and_equal_texts_together():

@@ -105,7 +105,7 @@ def finetune(
 def _following(run: Run) -> str:
     """The command to give next."""
     folder = quote(str(run.model_folder))
-    return f"wordmill chat {folder}" if run.metrics.get("task") == "chat" else f"wordmill predict {folder} FILE"
+    return f"wordmill chat {folder}" if run.metrics.get("task") == "chat" else f"wordmill predict {folder} FILE (- for lines of text)"
 
 
 def _no_model() -> str:

@@ -55,7 +55,8 @@ def predict(
     records = read_inputs(source, tuned, reporter=show)
     found = tuned.predict_records(records, reporter=show)
     rows = [
-        {"input": {name: value for name, value in record.values.items() if name != "lines"}, **answer}
+        {"input": {name: value for name, value in record.values.items() if name != "lines"},
+         **{name: value for name, value in answer.items() if name != "text" or record.values.get("text") != value}}
         for record, answer in zip(records, found, strict=True)
     ]
     text = "".join(f"{json_module.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)

@@ -58,6 +58,15 @@ class Judged:
         lines.append(f"{plural(self.examples, 'example')}, {self.lost()}")
         return "\n".join([*lines, *self.remarks])
 
+    def not_better(self) -> str | None:
+        """What is had without this model and is as good, in words; None when the model is better."""
+        sign = -1 if self.lower_is_better else 1
+        scores = {name: other[self.headline] for name, other in self.baselines.items() if self.headline in other}
+        best = max(scores, key=lambda name: sign * scores[name], default=None)
+        if best is None or sign * self.metrics[self.headline] > sign * scores[best]:
+            return None
+        return f"{best} has {scores[best]:.4f} where the model has {self.metrics[self.headline]:.4f} ({self.headline.replace('_', ' ')})"
+
     def lost(self) -> str:
         """How much was cut and left out, in words."""
         more = f"; {self.left_out:,} more left out as too long" if self.left_out else ""

@@ -114,7 +114,7 @@ def tune_plan(
         if left - reserve < 1.0:
             raise UsageError(f"{config.time} is too short: reading and encoding alone took {human_time(parse_time(config.time) - left)}",
                              where="--time", fix="Give more time")  # fmt: skip
-        values["seconds"], values["evaluations"], length = round(left - reserve, 2), 10, f"{human_time(left)} in all"
+        values["seconds"], values["evaluations"], length = round(left - reserve, 2), 10, f"{human_time(left - reserve)} of training"
         values["ema"] = AVERAGE  # a young average follows closely, so that few steps lose nothing by it
     else:
         steps = config.steps or max(1, math.ceil(epochs * steps_per_epoch - 1e-9))

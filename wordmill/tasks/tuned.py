@@ -197,6 +197,8 @@ def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> li
     if source == "-":
         return _lines(standard_lines(), "standard input", tuned)
     path = Path(source)
+    if not path.exists():
+        raise DataError("no such file", where=source, fix="A text itself goes through a pipe: echo … | wordmill predict MODEL -")
     if path.suffix.lower() == ".txt" and path.is_file():
         text = read_text(path, reporter)
         if "fields" not in tuned.task.spec or not looks_like_conll(text):  # a tagger reads words with their tags as `evaluate` does
