@@ -297,7 +297,7 @@ def status(name):
     line = next(line for line in open("/proc/self/status") if line.startswith(name))
     return int(line.split()[1]) * 1024
 
-load_model(sys.argv[1])  # everything that is made once
+load_model(__import__('pathlib').Path(sys.argv[1]))  # everything that is made once
 before = status("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
 model = load_model(sys.argv[2])
@@ -318,3 +318,11 @@ def test_loading_takes_little_more_than_the_weights(family: str, tmp_path: Path)
     before, peak, weights = json.loads(done.stdout)
     assert weights > 150e6
     assert (peak - before) / weights < 1.1
+
+
+def test_loading_does_not_load_the_compiler(make_model, tmp_path):
+    """torch's own drawing of weights on the meta device would: two seconds of each command's time."""
+    save_model(make_model("bert"), tmp_path)
+    code = "import sys, pathlib; from wordmill.models.folder import load_model; load_model(pathlib.Path(sys.argv[1]))\n"
+    code += "print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -23,6 +23,7 @@ from wordmill.core.files import read_json, write_atomic, write_json
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import Family, Weight, family
 from wordmill.models.lora import merged_state
+from wordmill.models.meta import without_weights
 from wordmill.models.recurrent import RecurrentLM
 from wordmill.models.tensors import WEIGHTS, Stored, open_weights
 from wordmill.models.transformer import Stack, Transformer
@@ -208,7 +209,7 @@ def assemble(
 ) -> LanguageModel:
     """The model of that shape with the tensors of a folder, all of which must belong to it; the rest as in `load_model`."""
     config, ignored, stored = _whole(config, stored, folder)
-    with torch.device("meta"):
+    with without_weights():
         model = build_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     mapping = weight_list(config) or [Weight(name, (name,)) for name in shapes]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wordmill.models.folder import LanguageModel, build_model
+from wordmill.models.meta import without_weights
 
 OF_THE_VOCABULARY = frozenset({"embedding.weight", "head.weight", "head_bias", "output_bias"})
 """The parameters that have a row for each token."""
@@ -24,7 +25,7 @@ def grow_vocabulary(model: LanguageModel, known: int, size: int, *, seed: int = 
     Rows beyond the vocabulary that the model has anyway (padding) are used before any are added. The other weights are the model's own.
     """
     old = model.config.vocab_size
-    with torch.device("meta"):
+    with without_weights():
         grown = build_model(model.config.replace(vocab_size=max(old, size)))
     weights, learns = dict(model.named_parameters()), {name: p.requires_grad for name, p in model.named_parameters()}
     generator = torch.Generator().manual_seed(seed)

@@ -30,6 +30,7 @@ from wordmill.models.crf import CRF
 from wordmill.models.families import family
 from wordmill.models.families._base import Head
 from wordmill.models.folder import LanguageModel
+from wordmill.models.meta import without_weights
 from wordmill.models.ops import dropout
 from wordmill.models.tensors import WEIGHTS, open_weights
 from wordmill.models.transformer import Transformer
@@ -169,7 +170,7 @@ def with_head(base: LanguageModel, head: HeadConfig, *, seed: int) -> Headed:
     """
     own = base.state_dict()
     changes = {"lm_head": False, **({"pooler": False} if isinstance(base.config, TransformerConfig) else {})}
-    with torch.device("meta"):
+    with without_weights():
         bare = folders.build_model(base.config.replace(**changes))
     bare.load_state_dict({name: own[name] for name, _ in bare.named_parameters()}, assign=True)
     layout = head_layout(bare.config, head.kind)
@@ -231,7 +232,7 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
     labels = tuple(str(named[key]) for key in sorted(named, key=int))
     head = HeadConfig(kind=cast(Kind, kind), labels=labels, multi_label=values.get("problem_type") == "multi_label_classification",
                       crf="crf.transitions" in stored, dropout=values.get("classifier_dropout") or 0.0)  # fmt: skip
-    with torch.device("meta"):
+    with without_weights():
         model = Headed(folders.build_model(config), head)
     own: dict[str, Tensor] = {}
     for name, called in head_names(model).items():

@@ -22,6 +22,7 @@ from wordmill.core.config import Config
 from wordmill.core.errors import UsageError, nearest
 from wordmill.models.blocks import Linear
 from wordmill.models.kernels import biased
+from wordmill.models.meta import without_weights
 from wordmill.models.ops import dropout
 
 ALL = "all-linear"
@@ -183,7 +184,7 @@ def merge_lora(model: nn.Module) -> None:
     """Write what the adapters that count add into the weights and take all adapters away. In float32 logits change by rounding
     alone; in bfloat16 the weights themselves are rounded."""
     for path, layer in lora_layers(model).items():
-        with torch.device("meta"):
+        with without_weights():
             plain = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         plain.weight = nn.Parameter(layer.merged(), requires_grad=False)
         plain.bias = layer.bias

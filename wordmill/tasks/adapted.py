@@ -19,6 +19,7 @@ from wordmill.models.folder import LanguageModel, build_model, load_model, read_
 from wordmill.models.heads import HeadConfig, Headed, head_names, load_base, with_head
 from wordmill.models.hub import resolve_model
 from wordmill.models.lora import merge_lora
+from wordmill.models.meta import without_weights
 from wordmill.tasks.run import weight_hashes
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def check_lora(config: PretrainConfig | FinetuneConfig) -> None:
     """Raises `ConfigError` for layers that the base doesn't have, `UsageError` for one that can't be adapted: before the text is read."""
     if config.lora is None or config.parent is None:
         return
-    with torch.device("meta"):
+    with without_weights():
         chosen(config.lora.targets, places(build_model(read_config(resolve_model(config.parent)))))
 
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from wordmill.core.config import parse_overrides
 from wordmill.core.errors import ConfigError, ModelError, UsageError, nearest
 from wordmill.core.lineage import read_lineage
@@ -18,6 +16,7 @@ from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, Tran
 from wordmill.models.families import families
 from wordmill.models.folder import build_model, read_config, read_config_file, whole_config
 from wordmill.models.hub import resolve_model
+from wordmill.models.meta import without_weights
 from wordmill.models.tensors import OLD_WEIGHTS, WEIGHTS
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.budget import flops_per_token
@@ -49,7 +48,7 @@ def info(place: str | Path | None = None, *, shape: str | None = None, context: 
         raise UsageError(
             f"a context of {context:,} tokens does not fit: the model has {config.max_positions:,} positions", where="--context"
         )
-    with torch.device("meta"):
+    with without_weights():
         model = build_model(config)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     total = sum(sizes.values())

@@ -23,6 +23,7 @@ from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConf
 from wordmill.models.families import families, family
 from wordmill.models.folder import LanguageModel, build_model
 from wordmill.models.kernels import flushed_denormals
+from wordmill.models.meta import without_weights
 from wordmill.train.objectives import Objective
 from wordmill.train.optim import OptimConfig, Optimizer
 
@@ -63,13 +64,13 @@ ROWS_SHARE = 1000
 
 def count_parameters(config: ModelConfig) -> int:
     """Weights of a model, tied ones once; built on the meta device, so that nothing is allocated."""
-    with torch.device("meta"):
+    with without_weights():
         return sum(p.numel() for p in build_model(config).parameters())
 
 
 def block_parameters(config: ModelConfig) -> int:
     """Weights without embeddings and output layer."""
-    with torch.device("meta"):
+    with without_weights():
         return sum(
             p.numel() for name, p in build_model(config).named_parameters() if "embedding" not in name and not name.startswith("head")
         )
