@@ -18,8 +18,10 @@ from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.folder import read_config
 from wordmill.models.heads import load_base
 from wordmill.tasks.examples import Record, Records, read_examples
+from wordmill.tasks.labels import EntityOutcomes
+from wordmill.tasks.r_drop import apart
 from wordmill.tasks.spans import Span, bio, cuts_words, read_spans, scheme_of, spans_of, words_of
-from wordmill.tasks.tag import EntityOutcomes, Tag, windows
+from wordmill.tasks.tag import Tag, windows
 from wordmill.tasks.task import Tools, padded, target_counts
 from wordmill.tokenizer import Tokenizer
 
@@ -309,6 +311,27 @@ def test_long_sentences_are_read_in_pieces_and_nothing_is_left_out(small_models,
     right = sum(a == b for a, b in zip(told["tags"], record.values["tags"], strict=True))
     assert right >= 38, "entities are found to the very end"
     assert any(span["start"] > 100 for span in told["spans"])
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_r_drop_reads_twice(tiny_tokenizer, make_model, crf):
+    records = [Record({"tokens": ["mill"] * n, "tags": ["B-A", "I-A", *["O"] * (n - 2)]}, "f") for n in (3, 5, 2)]
+    task = Tag({"crf": crf, "r_drop": 0.5, "dropout": 0.4})
+    task.look({"train": Records(records, ["tokens", "tags"], "json", files=["f"])}, SILENT)
+    base = make_model("qwen3", vocab_size=tiny_tokenizer.vocab_size)
+    model = task.build(base, 0).train()
+    batch, _ = pack([task.encode(record, Tools(tiny_tokenizer, base.config, 64), answer=True) for record in records], 200)
+    torch.manual_seed(1)
+    found = task.objective(model, batch)
+    torch.manual_seed(1)
+    one, other = model(batch), model(batch)
+    task.settings = task.settings.replace(r_drop=0.0)
+    torch.manual_seed(1)
+    losses = [task.objective(model, batch).loss_sum.item() for _ in range(2)]
+    expected = sum(losses) / 2 + 0.5 * apart(one, other, several=False).item()
+    assert losses[0] != losses[1] and found.n_targets == 10 and found.loss_sum.item() == pytest.approx(expected, rel=1e-5)
+    task.settings = task.settings.replace(r_drop=0.5)
+    assert task.objective(model.eval(), batch).loss_sum.item() != pytest.approx(expected)
 
 
 def test_pieces_are_told_together(small_models):

@@ -31,6 +31,7 @@ from wordmill.tasks.columns import LABELS, PAIRS, find_columns, require_columns
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records, no_text, text_of
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
+from wordmill.tasks.r_drop import twice
 from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows, stand_in
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
@@ -315,10 +316,8 @@ class Classify(Task):
         logits = model(batch).float()
         if not len(places):  # a process without texts still takes part in the exchange of gradients
             return LossSum(logits.sum() * 0.0, 0)
-        loss = self._loss(logits, batch, places)
-        if model.training and self.settings.r_drop:
-            again = model(batch).float()
-            loss = (loss + self._loss(again, batch, places)) / 2 + self.settings.r_drop * self._apart(logits, again)
+        weight = self.settings.r_drop if model.training else 0.0
+        loss = twice(logits, lambda: model(batch).float(), weight, lambda x: self._loss(x, batch, places), several=self.spec["multi_label"])
         return LossSum(loss, batch.n_targets)
 
     def _loss(self, logits: Tensor, batch: Batch, places: Tensor) -> Tensor:
@@ -328,14 +327,6 @@ class Classify(Task):
             holds = batch.extra["labels"][doc_rows(batch, places)]
             return F.binary_cross_entropy_with_logits(logits, holds, weights, reduction="sum") / logits.shape[1]
         return F.cross_entropy(logits, batch.targets.flatten()[places], weights, reduction="sum")
-
-    def _apart(self, one: Tensor, other: Tensor) -> Tensor:
-        """The mean of both Kullback–Leibler divergences between two answers (N, L), in nats, summed over the texts; where several labels
-        may hold, the mean over these."""
-        if self.spec["multi_label"]:
-            return ((one.sigmoid() - other.sigmoid()) * (one - other)).sum() / (2 * one.shape[1])
-        one, other = one.log_softmax(-1), other.log_softmax(-1)
-        return ((one.exp() - other.exp()) * (one - other)).sum() / 2
 
     # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
 

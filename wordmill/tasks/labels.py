@@ -1,4 +1,4 @@
-"""How good labels are: accuracy, precision, recall, F1, confusion, calibration.
+"""How good labels are, and entities: accuracy, precision, recall, F1, confusion, calibration.
 
 Shapes: N examples, L labels.
 """
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wordmill.evaluate.bootstrap import Index
+from wordmill.tasks.spans import Span
 
 Floats = npt.NDArray[np.float64]
 BINS = 15
@@ -144,3 +145,49 @@ class SetOutcomes:
     def table(self) -> str:
         """By class, as HTML."""
         return html_table(self.details()["by_class"])
+
+
+@dataclass
+class EntityOutcomes:
+    """Entities that are right in border and kind, as conlleval and seqeval count them."""
+
+    kinds: Sequence[str]
+    right: Any
+    """(N, K) counts by sentence and kind."""
+    said: Any
+    wanted: Any
+    words: Any
+    """(N, 2): words whose tag is right, and words."""
+    headline: str = "f1"
+    counted: str = "entities that are right in border and kind"
+
+    @classmethod
+    def of(cls, kinds: Sequence[str], pairs: Sequence[tuple[list[Span], list[Span]]], words: Sequence[tuple[int, int]]) -> EntityOutcomes:
+        """From the right and the said spans of each sentence."""
+        place = {kind: n for n, kind in enumerate(kinds)}
+        found = np.zeros((3, len(pairs), len(kinds)), np.int64)
+        for n, (truth, said) in enumerate(pairs):
+            for row, spans in enumerate(({*truth} & {*said}, said, truth)):
+                for span in spans:
+                    found[row, n, place[span.label]] += 1
+        return cls(kinds, found[0], found[1], found[2], np.array(words, np.int64).reshape(-1, 2))
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    def metrics(self, index: Index | None = None) -> dict[str, float]:
+        """Precision, recall and F1 over all entities together; F1 as the mean over kinds; words with the right tag."""
+        right, said, wanted, words = ((x if index is None else x[index]).sum(0) for x in (self.right, self.said, self.wanted, self.words))
+        precision, recall, f1 = prf(right.sum(), said.sum(), wanted.sum())
+        there = wanted > 0
+        macro = float(prf(right, said, wanted)[2][there].mean()) if there.any() else 0.0
+        return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "macro_f1": macro,
+                "word_accuracy": float(words[0] / max(1, words[1]))}  # fmt: skip
+
+    def correct(self) -> Any:
+        """Nothing: an entity is no example."""
+        return None
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """By kind."""
+        return class_table(self.kinds, self.right.sum(0), self.said.sum(0), self.wanted.sum(0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 from typing import Any, ClassVar, Literal, cast
 
@@ -25,13 +25,14 @@ from wordmill.batches.examples import Encoded, in_pieces
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import SILENT, Reporter, plural, verb
-from wordmill.evaluate.bootstrap import Index, Outcomes
+from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.crf import CRF, count_moves
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records, text_of
-from wordmill.tasks.labels import LabelOutcomes, class_table, html_table, prf
+from wordmill.tasks.labels import EntityOutcomes, LabelOutcomes, html_table
+from wordmill.tasks.r_drop import twice
 from wordmill.tasks.spans import (
     Sentence,
     Span,
@@ -83,6 +84,8 @@ class TagConfig(Config):
     """More tags than this are taken for a mistake."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the state dropped in training before the output layer."""
+    r_drop: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of R-Drop: as in `classify`."""
 
 
 class Tag(Task):
@@ -366,18 +369,14 @@ class Tag(Task):
             self._moves = count_moves(([at[tag] for tag in self.sentence(record).tags] for record in records), len(at))
 
     def objective(self, model: Headed, batch: Batch, state: Any = None) -> LossSum:
-        """−Σ log p(tag) over words; with a CRF −log p(tags of the sentence), which is a sum over its words too."""
+        """−Σ log p(tag) over words; with a CRF −log p(tags of the sentence), which is a sum over its words too. With R-Drop the mean of two
+        readings, and how far apart each word's own scores are."""
         logits, n = model(batch).float(), batch.n_targets
         if not n:  # a process without words still takes part in the exchange of gradients
             crf = 0.0 if model.crf is None else sum(p.sum() for p in model.crf.parameters())
             return LossSum((logits.sum() + crf) * 0.0, 0)
-        targets = batch.targets.flatten()
-        targets = targets[targets != IGNORE]
-        if model.crf is None:
-            return LossSum(F.cross_entropy(logits, targets, reduction="sum"), n)
-        counts = [count for count in target_counts(batch) if count]
-        scores, real = padded(logits, counts)
-        return LossSum(model.crf(scores, padded(targets[:, None], counts)[0][..., 0], real), n)
+        weight = self.settings.r_drop if model.training else 0.0
+        return LossSum(twice(logits, lambda: model(batch).float(), weight, lambda x: _loss(model, x, batch)), n)
 
     # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -545,47 +544,12 @@ def windows(sizes: Sequence[int], room: int) -> list[tuple[int, int, int, int]]:
     return found
 
 
-@dataclass
-class EntityOutcomes:
-    """Entities that are right in border and kind, as conlleval and seqeval count them."""
-
-    kinds: Sequence[str]
-    right: Any
-    """(N, K) counts by sentence and kind."""
-    said: Any
-    wanted: Any
-    words: Any
-    """(N, 2): words whose tag is right, and words."""
-    headline: str = "f1"
-    counted: str = "entities that are right in border and kind"
-
-    @classmethod
-    def of(cls, kinds: Sequence[str], pairs: Sequence[tuple[list[Span], list[Span]]], words: Sequence[tuple[int, int]]) -> EntityOutcomes:
-        """From the right and the said spans of each sentence."""
-        place = {kind: n for n, kind in enumerate(kinds)}
-        found = np.zeros((3, len(pairs), len(kinds)), np.int64)
-        for n, (truth, said) in enumerate(pairs):
-            for row, spans in enumerate(({*truth} & {*said}, said, truth)):
-                for span in spans:
-                    found[row, n, place[span.label]] += 1
-        return cls(kinds, found[0], found[1], found[2], np.array(words, np.int64).reshape(-1, 2))
-
-    def __len__(self) -> int:
-        return len(self.right)
-
-    def metrics(self, index: Index | None = None) -> dict[str, float]:
-        """Precision, recall and F1 over all entities together; F1 as the mean over kinds; words with the right tag."""
-        right, said, wanted, words = ((x if index is None else x[index]).sum(0) for x in (self.right, self.said, self.wanted, self.words))
-        precision, recall, f1 = prf(right.sum(), said.sum(), wanted.sum())
-        there = wanted > 0
-        macro = float(prf(right, said, wanted)[2][there].mean()) if there.any() else 0.0
-        return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "macro_f1": macro,
-                "word_accuracy": float(words[0] / max(1, words[1]))}  # fmt: skip
-
-    def correct(self) -> Any:
-        """Nothing: an entity is no example."""
-        return None
-
-    def by_class(self) -> dict[str, dict[str, float]]:
-        """By kind."""
-        return class_table(self.kinds, self.right.sum(0), self.said.sum(0), self.wanted.sum(0))
+def _loss(model: Headed, logits: Tensor, batch: Batch) -> Tensor:
+    """Of logits (N, L) of all words of a batch, in nats, summed over the words."""
+    targets = batch.targets.flatten()
+    targets = targets[targets != IGNORE]
+    if model.crf is None:
+        return F.cross_entropy(logits, targets, reduction="sum")
+    counts = [count for count in target_counts(batch) if count]
+    scores, real = padded(logits, counts)
+    return model.crf(scores, padded(targets[:, None], counts)[0][..., 0], real)
