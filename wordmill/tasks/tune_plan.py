@@ -139,6 +139,8 @@ def tune_plan(
                      if config.patience else "the best weights on the validation examples are kept")  # fmt: skip
     if train.ema:
         notes.append(f"an average of the weights ({train.ema:g} a step) is judged and kept")
+    if weights < SMALL and "r_drop" in task_class(config.task).Settings.model_fields and "r_drop" not in config.options:
+        notes.append("task.r_drop=1 would take twice as long, and often gives so small a model a point or two more")
     if config.lora is not None:
         head = "" if task_class(config.task).generative else ", and the head whole"
         notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are")
