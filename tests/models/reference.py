@@ -55,6 +55,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3 windowed": ("qwen3", {**LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
     "phi3": ("phi3", {**PHI3, "sliding_window": 9}),
     "phi3 partly turned": ("phi3", {**PHI3, "hidden_size": 64, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}}),
+    "starcoder2": ("starcoder2", {**QWEN2, "hidden_act": "gelu_pytorch_tanh", "sliding_window": 9}),
     "gemma2": ("gemma2", {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
     "gemma3_text": ("gemma3_text", {**GEMMA, "num_hidden_layers": 7}),
     "bert": ("bert", BERT),

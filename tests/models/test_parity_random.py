@@ -19,6 +19,7 @@ from wordmill.models.transformer import Transformer
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 ACTIVATIONS = st.sampled_from(["relu", "gelu", "gelu_new", "silu", "gelu_pytorch_tanh", "relu2", "quick_gelu", "tanh"])
 EPS = st.sampled_from([1e-12, 1e-6, 1e-5, 1e-2])
+WINDOW = st.sampled_from([None, 1, 9])
 
 
 def heads(draw: Draw) -> tuple[int, int]:
@@ -117,7 +118,8 @@ def distilbert(draw: Draw) -> dict[str, Any]:
 DRAWS: dict[str, Callable[[Draw], dict[str, Any]]] = {
     "gpt2": gpt2,
     "llama": lambda draw: {**llama_like(draw), "attention_bias": draw(st.booleans())},
-    "mistral": lambda draw: {**llama_like(draw), "sliding_window": draw(st.sampled_from([None, 1, 9]))},
+    "starcoder2": lambda draw: {**llama_like(draw, own_size=False), "use_bias": draw(st.booleans()), "sliding_window": draw(WINDOW)},
+    "mistral": lambda draw: {**llama_like(draw), "sliding_window": draw(WINDOW)},
     "qwen2": lambda draw: qwen(draw, own_size=False),
     "qwen3": lambda draw: {**qwen(draw), "attention_bias": draw(st.booleans())},
     "phi3": lambda draw: {**llama_like(draw, own_size=False, scaled=False), "sliding_window": draw(st.sampled_from([None, 9])),
