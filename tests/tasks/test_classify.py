@@ -90,7 +90,7 @@ def test_a_model_that_is_no_better_than_without_it_is_said_to_be_so(reviews, sma
     arguments = ["finetune", "classify", *files, "--model", str(small_models("bert"))]
     assert main([*arguments, "-o", str(tmp_path / "a"), "--steps", "1", "--lr", "1e-6"]) == 0
     told = capsys.readouterr()
-    assert re.search(r"warning: no better than without it: .+ has [\d.]+ where the model has [\d.]+ \(accuracy\)", told.err)
+    assert re.search(r"warning: the model is no better than what is had without one: accuracy [\d.]+, and .+ has [\d.]+", told.err)
     assert "(- for lines of text)" in told.out
     judged = Judged(10, "perplexity", {"perplexity": 3.0}, {}, 0, 0, baselines={"before": {"perplexity": 4.0}}, lower_is_better=True)
     assert judged.not_better() is None and replace(judged, metrics={"perplexity": 4.0}).not_better() is not None

@@ -30,10 +30,28 @@ def split_words(words: Sequence[str], plain: Collection[str], section: str) -> t
         elif "." in name or name in plain:
             pairs.append(word)
         else:
-            raise UsageError(
-                f"can't read the setting {word!r}", fix=f"Settings name their section, for example {section}.{word} or train.{word}"
-            )
+            raise UsageError(f"can't read the setting {word!r}", fix=_section_hint(name, word, section))
     return names, pairs
+
+
+def _section_hint(name: str, word: str, section: str) -> str:
+    """Where a setting without a section may belong."""
+    from wordmill.batches.corrupt import DenoiseConfig, InfillConfig, MaskConfig
+    from wordmill.core.config import Config
+    from wordmill.corpus import CorpusConfig
+    from wordmill.models.config import TransformerConfig
+    from wordmill.tokenizer import TokenizerConfig
+    from wordmill.train.loop import TrainConfig
+    from wordmill.train.optim import OptimConfig
+
+    sections: list[tuple[str, type[Config]]] = [
+        ("model", TransformerConfig), ("train", TrainConfig), ("train.optim", OptimConfig), ("corruption", MaskConfig),
+        ("corruption", DenoiseConfig), ("corruption", InfillConfig), ("tokenizer", TokenizerConfig), ("corpus", CorpusConfig),
+    ]  # fmt: skip
+    if name in dict(sections):
+        return f"{name} is a group of settings: {name}.NAME=value"
+    found = list(dict.fromkeys(f"{place}.{word}" for place, config in sections if name in config.model_fields))
+    return f"Settings name their section: {' or '.join(found or [f'{section}.{word}', f'train.{word}'])}"
 
 
 def task_settings(pairs: Sequence[str]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class ClassifyConfig(Config):
     """Probability from which one of several labels holds (multi_label)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the state dropped in training before each layer of the head."""
-    r_drop: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    r_drop: float = Field(default=0.0, ge=0, le=100)
     """Weight of R-Drop (Liang et al. 2021, arXiv 2106.14448): each text is read twice, with other parts dropped, and how far apart the two
     answers are is added to the loss. A step takes twice the time; 1 is usual."""
 

@@ -529,7 +529,7 @@ def finish(
                 for line in judged.text().splitlines():
                     reporter.note(f"{name}: {line}")
     if found and (as_good := found["test" if "test" in found else "validation"].not_better()) is not None:
-        reporter.warn(f"no better than without it: {as_good}. More time, more examples or a model that has learned more before may help")
+        reporter.warn(f"the model is no better than what is had without one: {as_good}. More time, more examples or another start may help")
     folders: dict[str, dict[str, Any]] = {"model": {}}
     still = {name for name, _ in run.model.named_parameters()} - set(weights)
     # What is frozen is as it was in the parent: the model at hand may hold it rounded to bfloat16.

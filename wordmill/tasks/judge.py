@@ -65,7 +65,7 @@ class Judged:
         best = max(scores, key=lambda name: sign * scores[name], default=None)
         if best is None or sign * self.metrics[self.headline] > sign * scores[best]:
             return None
-        return f"{best} has {scores[best]:.4f} where the model has {self.metrics[self.headline]:.4f} ({self.headline.replace('_', ' ')})"
+        return f"{self.headline.replace('_', ' ')} {self.metrics[self.headline]:.4f}, and {best} has {scores[best]:.4f}"
 
     def lost(self) -> str:
         """How much was cut and left out, in words."""

@@ -16,7 +16,7 @@ from wordmill.batches.pack import CarriedRows, PackedRows
 from wordmill.batches.store import TokenStore
 from wordmill.core.config import check_names, merge
 from wordmill.core.device import choose_dtype
-from wordmill.core.errors import ConfigError, UsageError
+from wordmill.core.errors import ConfigError, ModelError, UsageError
 from wordmill.core.measure import matmul_rate
 from wordmill.core.progress import Reporter, human_count, human_time, plural
 from wordmill.models.adapters import add_lora
@@ -187,7 +187,9 @@ def check_settings(config: PretrainConfig) -> None:
     for section, fields in (("train", TrainConfig.model_fields), ("model", TransformerConfig.model_fields)):
         for name in getattr(config, section):
             if name not in fields and name in type(config).model_fields:
-                raise ConfigError(f"{name} is no part of {section}", where=f"{section}.{name}", fix=f"Say it without {section}. before it")
+                own = "It is a group of its own: corruption.rate=… and the like"
+                raise ConfigError(f"{name} is no part of {section}", where=f"{section}.{name}",
+                                  fix=own if name == "corruption" else f"Say it without {section}. before it")  # fmt: skip
     for name in budget.SIZES:
         if name in config.model and (not isinstance(config.model[name], int) or config.model[name] < 1):
             raise ConfigError(f"a whole number from 1 on is needed, not {config.model[name]!r}", where=f"model.{name}")
@@ -212,8 +214,15 @@ def _check_model(config: PretrainConfig) -> None:
     own, rest = budget.sizes(config.model)
     width, layers = _usual_size(own)
     fitted = own if {"width", "hidden_size"} & set(own) or not (config.time or config.size) else {}
-    some = {"vocab_size": 1000, "bos_id": 0, "eos_id": 0, "pad_id": 0}
-    budget.model_config(config.family, {**some, **budget.family_shape(config.family, width, layers), **rest, **fitted})
+    shape = budget.family_shape(config.family, width, layers)
+    some = {"vocab_size": 1000, "bos_id": 0, "eos_id": 0, "pad_id": 0, **({"decoder_start_id": 0} if "encoder_layers" in shape else {})}
+    try:
+        check_expressible(budget.model_config(config.family, {**some, **shape, **rest, **fitted}))
+    except ModelError as error:
+        if error.where != "config.json":
+            raise
+        raise ConfigError(f"{config.family} can't have such a shape: {error.what}", where="model",
+                          fix="Let model.width be a multiple of model.heads") from None  # fmt: skip
 
 
 def _usual_size(own: Mapping[str, Any]) -> tuple[int, int]:

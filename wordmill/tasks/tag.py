@@ -84,7 +84,7 @@ class TagConfig(Config):
     """More tags than this are taken for a mistake."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the state dropped in training before the output layer."""
-    r_drop: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    r_drop: float = Field(default=0.0, ge=0, le=100)
     """Weight of R-Drop: as in `classify`."""
 
 
