@@ -57,7 +57,7 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if ours and name in REFUSED:
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
     here = bool(ours)
-    if name in ("cpu",):
+    if name == "cpu":
         here = False
     elif name == "cuda":
         here, args, kwargs = True, args[:1], {}
@@ -81,11 +81,9 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if kwargs.get("pin_memory"):
         kwargs = {**kwargs, "pin_memory": False}
     with torch._C.DisableTorchFunction():
-        if name in ("cpu", "cuda", "to") and bool(ours) != here:
-            found = func(*args, **kwargs)
-            found = found.clone() if found is args[0] or found.data_ptr() == args[0].data_ptr() else found
-        else:
-            found = func(*args, **kwargs)
+        found = func(*args, **kwargs)
+        if name in ("cpu", "cuda", "to") and bool(ours) != here and found.data_ptr() == args[0].data_ptr():
+            found = found.clone()  # from one device to the other is always a copy
     if isinstance(found, Tensor):
         return _placed(found, here)
     if isinstance(found, tuple | list) and not isinstance(found, torch.Size):
@@ -94,14 +92,10 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _placed(x: Tensor, here: bool) -> Tensor:
+    if isinstance(x, OnGpu) == here:
+        return x
     with torch._C.DisableTorchFunction():
-        return _as(x, here)
-
-
-def _as(x: Tensor, here: bool) -> Tensor:
-    if here and not isinstance(x, OnGpu):
-        return x.as_subclass(OnGpu)
-    return x if here or not isinstance(x, OnGpu) else x.as_subclass(Tensor)
+        return x.as_subclass(OnGpu if here else Tensor)
 
 
 def _device(x: Any) -> str | None:

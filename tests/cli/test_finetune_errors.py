@@ -192,3 +192,11 @@ def test_what_is_wrong_is_said_before_the_examples_are_read(tmp_path, capsys, wo
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(said, line), line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [("dropout=0.2", r"task\.dropout=0\.2 or model\.dropout=0\.2$"), ("rate=0.5", r"task\.rate=0\.5 or train\.rate=0\.5$")],
+)
+def test_a_setting_without_a_section_is_not_sent_to_those_of_pretraining(expect_refusal, word, words):
+    expect_refusal(words, "classify", "a.csv", word)

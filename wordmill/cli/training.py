@@ -44,13 +44,15 @@ def _section_hint(name: str, word: str, section: str) -> str:
     from wordmill.train.loop import TrainConfig
     from wordmill.train.optim import OptimConfig
 
-    sections: list[tuple[str, type[Config]]] = [
-        ("model", TransformerConfig), ("train", TrainConfig), ("train.optim", OptimConfig), ("corruption", MaskConfig),
-        ("corruption", DenoiseConfig), ("corruption", InfillConfig), ("tokenizer", TokenizerConfig), ("corpus", CorpusConfig),
-    ]  # fmt: skip
+    sections: list[tuple[str, type[Config]]] = [("model", TransformerConfig), ("train", TrainConfig), ("train.optim", OptimConfig)]
+    if section == "model":  # pretraining, which reads raw text
+        sections += [("corruption", MaskConfig), ("corruption", DenoiseConfig), ("corruption", InfillConfig),
+                     ("tokenizer", TokenizerConfig), ("corpus", CorpusConfig)]  # fmt: skip
     if name in dict(sections):
         return f"{name} is a group of settings: {name}.NAME=value"
     found = list(dict.fromkeys(f"{place}.{word}" for place, config in sections if name in config.model_fields))
+    if section == "task":  # which task is not known here
+        found = [f"task.{word}", *found] if found else []
     return f"Settings name their section: {' or '.join(found or [f'{section}.{word}', f'train.{word}'])}"
 
 

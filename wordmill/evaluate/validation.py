@@ -20,21 +20,24 @@ FEW, MANY = 2048, 8192
 """Tokens at once: for a CPU with a Transformer, and else."""
 
 
+def tokens_at_once(device: torch.device, *, recurrent: bool = False) -> int:
+    """Tokens in one forward pass that keep a device busy. A CPU is with as few as training takes at once, and more would raise the peak of
+    a run's memory at its end; recurrent models work a step at a time, and want many rows."""
+    return FEW if device.type == "cpu" and not recurrent else MANY
+
+
 def evaluate_store(
     model: LanguageModel, store: TokenStore, *, context: int, batch_tokens: int | None = None, max_targets: int | None = None
 ) -> Score:
     """The cost of a token store, for validation while training: packed rows of `context` targets, each on its own
-    (recurrent models carry their state along `batch_tokens / context` lanes). `batch_tokens` None: as many as the device is busy with; a
-    CPU is with as few as training takes at once, and more would raise the peak of a run's memory at its end.
+    (recurrent models carry their state along `batch_tokens / context` lanes). `batch_tokens` None: `tokens_at_once`.
 
     With `max_targets` only that many are read, drawn from everywhere (the same each time), and the bytes are taken in
     proportion. The model's mode is put back.
     """
     recurrent = isinstance(model.config, RecurrentConfig)
     device = next(model.parameters()).device
-    if batch_tokens is None:
-        batch_tokens = FEW if device.type == "cpu" and not recurrent else MANY
-    rows = max(1, batch_tokens // context)
+    rows = max(1, (batch_tokens or tokens_at_once(device, recurrent=recurrent)) // context)
     some = max_targets is not None  # a part of the rows stands for all only when it is drawn from everywhere
     packed = CarriedRows(store, context, rows, 0, shuffle=some) if recurrent else PackedRows(store, context, rows, 0, shuffle=some)
     steps = packed.steps_per_epoch if isinstance(packed, CarriedRows) else -(-packed.rows_per_epoch // rows)

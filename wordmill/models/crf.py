@@ -15,11 +15,8 @@ def count_moves(paths: Iterable[Sequence[int]], labels: int) -> Tensor:
     """How often each label follows each other in sequences of labels (L + 1, L + 1): a row for the label before, the last for the start;
     a column for the label after, the last for the end."""
     found = torch.zeros(labels + 1, labels + 1, dtype=torch.long)
-    for path in paths:
-        if len(path):
-            steps = torch.tensor([labels, *path, labels])
-            found.index_put_((steps[:-1], steps[1:]), torch.ones(1, dtype=torch.long), accumulate=True)
-    return found
+    steps = torch.tensor([labels, *(label for path in paths if len(path) for label in (*path, labels))])  # an end is the next one's start
+    return found.index_put_((steps[:-1], steps[1:]), torch.ones(1, dtype=torch.long), accumulate=True)
 
 
 class CRF(nn.Module):

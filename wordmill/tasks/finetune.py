@@ -278,9 +278,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     check_used(task, config.options, splits["train"].records)
     if "validation" not in splits and config.validation_share:
         splits = set_aside(config, task, splits, folder, reporter)
-    weigh = getattr(task, "weigh", None)
-    if weigh is not None:
-        weigh(splits["train"].records)
+    task.weigh(splits["train"].records)
     n_bytes = 0 if config.shaped else _size(task, splits["train"])
     plain = _tokenizer(config, task, splits["train"], n_bytes, folder, reporter)
     model, tokenizer = _shape(config, task, plain, n_bytes), task.equip(plain)

@@ -28,7 +28,7 @@ from wordmill.core.files import occupied, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, human_time, plural, verb
 from wordmill.corpus import Corpus, CorpusConfig, build_corpus
-from wordmill.evaluate.validation import evaluate_rows, evaluate_store
+from wordmill.evaluate.validation import evaluate_rows, evaluate_store, tokens_at_once
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
 from wordmill.models.adapters import add_lora
 from wordmill.models.config import TransformerConfig
@@ -302,7 +302,7 @@ def _final_numbers(run: Training, config: PretrainConfig, plan: Plan, data: Data
     if data.validation is None:
         return {}
     if config.objective != "clm":
-        told = evaluate_rows(run.model, _validation_rows(config, plan, data, data.validation))
+        told = evaluate_rows(run.model, _validation_rows(config, plan, data, data.validation, run.device))
         if not told.targets:
             return {}
         right = f"{100 * told.accuracy:.2f} % of {human_count(told.targets)} targets right"
@@ -318,10 +318,10 @@ def _final_numbers(run: Training, config: PretrainConfig, plan: Plan, data: Data
             "validation_tokens": score.tokens, "validation_bytes": score.bytes, "tokens_cut": 0}  # fmt: skip
 
 
-def _validation_rows(config: PretrainConfig, plan: Plan, data: Data, store: TokenStore) -> PackedRows:
+def _validation_rows(config: PretrainConfig, plan: Plan, data: Data, store: TokenStore, device: torch.device) -> PackedRows:
     """The validation text under the run's objective, corrupted in the same way every time."""
     context = plan.train.context
-    rows = training_rows(config.replace(seed=0), plan.model, store, data.tokenizer, context, max(1, 8192 // context))
+    rows = training_rows(config.replace(seed=0), plan.model, store, data.tokenizer, context, max(1, tokens_at_once(device) // context))
     assert isinstance(rows, PackedRows)
     return rows
 
@@ -332,7 +332,7 @@ def _callbacks(run: Training, config: PretrainConfig, plan: Plan, data: Data, ta
     bytes_per_token = max(1e-9, data.corpus.bytes("train") / data.train.n_tokens) if causal else None
     log = Log(folder, task, flops_per_token=plan.flops_per_token, peak=plan.peak_flops, bytes_per_token=bytes_per_token,
               tensorboard=tensorboard)  # fmt: skip
-    rows = None if causal or data.validation is None else _validation_rows(config, plan, data, data.validation)
+    rows = None if causal or data.validation is None else _validation_rows(config, plan, data, data.validation, run.device)
     prompts = (config.prompts or _prompts(data)) if causal else ()
     watch = Watch(log, data.validation, data.tokenizer, prompts=prompts, max_targets=plan.validation_targets, keep_best=plan.keep_best,
                   rows=rows)  # fmt: skip

@@ -13,6 +13,7 @@ in which they are called:
                the model is used); say what was taken for what; raise `DataError` with `record.where` for what can't be trained on
     idle       settings that would change nothing with that: they are refused
     stratum, key   the split keeps shares of strata, and equal keys on one side
+    weigh      what the training examples tell as a whole: weights of classes, which tag follows which
     equip      the tokenizer with what the task adds to it (before encoding; as a rule nothing)
     settle     what depends on the tokenizer and the model too (a task that writes: its prompt, its end token), into `self.spec`
     encode     a record → `Encoded`: ids with targets (`IGNORE` where nothing is learned), counting what was cut; a text in several
@@ -184,6 +185,9 @@ class Task:
     def objective(self, model: Any, batch: Batch, state: Any = None) -> LossSum:
         """The loss of a batch in nats, summed over its targets."""
         raise NotImplementedError
+
+    def weigh(self, records: Sequence[Record]) -> None:
+        """Take from the training examples as a whole what the loss or a new model starts from (as a rule nothing)."""
 
     def shares(self, records: Sequence[Record]) -> Any:
         """How often each record is drawn in training, in proportion (n,); None: each once an epoch."""

@@ -197,6 +197,13 @@ def layer_types(config: TransformerConfig) -> list[str]:
     return ["sliding_attention" if config.window(layer) else "full_attention" for layer in range(config.layers)]
 
 
+def same_window(config: TransformerConfig) -> int | None:
+    """The window of all layers; None without any. Raises `ModelError` where some have one and some have none, or for several sizes."""
+    if len({bool(config.window(layer)) for layer in range(config.layers)}) > 1:
+        raise ModelError(f"{config.family} has one window for all layers", where="windows")
+    return one_window(config)
+
+
 def one_window(config: TransformerConfig) -> int | None:
     """The one window that windowed layers have; None without any. Raises `ModelError` for several: no family can say that."""
     found = {config.window(layer) for layer in range(config.layers)} - {0}

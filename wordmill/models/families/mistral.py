@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
 from wordmill.models.families import _llama, _rope
-from wordmill.models.families._base import Family, one_window
+from wordmill.models.families._base import Family, same_window
 
 
 def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,11 +19,9 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_hf(config: TransformerConfig) -> dict[str, Any]:
     """Our settings → config.json. Raises `ModelError` where some layers have a window and some have none."""
-    if len({bool(config.window(layer)) for layer in range(config.layers)}) > 1:
-        raise ModelError("mistral has one window for all layers", where="windows")
     values = _llama.to_hf(config)
     del values["attention_bias"]
-    return {**values, "sliding_window": one_window(config)}
+    return {**values, "sliding_window": same_window(config)}
 
 
 FAMILY = Family("mistral", "MistralForCausalLM", from_hf, to_hf, _llama.weights, _llama.PARTS, grouped=True, bare="MistralModel",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
 from wordmill.models.families import _llama, _rope
-from wordmill.models.families._base import Family, Weight, one_window
+from wordmill.models.families._base import Family, Weight, same_window
 
 KNOWN = "sliding_window resid_pdrop embd_pdrop original_max_position_embeddings partial_rotary_factor"
 
@@ -22,11 +21,9 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_hf(config: TransformerConfig) -> dict[str, Any]:
     """Our settings → config.json. Raises `ModelError` where some layers have a window and some have none."""
-    if len({bool(config.window(layer)) for layer in range(config.layers)}) > 1:
-        raise ModelError("phi3 has one window for all layers", where="windows")
     values = _llama.to_hf(config)
     del values["attention_bias"], values["head_dim"]
-    return {**values, "sliding_window": one_window(config), "resid_pdrop": config.dropout, "embd_pdrop": 0.0,
+    return {**values, "sliding_window": same_window(config), "resid_pdrop": config.dropout, "embd_pdrop": 0.0,
             "original_max_position_embeddings": config.max_positions, "partial_rotary_factor": config.rope_share}  # fmt: skip
 
 

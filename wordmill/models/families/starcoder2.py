@@ -9,7 +9,7 @@ from typing import Any
 from wordmill.core.errors import ModelError
 from wordmill.models.config import TransformerConfig
 from wordmill.models.families import _llama, _rope
-from wordmill.models.families._base import Family, Weight, one_window
+from wordmill.models.families._base import Family, Weight, same_window
 
 KNOWN = "use_bias norm_epsilon norm_type mlp_type residual_dropout embedding_dropout sliding_window"
 FIXED = {"norm_type": ("layer_norm",), "mlp_type": ("default",)}
@@ -27,8 +27,6 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_hf(config: TransformerConfig) -> dict[str, Any]:
     """Our settings → config.json. Raises `ModelError` for what StarCoder 2 has no word for."""
-    if len({bool(config.window(layer)) for layer in range(config.layers)}) > 1:
-        raise ModelError("starcoder2 has one window for all layers", where="windows")
     if len({config.attention_bias, config.output_bias, config.ffn_bias}) > 1:
         raise ModelError("starcoder2 has all biases or none", where="attention_bias")
     if config.heads * config.head_size != config.width:
@@ -36,7 +34,7 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
     values = _llama.to_hf(config)
     for name in ("attention_bias", "head_dim", "rms_norm_eps"):
         del values[name]
-    return {**values, "norm_epsilon": config.norm_eps, "use_bias": config.attention_bias, "sliding_window": one_window(config),
+    return {**values, "norm_epsilon": config.norm_eps, "use_bias": config.attention_bias, "sliding_window": same_window(config),
             "residual_dropout": config.dropout, "embedding_dropout": config.dropout}  # fmt: skip
 
 
