@@ -11,9 +11,11 @@ from tests.tuning import make_folder
 from wordmill.cli.app import main
 from wordmill.core.progress import SILENT
 from wordmill.evaluate.bootstrap import intervals
+from wordmill.tasks import finetune as tuning
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.summarize import Summarize, lead
 from wordmill.tasks.texts import RougeOutcomes, Words
+from wordmill.tasks.watch import TaskWatch
 
 
 def articles(n, start=0):
@@ -91,6 +93,29 @@ def test_from_a_file_to_a_report(family, data, small_models, capsys):
     card = (run / "model" / "README.md").read_text(encoding="utf-8")
     assert "It reads the prompt" in card and (family == "lstm" or "AutoModelForSeq2SeqLM" in card)
     assert main(["finetune", "-o", str(run), "--resume", "--quiet"]) == 0
+
+
+def test_where_writing_takes_long_fewer_validation_examples_are_answered_and_it_trains_on(data, small_models, monkeypatch, tmp_path):
+    """An answer in the end is taken to be as slow as one of the look that went before: here 0.2 s each, of 8 s in all."""
+    shares = []
+
+    class Slow(TaskWatch):
+        def _look(self, run):
+            super()._look(run)
+            self.answering = 0.2 * len(self._some()[0])
+
+        def __call__(self, run, event):
+            super().__call__(run, event)
+            shares.append(run.memory.get("answered"))
+
+    monkeypatch.setattr(tuning, "TaskWatch", Slow)
+    monkeypatch.setattr("wordmill.tasks.watch.FEWEST", 4)
+    (tmp_path / "dev.jsonl").write_text("\n".join(json.dumps(row) for row in articles(60)))
+    run = tuning.finetune("summarize", data / "train.jsonl", validation=tmp_path / "dev.jsonl", model=small_models("t5"), time="8s",
+                            options={"beams": 1, "max_tokens": 4}, out=tmp_path / "run")  # fmt: skip
+    fitting = int(0.25 * 8 / 0.2)
+    assert 4 <= 60 * shares[-1] <= fitting and run.metrics["step"] > 3
+    assert 0.5 * 60 * shares[-1] <= run.metrics["validation"]["examples"] <= fitting
 
 
 def test_preview_shows_prompt_and_answer(data, small_models, capsys):

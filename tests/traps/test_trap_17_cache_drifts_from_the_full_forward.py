@@ -62,11 +62,37 @@ def test_an_encoder_decoder_reads_its_source_once(make_model, shape):
     with torch.inference_mode():
         memory, state = model.encode(source, places), model.new_state(3, 20)
         _, state = model(ids[:, :6], None, None, state, memory=memory)
-        cross = [k for k, _ in state.cross]
+        cross = [k.clone() for k, _ in state.cross]
         state.select(order)
         for step in range(6, 12):
             hidden, state = model(ids[:, step : step + 1], None, None, state)
             rows = torch.cat((ids[order, :6], ids[:, 6 : step + 1]), 1)
             full, _ = model(rows, memory=model.encode(source[order], places[order]))
             assert torch.allclose(hidden[:, -1], full[:, -1], atol=1e-5, rtol=1e-5)
-        assert all(torch.equal(k, old[order]) for (k, _), old in zip(state.cross, cross, strict=True))
+        assert all(torch.equal(state.crossed(layer)[0], old[order]) for layer, old in enumerate(cross))
+
+
+@pytest.mark.parametrize("shape", ENCODER_DECODERS)
+@pytest.mark.parametrize(
+    "moves", [[[0, 0, 1, 1], [1, 0, 3, 3], [2, 3, 3]], [[0, 1, 1, 1], [1, 0, 2, 2], [3, 2]], [[1, 1, 0, 0], [0, 1, 2, 3]]]
+)
+def test_beams_share_what_was_read_of_their_source(make_model, shape, moves):
+    """Rows branch, change places within their source, and leave; even or not, each sees its own source."""
+    model = make_model(shape)
+    source = torch.randint(3, 97, (2, 9), generator=torch.Generator().manual_seed(1))
+    places = torch.arange(9).repeat(2, 1)
+    places[0, 6:] = -1
+    ids = torch.randint(3, 97, (2, 3), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        memory, state = model.encode(source, places), model.new_state(2, 20)
+        _, state = model(ids, None, None, state, memory=memory)
+        owners = torch.arange(2)
+        for step, move in enumerate(map(torch.tensor, moves)):
+            state.select(move)
+            owners = owners[move]
+            new = torch.arange(len(move))[:, None] + 40 + step
+            ids = torch.cat((ids[move], new), 1)
+            hidden, state = model(new, None, None, state)
+            full, _ = model(ids, memory=model.encode(source[owners], places[owners]))
+            assert torch.allclose(hidden[:, -1], full[:, -1], atol=1e-5, rtol=1e-5)
+            assert len(state.cross[0][0]) == len(owners.unique_consecutive())

@@ -104,9 +104,10 @@ class CrossAttention(nn.Module):
     def forward(self, x_BTD: Tensor, view: View) -> Tensor:
         batch, length, _ = x_BTD.shape
         k_BSGK, v_BSGK = self._source(view)
-        mixed = attend(
-            self.q(x_BTD).view(batch, length, self.heads, self.size), k_BSGK, v_BSGK, view.crossing, causal=False, scale=self.scale
-        )
+        sources = k_BSGK.shape[0]  # fewer than rows where beams share one: their queries stand side by side then
+        q = self.q(x_BTD).view(sources, -1, self.heads, self.size)
+        bias = view.crossing if view.crossing is None else view.crossing.reshape(sources, 1, -1, k_BSGK.shape[1])
+        mixed = attend(q, k_BSGK, v_BSGK, bias, causal=False, scale=self.scale).reshape(batch, length, self.heads, self.size)
         if view.blind is not None:
             mixed = mixed.masked_fill(view.blind[..., None], 0)
         return self.output(mixed.reshape(batch, length, self.heads * self.size))  # type: ignore[no-any-return]
@@ -114,11 +115,12 @@ class CrossAttention(nn.Module):
     def _source(self, view: View) -> tuple[Tensor, Tensor]:
         """Keys and values of the source: those in the cache, or new ones, which the cache then keeps."""
         if view.cache is not None and len(view.cache.cross) > self.layer:
-            return view.cache.cross[self.layer]
+            return view.cache.crossed(self.layer)
         assert view.memory is not None
         batch, keys, _ = view.memory.hidden.shape
         k, v = self.kv(view.memory.hidden).view(batch, keys, 2 * self.groups, self.size).chunk(2, dim=2)
-        if view.cache is not None:
+        if view.cache is not None:  # as attention reads them: all keys of a head side by side
+            k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
             view.cache.cross.append((k, v))
         return k, v
 

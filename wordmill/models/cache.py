@@ -10,21 +10,27 @@ class KVCache:
     """Keys and values, one slot a position, made once at full size.
 
     A token at position p of row b lies in slot p of that row, so rows of different lengths stand side by side without
-    left padding. Padding (position −1) goes to one spare slot at the end that nobody reads.
+    left padding. Padding (position −1) goes to one spare slot at the end that nobody reads. In memory all slots of a head lie side by
+    side, as attention reads them.
     Shapes: B rows, S slots, G key/value heads, K head size.
     """
 
     def __init__(
         self, layers: int, batch: int, slots: int, groups: int, head_size: int, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (batch, slots + 1, groups, head_size)
+        shape = (batch, groups, slots + 1, head_size)
         self.slots = slots
         self.used = 0
         self.uniform = True
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device).transpose(1, 2) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device).transpose(1, 2) for _ in range(layers)]
+        """(B, S + 1, G, K) a layer."""
         self.cross: list[tuple[Tensor, Tensor]] = []
-        """Keys and values of the source, a pair a layer (B, S, G, K), once an encoder–decoder has read it."""
+        """Keys and values of the sources, a pair a layer (sources, S, G, K), once an encoder–decoder has read them."""
+        self.owners = torch.arange(batch, device=device)
+        """(B,) which source each row has read: the beams of a prompt share one."""
+        self.even = True
+        """Whether each source has as many rows as any other, one after the other."""
         self.source: tuple[Tensor, Tensor | None] | None = None
         """Positions and documents of the source's tokens (B, S)."""
 
@@ -55,9 +61,31 @@ class KVCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep only the rows named, in that order (finished prompts leave the batch; beams are reordered)."""
-        self.keys = [x[rows] for x in self.keys]
-        self.values = [x[rows] for x in self.values]
-        self.cross = [(k[rows], v[rows]) for k, v in self.cross]
+        self.keys = [_selected(x, rows, self.used) for x in self.keys]
+        self.values = [_selected(x, rows, self.used) for x in self.values]
+        if self.cross:
+            kept, self.owners = torch.unique_consecutive(self.owners[rows], return_inverse=True)
+            if not torch.equal(kept, torch.arange(len(self.cross[0][0]), device=kept.device)):
+                self.cross = [(_selected(k, kept, k.shape[1]), _selected(v, kept, v.shape[1])) for k, v in self.cross]
+            each, rest = divmod(len(rows), len(kept))
+            self.even = not rest and bool((self.owners.view(len(kept), each) == self.owners[::each, None]).all())
+        else:
+            self.owners = torch.arange(len(rows), device=rows.device)
         if self.source is not None:
             positions, documents = self.source
             self.source = positions[rows], None if documents is None else documents[rows]
+
+    def crossed(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the sources (sources or B, S, G, K): the same number of rows in turn belong to each."""
+        k, v = self.cross[layer]
+        return (k, v) if self.even else (k[self.owners], v[self.owners])
+
+
+def _selected(x: Tensor, rows: Tensor, used: int) -> Tensor:
+    """Rows of x (B, S, G, K), of which the first `used` slots count; in the memory of x, where they fit."""
+    whole = x.transpose(1, 2)
+    wanted = whole[:, :, :used].index_select(0, rows)
+    if len(rows) > len(whole):
+        whole = whole.new_zeros(len(rows), *whole.shape[1:])
+    whole[: len(rows), :, :used] = wanted
+    return whole[: len(rows)].transpose(1, 2)

@@ -478,17 +478,19 @@ def _callbacks(run: Training, config: FinetuneConfig, plan: TunePlan, ready: Pre
     encoded = ready.encoded.get("validation", [])
     # Looking at all of a large validation set again and again would take longer than training.
     step = every(len(records), VALIDATION_MOST)
-    in_the_end = len(records[:: _answered(ready.task, len(records))]) + len(ready.encoded.get("test", ()))
-    in_the_end *= 1 if ready.task.before is None or config.scratch else 2  # the model as it was before is asked too
+    times = 1 if ready.task.before is None or config.scratch else 2  # the model as it was before is asked too
+    of_validation = times * len(records[:: _answered(ready.task, len(records))])
+    in_the_end = of_validation + times * len(ready.encoded.get("test", ()))
     watch = TaskWatch(log, ready.task, ready.tools, records[::step], encoded[::step], patience=plan.patience, in_the_end=in_the_end,
-                      whole=plan.whole)  # fmt: skip
+                      of_validation=of_validation, whole=plan.whole)  # fmt: skip
     run.callbacks += [log, watch] if run.world.first else [watch]
     return watch
 
 
-def _answered(task: Task, examples: int) -> int:
-    """Of so many validation examples each how-manyth is answered in the end: writing takes long."""
-    return every(examples, WRITTEN_MOST) if task.writes else 1
+def _answered(task: Task, examples: int, share: float = 1.0) -> int:
+    """Of so many validation examples each how-manyth is answered in the end: writing takes long, and there may be time for a `share` of
+    them."""
+    return every(examples, max(1, round(share * min(examples, WRITTEN_MOST)))) if task.writes else 1
 
 
 def finish(
@@ -510,11 +512,12 @@ def finish(
         return None if config.scratch else build(config, plan.model, ready.task).to(run.device)
 
     found: dict[str, Judged] = {}
+    share = float(run.memory.get("answered", 1.0))
     with weights_in(run, weights):
         for name in ("validation", "test"):
             if name in ready.splits:
                 records = ready.splits[name].records
-                if name == "validation" and (step := _answered(ready.task, len(records))) > 1:
+                if name == "validation" and (step := _answered(ready.task, len(records), share)) > 1:
                     reporter.note(f"validation: one of {step} examples is answered, of {len(records):,}")
                     records = records[::step]
                 judged, answers = judge(ready.task, run.model, ready.tools, records, train=train, before=before,

@@ -21,6 +21,8 @@ SPLITS = 2
 """Validation and test examples, of both of which there are samples in the end."""
 WRITTEN = 64
 """Validation answers that a task that writes them gives each time, at most."""
+ANSWERING, FEWEST = 0.25, 20
+"""Share of a set time that writing answers in the end may take: of validation examples no more are answered than fit, but so many."""
 
 
 def every(n: int, most: int) -> int:
@@ -32,15 +34,17 @@ class TaskWatch(Watch):
     """Judges the model on validation examples as often as the plan says, keeps the best weights (the better score, then the lower loss;
     of a task that writes its answers the lower loss), and ends the run after `patience` evaluations without a gain (0: never). No other
     examples are ever looked at. Where a time was set (`whole`: seconds for training and what comes after it), training ends so that the
-    `in_the_end` examples can be answered in what is left, as far as looking at validation examples has told how long that takes."""
+    `in_the_end` examples can be answered in what is left, as far as looking at validation examples has told how long that takes. Of those
+    that are `of_validation` examples, fewer are answered in writing where all would leave too little time to train: `run.memory` says which
+    share (`answered`)."""
 
     def __init__(
         self, log: Log, task: Task, tools: Tools, records: Sequence[Record], encoded: Sequence[Encoded], *, patience: int,
-        in_the_end: int = 0, whole: float | None = None,
+        in_the_end: int = 0, of_validation: int = 0, whole: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(log, None, tools.tokenizer, prompts=(), max_targets=None, keep_best=True)
         self.task, self.tools, self.records, self.encoded, self.patience = task, tools, records, encoded, patience
-        self.in_the_end, self.whole = in_the_end, whole
+        self.in_the_end, self.of_validation, self.whole = in_the_end, of_validation, whole
         self.answering, self.sampling = 0.0, 0.0
 
     def __call__(self, run: Training, event: Event) -> None:
@@ -66,20 +70,30 @@ class TaskWatch(Watch):
         """Until when there is time to train, at the second `now`, after a look that took `look` seconds. What share of the run is done
         changes with it, and how many looks there should have been."""
         assert self.whole is not None
-        limit = self.whole - run.world.agree(self._reserve(look), run.device)
+        each = self.answering / max(1, len(self._some()[0])) * int(getattr(self.task.settings, "beams", 1))
+        answers = self._answers(each)
+        if self.of_validation:
+            run.memory["answered"] = 1 - (self.in_the_end - answers) / self.of_validation
+        limit = self.whole - run.world.agree(self._reserve(look, each * answers), run.device)
         if limit < now < 0.8 * self.whole:
-            run.reporter.warn(f"answering all {self.in_the_end:,} examples in the end takes about {human_time(self.whole - limit)} of "
+            run.reporter.warn(f"answering {answers:,} examples in the end takes about {human_time(self.whole - limit)} of "
                               f"{human_time(self.whole)}: there is no more time to train")  # fmt: skip
         run.memory["time_limit"] = max(limit, now)
         run.memory["evaluated"] = int(min(1.0, now / run.time_limit) * run.config.evaluations)
         run.memory["look_after"] = now + 4 * look
 
-    def _reserve(self, look: float) -> float:
-        """Seconds to keep for the last look at the validation examples and for judging in the end, when a look takes `look` seconds: an
-        answer takes as long as it took now, by a beam search as much longer as it has beams; samples; a tenth more, and what else there is
-        to do."""
-        answers = self.answering / max(1, len(self._some()[0])) * self.in_the_end * int(getattr(self.task.settings, "beams", 1))
-        return look + 1.1 * (answers + self.sampling) + max(2.0, 0.03 * (self.whole or 0.0))
+    def _answers(self, each: float) -> int:
+        """How many examples are answered in the end, when an answer takes `each` seconds."""
+        if not self.task.writes or not each:
+            return self.in_the_end
+        fitting = int(ANSWERING * (self.whole or 0.0) / each) - (self.in_the_end - self.of_validation)
+        return self.in_the_end - self.of_validation + min(self.of_validation, max(FEWEST, fitting))
+
+    def _reserve(self, look: float, answering: float) -> float:
+        """Seconds to keep for the last look at the validation examples, when a look takes `look` seconds, and for judging in the end:
+        answers take as long as they took now, by a beam search as much longer as it has beams; samples; a tenth more, and what else there
+        is to do."""
+        return look + 1.1 * (answering + self.sampling) + max(2.0, 0.03 * (self.whole or 0.0))
 
     def rewind(self, run: Training) -> None:
         """As `Watch`; a run that had had enough has had enough."""
