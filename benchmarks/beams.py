@@ -113,7 +113,8 @@ def main() -> None:
         peak = max(one["peak_bytes"] for one in found) / 2**30
         rows.append([dtype, side, f"{found[0]['tokens'] / seconds:.0f}", f"{seconds / ours:.2f} ×", f"{peak:.2f} GiB"])
     text = common.table(["numbers", "side", "tokens/s", "wordmill is faster by", "peak memory"], rows)
-    text += f"\n\n{options.texts} sources of {options.source} tokens, answers of {options.tokens}, {options.beams} beams; threads: {options.threads}."
+    text += f"\n\n{options.texts} sources of {options.source} tokens, answers of {options.tokens}, {options.beams} beams, threads: "
+    text += f"{options.threads}; seconds: median of {options.rounds}."
     common.save("beams", {"settings": {k: str(v) for k, v in vars(options).items() if k != "before"}, "raw": results}, text)
 
 

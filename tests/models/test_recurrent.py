@@ -144,6 +144,25 @@ def test_token_dropout_drops_whole_tokens_in_training_only(cell, both):
     assert 0 < kept.sum() < kept.numel() and torch.allclose(ratio, 2.0 * kept[..., None].expand_as(ratio).to(ratio), atol=1e-5)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("sizes", [{}, {"hidden_size": 3}, {"tie_embeddings": False}])
+def test_both_ways_with_an_output_layer_each_text_is_read_whole_and_alone(cell, sizes):
+    """Texts side by side in a row give what each gives by itself, and each token's logits depend on what stands before and behind it."""
+    model = _model(cell, bidirectional=True, **sizes)
+    assert model.config.kind == "encoder" and not model.config.causal and model.config.width == 2 * model.config.hidden_size
+    first, second = torch.randint(0, 29, (1, 5)), torch.randint(0, 29, (1, 4))
+    row = torch.cat((first, second, torch.zeros(1, 2, dtype=torch.long)), 1)
+    positions = torch.tensor([[*range(5), *range(4), -1, -1]])
+    together = model.logits(model(row, positions)[0])
+    for ids, part in ((first, together[:, :5]), (second, together[:, 5:9])):
+        torch.testing.assert_close(part, model.logits(model(ids)[0]))
+    assert together.shape == (1, 11, 29) and flops_per_token(model.config, 8) > flops_per_token(model.config.replace(lm_head=False), 8)
+    embedded = model.embedding(first).detach().requires_grad_(True)
+    model.embedding.register_forward_hook(lambda *_: embedded.transpose(0, 1))
+    model.logits(model(first)[0])[0, 2].sum().backward()
+    assert (embedded.grad[0].abs().sum(-1) > 0).all()
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("cell", CELLS)
 def test_output_layer(cell, tied):

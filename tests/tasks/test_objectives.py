@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import wordmill
 from tests.conftest import TEXT
 from wordmill.core.errors import UsageError
 from wordmill.core.files import read_json
@@ -66,6 +68,31 @@ def test_from_text_to_a_folder_that_transformers_opens(
     assert class_name in (done.model_folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_recurrent_model_that_reads_both_ways_learns_what_is_hidden(texts: Path, tmp_path: Path) -> None:
+    """From text to filled gaps, on to a classifier, and the same classifier from new weights."""
+    shape = {"hidden_size": 24, "embedding_size": 32, "layers": 1}
+    done = run(texts, tmp_path / "run", family="gru", objective="mlm", model=shape, steps=40)
+    asked = run(texts, tmp_path / "asked", family="gru", model={**shape, "bidirectional": True})
+    assert done.metrics["objective"] == asked.metrics["objective"] == "mlm"
+    assert done.metrics["validation_loss"] < asked.metrics["validation_loss"], "it learns"
+    loaded = wordmill.load(done.model_folder, device="cpu")
+    assert loaded.kind == "encoder" and len(loaded.fill("the old [MASK]", top=3).masks[0]) == 3
+    assert loaded.score("the old mill").pseudo
+    with pytest.raises(UsageError, match="can't write text"):
+        loaded.generate("the")
+    data = tmp_path / "labels.jsonl"
+    data.write_text("".join(json.dumps({"text": f"{word} mill {n}", "label": word}) + "\n" for n in range(20) for word in ("old", "new")))
+    weights = {}
+    for name, more in {"on": {"lr": 1e-9}, "fresh": {"lr": 1e-9, "fresh": True}}.items():
+        tuned = wordmill.finetune("classify", data, model=done.model_folder, out=tmp_path / name, steps=2, **more)
+        weights[name] = wordmill.load(tuned.model_folder, device="cpu").model.base.state_dict()
+        assert read_json(tuned.model_folder / "config.json")["token_dropout"] == 0.15, "as one that labels from scratch has it"
+    before = load_model(done.model_folder).state_dict()
+    for name, weight in weights["on"].items():
+        torch.testing.assert_close(weight, before[name], atol=1e-5, rtol=1e-5)
+        assert "bias" in name or not torch.allclose(weights["fresh"][name], weight, atol=1e-2)
+
+
 def test_going_on_from_a_model_begins_where_it_was(texts: Path, tmp_path: Path) -> None:
     first = run(texts, tmp_path / "first", family="bert")
     still = dict.fromkeys(("lr", "matrix_lr", "embedding_lr", "head_lr"), 1e-9)
@@ -85,6 +112,8 @@ def test_going_on_from_a_model_begins_where_it_was(texts: Path, tmp_path: Path) 
         ({"family": "bert", "objective": "clm"}, "an encoder can't learn clm"),
         ({"family": "qwen3", "objective": "mlm"}, "a decoder can't learn mlm"),
         ({"family": "lstm", "objective": "prefix"}, "can't learn prefix"),
+        ({"family": "lstm", "objective": "clm", "model": {"bidirectional": True}}, "an encoder can't learn clm"),
+        ({"family": "lstm", "objective": "mlm", "model": {"bidirectional": False}}, "a recurrent model can't learn mlm"),
         ({"family": "t5", "objective": "denoise", "corruption": {"noize": 0.2}}, "noise"),
         ({"family": "qwen3", "corruption": {"rate": 0.2}}, "corrupts nothing"),
     ],

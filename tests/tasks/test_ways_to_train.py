@@ -199,6 +199,14 @@ def test_a_limit_that_shrinks_brings_no_look_after_look(whole, look, answer, in_
         assert left == pytest.approx(look + 1.1 * answer * in_the_end + max(2.0, 0.03 * whole), abs=look + 1.0)
 
 
+@pytest.mark.parametrize("task", ["classify", "tag"])
+def test_r_drop_without_any_dropout_is_refused(task, files, small_models, tmp_path, capsys):
+    words = ["finetune", task, files[task], "--model", str(small_models("bert")), "-o", str(tmp_path / "run"), *QUICK, "task.r_drop=1"]
+    assert main([*words, "task.dropout=0", "model.dropout=0"]) == 2
+    assert "two readings with nothing dropped are the same" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert main([*words, "task.dropout=0"]) == 0
+
+
 def test_balanced_sampling_draws_all_classes_alike():
     records = [Record({"text": str(n), "label": "rare" if n % 10 == 0 else "often"}, str(n)) for n in range(100)]
     task = Classify({"sampling": "balanced"}, {"columns": {"text": "text", "label": "label"}, "labels": ["often", "rare"],

@@ -65,9 +65,9 @@ def fill(model: LanguageModel, tokenizer: Tokenizer, text: str, *, top: int = 5)
     """
     if top < 1:
         raise UsageError("top must be at least 1", where="--top")
-    if not isinstance(model, Transformer) or model.config.kind == "decoder":
+    if model.config.kind in ("decoder", "recurrent"):
         raise UsageError("this model reads one way only and can't see what follows a gap", fix="Take an encoder (BERT) or a T5-like model")
-    spans = model.encoder is not None and bool(tokenizer.sentinel_ids)
+    spans = isinstance(model, Transformer) and model.encoder is not None and bool(tokenizer.sentinel_ids)
     if not spans and tokenizer.mask_id is None:
         raise ModelError("this tokenizer has no mask token", fix="Name one as mask_token in tokenizer_config.json")
     gaps = tokenizer.sentinel_ids if spans else (tokenizer.mask_id,)
@@ -98,11 +98,11 @@ def _own_names(text: str, tokenizer: Tokenizer, spans: bool) -> str:
     return parts[0] + "".join(name + part for name, part in zip(free, parts[1:], strict=False))
 
 
-def _logits(model: Transformer, ids: list[int]) -> Tensor:
+def _logits(model: LanguageModel, ids: list[int]) -> Tensor:
     """(T, V) float32: for each place of the text what stands there."""
     device = model.embedding.weight.device
     row = torch.tensor([ids], device=device)
-    if model.encoder is None:
+    if not isinstance(model, Transformer) or model.encoder is None:
         return model.logits(model(row)[0])[0].float()
     start = decoder_start(model, "fill")
     hidden, _ = model(torch.tensor([[start, *ids[:-1]]], device=device), memory=model.encode(row))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from wordmill.core.config import Config
 
@@ -175,6 +175,13 @@ class TransformerConfig(Config):
                  "head_size": self.head_size * self.heads // heads, "ffn_size": self.encoder_ffn_size or self.ffn_size}  # fmt: skip
         return self.replace(**sizes, causal=False, token_types=0, encoder_layers=0, encoder_heads=None, encoder_ffn_size=None)
 
+    @field_validator("windows", mode="before")
+    @classmethod
+    def _counted(cls, windows: Any) -> Any:
+        if isinstance(windows, list | tuple) and None in windows:
+            raise ValueError("a window is a number of tokens; a layer without one has 0")
+        return windows
+
     def window(self, layer: int) -> int:
         """The attention window of a layer; 0 sees everything."""
         return self.windows[layer % len(self.windows)]
@@ -224,11 +231,12 @@ class RecurrentConfig(Config):
     token_dropout: float = 0.0
     """Share of tokens that are not seen in training: their whole embedding is dropped (Gal and Ghahramani 2016, arXiv 1512.05287)."""
     bidirectional: bool = False
-    """Whether each layer reads the text in both directions: for labelling texts; such a model predicts no next token."""
+    """Whether each layer reads the text in both directions: for labelling texts, and for saying what is hidden in them; such a model
+    predicts no next token."""
     lm_head: bool = True
     """Whether there is an output layer over the vocabulary."""
     tie_embeddings: bool = True
-    """Whether the output layer is the embedding; with hidden_size ≠ embedding_size a projection stands between."""
+    """Whether the output layer is the embedding; where a state's size isn't embedding_size, a projection stands between."""
     init_std: float = 0.3
     """Standard deviation of the initial embedding. With a smaller one the gates see next to nothing of a token, and learning stands still
     at how often each token occurs (docs/log.md)."""
@@ -246,17 +254,25 @@ class RecurrentConfig(Config):
         for name in ("vocab_size", "embedding_size", "hidden_size", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
-        if self.bidirectional and self.lm_head:
-            raise ValueError("a bidirectional model sees what it would have to predict: it can only label texts (lm_head=false)")
         for name in ("dropout", "token_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1)")
         return self
 
     @property
-    def kind(self) -> Literal["recurrent"]:
+    def kind(self) -> Literal["recurrent", "encoder"]:
         """What the whole model is."""
-        return "recurrent"
+        return "encoder" if self.bidirectional else "recurrent"
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token's state knows only what stands before it."""
+        return not self.bidirectional
+
+    @property
+    def width(self) -> int:
+        """Size of a token's state in the last layer, both directions together."""
+        return self.hidden_size * (1 + self.bidirectional)
 
 
 ModelConfig = TransformerConfig | RecurrentConfig

@@ -25,7 +25,7 @@ from wordmill.core.errors import ModelError
 from wordmill.core.files import read_json, write_atomic, write_json
 from wordmill.models import folder as folders
 from wordmill.models.blocks import ACTIVATIONS, Linear, Norm
-from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
+from wordmill.models.config import ModelConfig, TransformerConfig
 from wordmill.models.crf import CRF
 from wordmill.models.families import family
 from wordmill.models.families._base import Head
@@ -62,8 +62,7 @@ def head_layout(config: ModelConfig, kind: str) -> Head:
         if found is not None:
             return found
     ours = f"Wordmill{folders.HEAD_KINDS[kind]}"
-    looks_both_ways = config.bidirectional if isinstance(config, RecurrentConfig) else not config.causal
-    reads: Literal["last", "mean"] = "mean" if looks_both_ways else "last"
+    reads: Literal["last", "mean"] = "last" if config.causal else "mean"
     return Head(ours, OUT, reads=reads)
 
 
@@ -75,12 +74,11 @@ class Headed(nn.Module):
         self.base, self.head = base, head
         self.layout = layout = head_layout(base.config, head.kind)
         c, n = base.config, len(head.labels)
-        width = c.width if isinstance(c, TransformerConfig) else c.hidden_size * (1 + c.bidirectional)
-        self.dense = Linear(width, width, bias=layout.dense_bias) if layout.dense else None
+        self.dense = Linear(c.width, c.width, bias=layout.dense_bias) if layout.dense else None
         self.norm = None
         if layout.norm and isinstance(c, TransformerConfig):
-            self.norm = Norm(width, c.norm, c.norm_eps, bias=c.norm_bias)
-        self.out = nn.Linear(width, n, bias=layout.out_bias)
+            self.norm = Norm(c.width, c.norm, c.norm_eps, bias=c.norm_bias)
+        self.out = nn.Linear(c.width, n, bias=layout.out_bias)
         self.crf = CRF(n) if head.crf else None
 
     @property

@@ -350,10 +350,10 @@ class RecurrentLM(nn.Module):
         self.layers = nn.ModuleList(RecurrentLayer(config.cell, inputs, config.hidden_size) for inputs in sizes[:-1])
         back = sizes[:-1] if config.bidirectional else []
         self.back = nn.ModuleList(RecurrentLayer(config.cell, inputs, config.hidden_size) for inputs in back)
-        tied, fits = config.tie_embeddings, config.hidden_size == config.embedding_size
+        tied, fits = config.tie_embeddings, config.width == config.embedding_size
         needed = tied and not fits and config.lm_head
-        self.projection = nn.Linear(config.hidden_size, config.embedding_size, bias=False) if needed else None
-        self.head = None if tied or not config.lm_head else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.projection = nn.Linear(config.width, config.embedding_size, bias=False) if needed else None
+        self.head = None if tied or not config.lm_head else nn.Linear(config.width, config.vocab_size, bias=False)
         self.output_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.lm_head else None
 
     def forward(
@@ -363,8 +363,8 @@ class RecurrentLM(nn.Module):
 
         `positions` (B, T): 0 starts a document (the state is reset before that token), −1 marks padding (the state
         passes through unchanged), any other number goes on; None goes on from `state`, or starts when there is none.
-        `documents` is not needed here. A `state` given is updated and returned. A bidirectional model (D = 2H) reads whole
-        documents, from both ends; its state means nothing.
+        `documents` is not needed here. A `state` given is updated and returned. A bidirectional model (D = 2H, without a projection)
+        reads whole documents, from both ends; its state means nothing.
         """
         if self.back:
             return self._both_ways(ids, positions), self.new_state(ids.shape[0], 0)
@@ -402,6 +402,8 @@ class RecurrentLM(nn.Module):
                 for layer, each, (_, marks) in zip(layers, inputs, ways, strict=True)
             )
             x = self._drop(torch.cat((ahead, behind.flip(0)), -1))
+        if self.projection is not None:
+            x = self.projection(x)
         return x.transpose(0, 1)
 
     def _embed(self, ids: Tensor) -> Tensor:
@@ -461,6 +463,6 @@ def flops_per_token(config: RecurrentConfig, context: int) -> float:
     size, embedding = config.hidden_size, config.embedding_size
     both = 1 + config.bidirectional
     weights = both * sum(GATES[config.cell] * size * (inputs + size) for inputs in [embedding] + [both * size] * (config.layers - 1))
-    project = size * embedding if config.tie_embeddings and size != embedding else 0
-    output = config.vocab_size * (embedding if config.tie_embeddings else size)
+    project = config.width * embedding if config.tie_embeddings and config.width != embedding else 0
+    output = config.vocab_size * (embedding if config.tie_embeddings else config.width)
     return 6.0 * (weights + config.lm_head * (project + output))

@@ -96,7 +96,7 @@ class Answer(Questions):
         """The windows of the context, the question before each. A question longer than half of the room is cut, and counted; of a context
         nothing is. An answer that is longer than the windows overlap may lie whole in none: then nothing is learned from them."""
         tokenizer, texts = tools.tokenizer, record.values
-        causal = tools.config.causal if not isinstance(tools.config, RecurrentConfig) else not tools.config.bidirectional
+        causal = tools.config.causal
         if not isinstance(tools.config, RecurrentConfig) and tools.config.encoder_layers:
             causal = False  # its encoder is read
         around = self._frame(tokenizer, causal)

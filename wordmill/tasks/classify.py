@@ -31,7 +31,7 @@ from wordmill.tasks.columns import LABELS, PAIRS, find_columns, require_columns
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records, no_text, text_of
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
-from wordmill.tasks.r_drop import twice
+from wordmill.tasks.r_drop import check_dropped, twice
 from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows, stand_in
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
@@ -223,7 +223,8 @@ class Classify(Task):
         return tokenizer.padded_with(end)
 
     def settle(self, tools: Tools, records: Sequence[Record], reporter: Reporter) -> None:
-        """Says what can't be done with what comes out."""
+        """Says what can't be done with what comes out. Raises `UsageError` for R-Drop where nothing is dropped."""
+        check_dropped(self.settings.r_drop, self.settings.dropout, tools.config)
         layout = head_layout(tools.config, "sequence")
         if tools.tokenizer.pad_id is None and layout.reads == "last" and not layout.architecture.startswith("Wordmill"):
             reporter.warn("this tokenizer has no pad token, nor another that could be one: transformers will read texts one at a "

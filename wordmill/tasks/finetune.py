@@ -29,7 +29,7 @@ from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_time, plural, verb
 from wordmill.evaluate.watch import best_weights, weights_in
 from wordmill.models.adapters import add_lora
-from wordmill.models.config import ModelConfig, TransformerConfig
+from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.folder import LanguageModel, build_model, check_expressible, read_config, save_model
 from wordmill.models.heads import Headed, load_base, save_headed
 from wordmill.models.hub import is_hub_name, resolve_model, settled
@@ -345,6 +345,9 @@ def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer, n_bytes: in
             raise UsageError(
                 f"the tokenizer has {tokenizer.vocab_size:,} tokens and the model only {model.vocab_size:,}", where=config.parent
             )
+        if isinstance(model, RecurrentConfig) and model.bidirectional:
+            least = {name: max(LABELLER[name], getattr(model, name)) for name in ("dropout", "token_dropout")}
+            return model.replace(**{**least, **config.shape})
         return model.replace(dropout=config.shape.get("dropout", max(0.1, model.dropout)))
     common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
                               "pad_id": tokenizer.pad_id}  # fmt: skip
@@ -440,7 +443,7 @@ def build(config: FinetuneConfig, model: ModelConfig, task: Task) -> nn.Module:
         if isinstance(base, Transformer):
             base.set_dropout(model.dropout)
         else:
-            base.config = base.config.replace(dropout=model.dropout)
+            base.config = base.config.replace(dropout=model.dropout, token_dropout=model.token_dropout)  # type: ignore[union-attr]
     return task.build(base, config.seed)
 
 

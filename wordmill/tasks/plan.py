@@ -154,14 +154,12 @@ def training_rows(
     *,
     limit: int | None = None,
 ) -> CarriedRows | PackedRows:
-    """The rows of the run's objective, or text in order for a recurrent model. Raises `UsageError` for what doesn't go together."""
+    """The rows of the run's objective, or text in order for a model that carries its state on. Raises `UsageError` for what doesn't go
+    together."""
     objective = config.objective or "clm"
-    if isinstance(model, RecurrentConfig):
-        if objective != "clm":
-            raise _cant_learn("recurrent model", objective, ("clm",))
+    check_objective(model.kind, objective)
+    if model.kind == "recurrent":
         return CarriedRows(store, context, rows, config.seed)
-    if objective not in FITTING[model.kind]:
-        raise _cant_learn(model.kind, objective, FITTING[model.kind])
     start = model.decoder_start_id if model.kind == "encoder-decoder" else None
     return objective_rows(objective, store, context, rows, config.seed, tokenizer, config.corruption, start=start, limit=limit)
 
@@ -236,7 +234,7 @@ def _context(config: PretrainConfig, device: torch.device, seconds: float | None
     if "context" in config.train:
         return int(config.train["context"])
     if config.family in budget.RECURRENT:
-        return 64
+        return 64 if config.objective == "clm" else 128  # the state doesn't carry on where it would come from both ends
     wanted = 1024 if device.type != "cpu" else 256 if (seconds or 0) <= 1200 else 512
     return min(wanted, read_config(resolve_model(config.parent)).max_positions) if config.parent is not None else wanted
 

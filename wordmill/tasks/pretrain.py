@@ -31,7 +31,7 @@ from wordmill.corpus import Corpus, CorpusConfig, build_corpus
 from wordmill.evaluate.validation import evaluate_rows, evaluate_store, tokens_at_once
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
 from wordmill.models.adapters import add_lora
-from wordmill.models.config import TransformerConfig
+from wordmill.models.config import RecurrentConfig, TransformerConfig
 from wordmill.models.folder import build_model, compile_blocks, load_model, read_config, save_model
 from wordmill.models.hub import resolve_model, settled
 from wordmill.models.lora import LoraConfig
@@ -395,8 +395,11 @@ def with_objective(config: PretrainConfig) -> PretrainConfig:
             raise UsageError(f"{config.parent} is a {family}, not a {config.family}", where="--model", fix="Leave --model away with --from")
         config = config.replace(family=family)
     else:
-        shape = family_shape(config.family, 64, 1)
-        kind = "recurrent" if "cell" in shape else TransformerConfig.of({**shape, **_parts(config.model)}, where="model").kind
+        shape = {**family_shape(config.family, 64, 1), **_parts(config.model)}
+        if "cell" in shape and config.objective == "mlm":
+            shape = {"bidirectional": True, **shape}
+            config = config.replace(model={**config.model, "bidirectional": shape["bidirectional"]})
+        kind = RecurrentConfig.of(shape, where="model").kind if "cell" in shape else TransformerConfig.of(shape, where="model").kind
     objective = config.objective or FITTING.get(kind, ("clm",))[0]
     check_objective(kind, objective)
     values: dict[str, Any] = {"objective": objective}
@@ -408,7 +411,7 @@ def with_objective(config: PretrainConfig) -> PretrainConfig:
 
 def _parts(given: Mapping[str, Any]) -> dict[str, Any]:
     """Of the model's settings those that decide what kind it is."""
-    return {name: given[name] for name in ("causal", "encoder_layers") if name in given}
+    return {name: given[name] for name in ("causal", "encoder_layers", "bidirectional") if name in given}
 
 
 def _planned(

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from wordmill.core.errors import UsageError
+from wordmill.models.config import ModelConfig
+
 
 def twice(first: Tensor, read: Callable[[], Tensor], weight: float, loss: Callable[[Tensor], Tensor], *, several: bool = False) -> Tensor:
     """The loss of logits `first` (N, L) where `weight` is 0; else the mean loss of two readings (`read` gives the second), and `weight`
@@ -26,3 +29,10 @@ def apart(one: Tensor, other: Tensor, *, several: bool) -> Tensor:
         return ((one.sigmoid() - other.sigmoid()) * (one - other)).sum() / (2 * one.shape[1])
     one, other = one.log_softmax(-1), other.log_softmax(-1)
     return ((one.exp() - other.exp()) * (one - other)).sum() / 2
+
+
+def check_dropped(weight: float, head: float, config: ModelConfig) -> None:
+    """Raises `UsageError` where nothing is dropped, in the model or (a share of `head`) before its head: both readings would be alike."""
+    if weight and not any((head, config.dropout, getattr(config, "token_dropout", 0.0))):
+        raise UsageError("two readings with nothing dropped are the same: R-Drop would do nothing", where="task.r_drop",
+                         fix="Leave it away, or set task.dropout or model.dropout above 0")  # fmt: skip

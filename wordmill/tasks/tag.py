@@ -32,7 +32,7 @@ from wordmill.models.heads import HeadConfig, Headed, with_head
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.labels import EntityOutcomes, LabelOutcomes, html_table
-from wordmill.tasks.r_drop import twice
+from wordmill.tasks.r_drop import check_dropped, twice
 from wordmill.tasks.spans import (
     Sentence,
     Span,
@@ -312,6 +312,10 @@ class Tag(Task):
     def texts(self, record: Record) -> list[str]:
         """The text."""
         return [self.sentence(record).text]
+
+    def settle(self, tools: Tools, records: Sequence[Record], reporter: Reporter) -> None:
+        """Raises `UsageError` for R-Drop where nothing is dropped."""
+        check_dropped(self.settings.r_drop, self.settings.dropout, tools.config)
 
     def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
         """The sentence's sub-words, those of each word told apart. A sentence of more than `max_tokens` comes with its `pieces`.

@@ -123,7 +123,7 @@ class Written(Task):
         would be left.
         """
         config, tokenizer = tools.config, tools.tokenizer
-        if isinstance(config, RecurrentConfig) and config.bidirectional:
+        if isinstance(config, RecurrentConfig) and not config.causal:
             raise UsageError("a model that reads in both directions can't write a text", where="--model",
                              fix="Take one with model.bidirectional=false")  # fmt: skip
         if two_sided(config) and config.decoder_start_id is None:  # type: ignore[union-attr]

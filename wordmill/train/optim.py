@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from wordmill.core.config import Config
@@ -49,6 +49,11 @@ class OptimConfig(Config):
     """Factor on the learning rate for each layer further from the output: the last block and all after it learn at the full rate, the
     embedding at the lowest (1: all alike). Howard and Ruder 2018, arXiv 1801.06146."""
 
+    @model_validator(mode="after")
+    def _learns(self) -> Self:
+        if not any(self.rates().values()):
+            raise ValueError(f"nothing would be learned: {' and '.join(self.rates())} {'is' if len(self.rates()) == 1 else 'are'} 0")
+        return self
 
     def rates(self) -> dict[str, float]:
         """The peak learning rates that are in use, by the names of their settings."""
