@@ -23,7 +23,7 @@ demo: .venv/.ready
 	@$(BIN)/wordmill demo
 
 test: .venv/.ready-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: .venv/.ready-dev
 	@$(BIN)/ruff check .
