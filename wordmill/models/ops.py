@@ -124,6 +124,10 @@ def attend(
         return mixed.transpose(1, 2)
     if bias is None and causal and length > 1:
         bias = causal_bias(length, q.dtype, q.device)
+    if groups != heads and length == 1 and (bias is None or bias.shape[1] == 1):
+        # The queries that share a key head stand side by side, as if they were of several tokens: nothing is copied.
+        shared = attend(q.view(batch, groups, -1, size).transpose(1, 2), k, v, bias, causal=False, scale=scale)
+        return shared.transpose(1, 2).reshape(batch, 1, heads, size)
     if groups != heads:
         k, v = (x.repeat_interleave(heads // groups, dim=2) for x in (k, v))
     q, k, v = (x.transpose(1, 2).reshape(batch * heads, -1, size) for x in (q, k, v))
