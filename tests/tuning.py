@@ -44,6 +44,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SHAPES: dict[str, dict[str, Any]] = {
     "bert": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "ffn_size": 64, "max_positions": 64},
+    "modernbert": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "ffn_size": 64, "max_positions": 64},
     "qwen3": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "ffn_size": 64, "max_positions": 64},
     "t5": {"width": 32, "layers": 1, "encoder_layers": 1, "heads": 2, "kv_heads": 2, "head_size": 16, "ffn_size": 64},
     "lstm": {"embedding_size": 24, "hidden_size": 24, "layers": 1},
@@ -69,7 +70,7 @@ def make_folder(place: Path, name: str, texts: list[str] | None = None) -> Path:
     from wordmill.tokenizer import TokenizerConfig, train_tokenizer
     from wordmill.train.budget import family_shape, model_config
 
-    purpose = {"bert": "masked", "t5": "denoising"}.get(name, "causal")
+    purpose = {"bert": "masked", "modernbert": "masked", "t5": "denoising"}.get(name, "causal")
     more = {"sentinels": 4} if purpose == "denoising" else {}
     tokenizer = train_tokenizer(texts or [" ".join(GOOD + BAD + FILL + TAGGED)] * 3,
                                 TokenizerConfig(vocab=420, allow_smaller=True, purpose=purpose, **more))  # fmt: skip

@@ -50,6 +50,32 @@ def encoded(model: Headed, lengths: tuple[int, ...]) -> list[Encoded]:
     return found
 
 
+@pytest.mark.parametrize("case", ["modernbert", "bert", "qwen3", "bart"])
+def test_the_mean_of_all_tokens_stands_for_a_text(case: str, tmp_path: Path) -> None:
+    """Written out by hand; and where `transformers` can do it too (ModernBERT), it does the same, its own folders included."""
+    model = with_head(load_model(pair(case)[2]), HeadConfig(kind="sequence", labels=LABELS, pooling="mean"), seed=3).eval()
+    with torch.no_grad():
+        model.out.weight.normal_(generator=torch.Generator().manual_seed(5))
+    examples = encoded(model, (9, 4, 13))
+    batch, order = pack(examples, 100)
+    with torch.no_grad():
+        ours = model(batch)
+        alone = [pack([examples[i]])[0] for i in order]
+        by_hand = torch.cat([model.logits(model.states(one)[0, : len(examples[i].ids)].mean(0))[None] for one, i in zip(alone, order)])
+    torch.testing.assert_close(ours, by_hand, atol=2e-5, rtol=2e-5)
+    save_headed(model, tmp_path / "ours")
+    back = load_headed(tmp_path / "ours")
+    assert back.head.pooling == "mean"
+    torch.testing.assert_close(back(batch), ours)
+    if case == "modernbert":
+        theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours", dtype=torch.float32).eval()
+        with torch.no_grad():
+            expected = torch.cat([theirs(torch.tensor(examples[i].ids)[None]).logits for i in order])
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=2e-5)
+        theirs.save_pretrained(tmp_path / "theirs")
+        torch.testing.assert_close(load_headed(tmp_path / "theirs")(batch), expected, atol=2e-5, rtol=2e-5)
+
+
 @pytest.mark.parametrize(("case", "kind"), PAIRS)
 def test_transformers_opens_it_with_the_same_labels_and_logits(case: str, kind: str, tmp_path: Path) -> None:
     model = headed(case, kind)

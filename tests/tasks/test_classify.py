@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from wordmill.core.config import parse_overrides
 from wordmill.core.errors import ConfigError, DataError
 from wordmill.core.progress import Reporter
 from wordmill.models.heads import load_base, load_headed
+from wordmill.tasks import finetune as tuning
 from wordmill.tasks.classify import Classify
 from wordmill.tasks.examples import Record, Records, split_off
 from wordmill.tasks.judge import Judged
@@ -414,6 +417,33 @@ def test_seeds_and_baselines_share_one_split(reviews, small_models, tmp_path):
     assert len({(place / "data" / "validation.jsonl").read_text() for place in (first, second)}) == 1
     told = json.loads((first / "run.json").read_text())["metrics"]["test"]["baselines"]
     assert wordmill.load(run.model_folder).evaluate(files["test"]).baselines == told, "baselines learn from what the model learned from"
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "qwen3"])
+def test_the_mean_of_all_tokens_for_a_text(family, reviews, small_models, tmp_path):
+    """Trained, saved and opened; where transformers has it (ModernBERT) it opens there. A folder of sentence-transformers hints at it."""
+    base = tmp_path / "base"
+    shutil.copytree(small_models(family), base)
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    said = io.StringIO()
+    common = {"validation": reviews / "dev.tsv", "model": base, "steps": 2, "reporter": Reporter(stream=said)}
+    tuning.finetune("classify", reviews / "train.tsv", out=tmp_path / "usual", **common)
+    assert "task.pooling=mean often does better" in said.getvalue()
+    run = tuning.finetune("classify", reviews / "train.tsv", out=tmp_path / "mean", options={"pooling": "mean"}, **common)
+    values = json.loads((run.model_folder / "config.json").read_text())
+    assert values["classifier_pooling"] == "mean" and said.getvalue().count("task.pooling=mean") == 1
+    assert values["architectures"][0].startswith("Wordmill") == (family != "modernbert")
+    tuned = wordmill.load(run.model_folder, device="cpu")
+    assert tuned.model.layout.reads == "mean"
+    assert tuned.evaluate(reviews / "dev.tsv").metrics["accuracy"] == run.metrics["validation"]["metrics"]["accuracy"]
+    if family == "modernbert":
+        transformers = pytest.importorskip("transformers")
+        theirs = transformers.AutoModelForSequenceClassification.from_pretrained(run.model_folder, dtype=torch.float32).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(run.model_folder)
+        answer = theirs(**tokenizer("a good mill", return_tensors="pt")).logits.softmax(-1)[0]
+        found = tuned.predict("a good mill")["probabilities"]
+        assert [found[theirs.config.id2label[i]] for i in range(2)] == pytest.approx(answer.tolist(), abs=2e-3)
 
 
 def test_from_scratch_with_a_tokenizer_of_its_own(tmp_path):

@@ -13,6 +13,7 @@ Shapes: B rows, T tokens, D width, N answers, L labels, W words of the longest t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -36,6 +37,8 @@ from wordmill.models.tensors import WEIGHTS, open_weights
 from wordmill.models.transformer import Transformer
 
 Kind = Literal["sequence", "token", "span"]
+POOLING = "classifier_pooling"
+"""Where config.json says which states stand for a whole text: ModernBERT's name for it."""
 OUT, DENSE = "wordmill_head", "wordmill_head_dense"
 """What the head's layers are called where no class of `transformers` has them."""
 
@@ -49,21 +52,22 @@ class HeadConfig(Config):
     """What the logits stand for, in their order: settled once, before training."""
     multi_label: bool = False
     """Whether several labels may hold at once."""
+    pooling: Literal["usual", "mean"] = "usual"
+    """What stands for a whole text: the token that the family reads, or the mean of all."""
     crf: bool = False
     """Whether the labels of neighbouring words are told together, by a conditional random field."""
     dropout: float = 0.1
     """Share of the state dropped in training before each layer of the head."""
 
 
-def head_layout(config: ModelConfig, kind: str) -> Head:
+def head_layout(config: ModelConfig, kind: str, pooling: str = "usual") -> Head:
     """How the head looks on a model of that family; one of our own where `transformers` has no class."""
-    if isinstance(config, TransformerConfig):
-        found = family(config.family).heads.get(kind)
-        if found is not None:
-            return found
-    ours = f"Wordmill{folders.HEAD_KINDS[kind]}"
-    reads: Literal["last", "mean"] = "last" if config.causal else "mean"
-    return Head(ours, OUT, reads=reads)
+    found = family(config.family).heads.get(kind) if isinstance(config, TransformerConfig) else None
+    mean = {POOLING: "mean"} if pooling == "mean" and kind == "sequence" else {}
+    if found is not None and (not mean or POOLING in found.settings):
+        return replace(found, reads="mean", settings={**found.settings, **mean}) if mean else found
+    reads: Literal["last", "mean"] = "last" if config.causal and not mean else "mean"
+    return Head(f"Wordmill{folders.HEAD_KINDS[kind]}", OUT, reads=reads, settings=mean)
 
 
 class Headed(nn.Module):
@@ -72,7 +76,7 @@ class Headed(nn.Module):
     def __init__(self, base: LanguageModel, head: HeadConfig) -> None:
         super().__init__()
         self.base, self.head = base, head
-        self.layout = layout = head_layout(base.config, head.kind)
+        self.layout = layout = head_layout(base.config, head.kind, head.pooling)
         c, n = base.config, len(head.labels)
         self.dense = Linear(c.width, c.width, bias=layout.dense_bias) if layout.dense else None
         self.norm = None
@@ -171,7 +175,7 @@ def with_head(base: LanguageModel, head: HeadConfig, *, seed: int) -> Headed:
     with without_weights():
         bare = folders.build_model(base.config.replace(**changes))
     bare.load_state_dict({name: own[name] for name, _ in bare.named_parameters()}, assign=True)
-    layout = head_layout(bare.config, head.kind)
+    layout = head_layout(bare.config, head.kind, head.pooling)
     parts = {
         f"{ours}.{kind}": own[f"{theirs}.{kind}"]
         for ours, theirs in layout.takes.items() for kind in ("weight", "bias") if f"{theirs}.{kind}" in own
@@ -229,7 +233,8 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
     named = values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     labels = tuple(str(named[key]) for key in sorted(named, key=int))
     head = HeadConfig(kind=cast(Kind, kind), labels=labels, multi_label=values.get("problem_type") == "multi_label_classification",
-                      crf="crf.transitions" in stored, dropout=values.get("classifier_dropout") or 0.0)  # fmt: skip
+                      pooling="mean" if values.get(POOLING) == "mean" else "usual", crf="crf.transitions" in stored,
+                      dropout=values.get("classifier_dropout") or 0.0)  # fmt: skip
     with without_weights():
         model = Headed(folders.build_model(config), head)
     own: dict[str, Tensor] = {}

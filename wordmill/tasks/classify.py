@@ -63,6 +63,8 @@ class ClassifyConfig(Config):
     """Probability from which one of several labels holds (multi_label)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the state dropped in training before each layer of the head."""
+    pooling: Literal["usual", "mean"] = "usual"
+    """What stands for a whole text: the token that classifiers of the family read, or the mean of all."""
     r_drop: float = Field(default=0.0, ge=0, le=100)
     """Weight of R-Drop (Liang et al. 2021, arXiv 2106.14448): each text is read twice, with other parts dropped, and how far apart the two
     answers are is added to the loss. A step takes twice the time; 1 is usual."""
@@ -225,7 +227,7 @@ class Classify(Task):
     def settle(self, tools: Tools, records: Sequence[Record], reporter: Reporter) -> None:
         """Says what can't be done with what comes out. Raises `UsageError` for R-Drop where nothing is dropped."""
         check_dropped(self.settings.r_drop, self.settings.dropout, tools.config)
-        layout = head_layout(tools.config, "sequence")
+        layout = head_layout(tools.config, "sequence", self.settings.pooling)
         if tools.tokenizer.pad_id is None and layout.reads == "last" and not layout.architecture.startswith("Wordmill"):
             reporter.warn("this tokenizer has no pad token, nor another that could be one: transformers will read texts one at a "
                           "time only. To change that, name one as pad_token in tokenizer_config.json")  # fmt: skip
@@ -260,7 +262,7 @@ class Classify(Task):
             first, cut = cut_to(ids[0], room)
             wrapped = tokenizer.wrap(first)
         whole = wrapped.ids or [stand_in(tokenizer, record.where)]  # a text of no tokens still gets an answer
-        layout = head_layout(tools.config, "sequence")
+        layout = head_layout(tools.config, "sequence", self.settings.pooling)
         targets = np.full(len(whole), IGNORE, np.int64)
         place = len(whole) - 1 if layout.reads == "last" else 0
         labels, extra = self.spec["labels"], {}
@@ -298,7 +300,7 @@ class Classify(Task):
     def build(self, base: LanguageModel, seed: int) -> Headed:
         """The base with a head for whole texts."""
         head = HeadConfig(kind="sequence", labels=tuple(self.spec["labels"]), multi_label=self.spec["multi_label"],
-                          dropout=self.settings.dropout)  # fmt: skip
+                          pooling=self.settings.pooling, dropout=self.settings.dropout)  # fmt: skip
         if "pad" in self.spec:
             base.config = base.config.replace(pad_id=self.spec["pad"])  # type: ignore[assignment]
         return with_head(base, head, seed=seed)

@@ -13,6 +13,7 @@ import torch
 from wordmill.core.config import merge
 from wordmill.core.device import choose_dtype
 from wordmill.core.errors import ConfigError, UsageError
+from wordmill.core.files import read_json
 from wordmill.core.progress import human_count, human_time, plural
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.tasks.loud import open_to_muon
@@ -139,8 +140,12 @@ def tune_plan(
                      if config.patience else "the best weights on the validation examples are kept")  # fmt: skip
     if train.ema:
         notes.append(f"an average of the weights ({train.ema:g} a step) is judged and kept")
-    if weights < SMALL and "r_drop" in task_class(config.task).Settings.model_fields and "r_drop" not in config.options:
+    open_to = set(task_class(config.task).Settings.model_fields) - set(config.options)
+    if weights < SMALL and "r_drop" in open_to:
         notes.append("task.r_drop=1 would take twice as long, and often gives so small a model a point or two more")
+    if "pooling" in open_to and config.shaped and not config.fresh and _by_mean(config):
+        notes.append("this model was made so that the mean of its tokens stands for a text (1_Pooling): task.pooling=mean often does "
+                     "better, but transformers has no class for it")
     if config.lora is not None:
         head = "" if task_class(config.task).generative else ", and the head whole"
         notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are")
@@ -150,6 +155,12 @@ def tune_plan(
         notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
     return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,
                     config.patience if n_validation else 0, task, data, left, summary, notes)  # fmt: skip
+
+
+def _by_mean(config: FinetuneConfig) -> bool:
+    """Whether the model's folder is one of `sentence-transformers` that takes the mean of all tokens."""
+    pooling = config.base / "1_Pooling" / "config.json"
+    return pooling.exists() and bool(read_json(pooling).get("pooling_mode_mean_tokens"))
 
 
 def _rows(n: int, targets: float, *, writer: bool) -> int:

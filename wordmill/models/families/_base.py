@@ -118,12 +118,12 @@ COMMON = frozenset(
     torch_dtype model_type tie_word_embeddings transformers_version use_cache cache_implementation vocab_size initializer_range
     output_attentions output_hidden_states return_dict is_encoder_decoder task_specific_params id2label label2id num_labels _num_labels
     problem_type chunk_size_feed_forward torchscript attention_dropout pretraining_tp _attn_implementation_autoset gradient_checkpointing
-    classifier_dropout finetuning_task tokenizer_class output_past tie_encoder_decoder tf_legacy_loss use_bfloat16 prefix
+    classifier_dropout classifier_pooling finetuning_task tokenizer_class output_past tie_encoder_decoder tf_legacy_loss use_bfloat16 prefix
     decoder_start_token_id forced_bos_token_id forced_eos_token_id max_length min_length num_beams early_stopping length_penalty
     no_repeat_ngram_size do_sample temperature top_k top_p repetition_penalty
     """.split()
 )
-"""Settings that change nothing in how logits are computed, or are read for every family."""
+"""Settings that change nothing in how logits are computed, or are read for every family (`classifier_pooling` where there is a head)."""
 
 
 SIZES = frozenset(
