@@ -25,6 +25,7 @@ _PLACES = {
     "compare": "wordmill.tasks.tuned:compare",
     "evaluate": "wordmill.evaluate:evaluate",
     "finetune": "wordmill.tasks.finetune:finetune",
+    "finetune_seeds": "wordmill.tasks.seeds:finetune_seeds",
     "generate": "wordmill.generate:generate",
     "load": "wordmill.tasks.tuned:load",
     "pretrain": "wordmill.tasks.pretrain:pretrain",

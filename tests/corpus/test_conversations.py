@@ -50,6 +50,17 @@ LAYOUTS = {
 PACKED = {"": lambda data: data, ".gz": gzip.compress, ".zst": lambda data: zstandard.compress(data)}
 
 
+def test_answers_marked_as_bad_are_left_out_and_counted(tmp_path):
+    turns = [{"role": "user", "content": "why ?"}, {"role": "assistant", "content": "so ."}]
+    rows = [{"messages": turns, "label": n % 3 != 0} for n in range(9)]
+    path = tmp_path / "kto.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = io.StringIO()
+    found = read_conversations([path], reporter=Reporter(stream=said))
+    assert len(found.conversations) == 6 and found.dropped == {"marked as a bad answer": 3}
+    assert "3 left out: marked as a bad answer 3" in said.getvalue()
+
+
 @pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("form", FORMATS)

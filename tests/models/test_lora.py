@@ -76,6 +76,15 @@ def test_the_same_seed_draws_the_same_adapter(adapted):
     assert all(one[name].abs().max() <= one[name].shape[1] ** -0.5 for name in drawn)
 
 
+def test_a_rank_alone_is_an_adapter():
+    from wordmill.tasks.finetune import FinetuneConfig
+    from wordmill.tasks.pretrain import PretrainConfig
+
+    assert FinetuneConfig.of({"task": "classify", "lora": 4}).lora == LoraConfig(rank=4) == PretrainConfig.of({"lora": 4, "parent": "x"}).lora
+    with pytest.raises(ConfigError, match="lora"):
+        FinetuneConfig.of({"task": "classify", "lora": True})
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_a_layer_with_two_adapters_and_dropout_computes_what_its_formula_says(dtype, monkeypatch):
     torch.manual_seed(0)

@@ -150,6 +150,18 @@ def test_time_is_kept_for_the_model_as_it_was_before_and_for_samples(talks, base
     assert answers == 2 * examples and sampling > 0
 
 
+def test_an_assistant_that_speaks_twice_is_learned_and_judged(base, tmp_path):
+    """Where the last answer follows another one, there is no question that a sample could be asked."""
+    row = {"messages": [{"role": "user", "content": "what colour has snow ?"}, {"role": "assistant", "content": "it is"},
+                        {"role": "assistant", "content": "white ."}]}  # fmt: skip
+    path = tmp_path / "twice.jsonl"
+    path.write_text("".join(json.dumps({"messages": [{"role": "system", "content": str(n)}, *row["messages"]]}) + "\n" for n in range(20)))
+    run = tuning.finetune("chat", path, model=base, out=tmp_path / "run", steps=2, options={"answer_tokens": 5})
+    assert (run.model_folder / "model.safetensors").exists()
+    judged = wordmill.load(run.model_folder, device="cpu").evaluate(path)
+    assert judged.examples == 20 and judged.samples == [] and judged.metrics["loss"] > 0
+
+
 def test_chat_and_predict_say_the_same_from_the_same_ids(assistant):
     model = wordmill.load(assistant / "model", device="cpu")
     dialogue = Dialogue(model, model.sampling({"temperature": 0.0, "max_tokens": 24}))

@@ -391,7 +391,6 @@ def test_balanced_order_and_packing_waste_little(reviews, small_models):
 
 
 def test_python_interface_and_seeds(reviews, small_models, tmp_path):
-    from wordmill.tasks.seeds import finetune_seeds
 
     common = {
         "task": "classify",
@@ -400,7 +399,7 @@ def test_python_interface_and_seeds(reviews, small_models, tmp_path):
         "steps": 3,
         "validation": reviews / "dev.tsv",
     }
-    run = finetune_seeds(2, out=tmp_path / "seeds", **common)
+    run = wordmill.finetune_seeds(2, out=tmp_path / "seeds", **common)
     scores = run.metrics["validation"]["accuracy"]
     assert len(scores["values"]) == 2 and scores["mean"] == pytest.approx(sum(scores["values"]) / 2)
     assert wordmill.load(run.model_folder).predict(["a good mill"])[0]["label"] in ("good", "bad")

@@ -97,12 +97,13 @@ def test_from_a_file_to_a_report(family, data, small_models, capsys):
 
 def test_where_writing_takes_long_fewer_validation_examples_are_answered_and_it_trains_on(data, small_models, monkeypatch, tmp_path):
     """An answer in the end is taken to be as slow as one of the look that went before: here 0.2 s each, of 8 s in all."""
-    shares = []
+    shares, looked = [], []
 
     class Slow(TaskWatch):
         def _look(self, run):
+            looked.append(len(self._some()[0]))
             super()._look(run)
-            self.answering = 0.2 * len(self._some()[0])
+            self.each = 0.2
 
         def __call__(self, run, event):
             super().__call__(run, event)
@@ -115,6 +116,7 @@ def test_where_writing_takes_long_fewer_validation_examples_are_answered_and_it_
                             options={"beams": 1, "max_tokens": 4}, out=tmp_path / "run")  # fmt: skip
     fitting = int(0.25 * 8 / 0.2)
     assert 4 <= 60 * shares[-1] <= fitting and run.metrics["step"] > 3
+    assert max(looked) <= 8, "nor are many looked at on the way"
     assert 0.5 * 60 * shares[-1] <= run.metrics["validation"]["examples"] <= fitting
 
 

@@ -14,7 +14,7 @@ import pytest
 import wordmill
 from tests.tasks.test_tag import conll  # noqa: F401
 from wordmill.cli.app import main
-from wordmill.core.errors import DataError
+from wordmill.core.errors import DataError, UsageError
 from wordmill.core.files import read_json, write_json
 from wordmill.core.progress import SILENT
 from wordmill.models.folder import load_model
@@ -106,6 +106,16 @@ def test_a_classifier_from_elsewhere_gives_its_labels(small_models, tmp_path, ca
     (tmp_path / "a.txt").write_text("the good mill\n")
     (row,) = answered(capsys, folder, tmp_path / "a.txt")
     assert set(row["probabilities"]) == {"no", "yes"} and sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_what_is_no_input_is_refused(classifier):
+    model = wordmill.load(classifier, device="cpu")
+    for wrong in (None, 5):
+        with pytest.raises(UsageError, match="an input is a text or a mapping"):
+            model.predict(wrong)
+    for nothing in ([], None, ""):
+        with pytest.raises(UsageError, match="no examples given"):
+            model.evaluate(nothing)
 
 
 def test_a_file_with_one_column_holds_the_texts(classifier, tmp_path, capsys):

@@ -177,7 +177,7 @@ def test_a_limit_that_shrinks_brings_no_look_after_look(whole, look, answer, in_
     class Timed(TaskWatch):
         def _look(self, run):
             looks.append(run.seconds)
-            self.answering = answer * len(self._some()[0])
+            self.each = answer
             clock[0] += look
 
     task = Classify({}, {"columns": {"text": "text", "label": "label"}, "labels": ["a", "b"], "multi_label": False})

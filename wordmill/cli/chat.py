@@ -67,7 +67,8 @@ def chat(
     """Talk with a model.
 
     At a terminal: type, read the answer as it comes, and stop one with Ctrl-C; /help lists what else there is. A line that begins with //
-    is said with one / of them. Where the input is no terminal, each of its lines is a message, and the answers are printed as plain lines.
+    is said with one / of them. Where the input is no terminal, each of its lines is a message or a command, and the answers are printed as
+    plain lines.
 
     Example: echo "How many sacks are there?" | wordmill chat runs/x/model --temperature 0
     """

@@ -39,6 +39,8 @@ _SPEAKERS = {
 _LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns")
 _PROMPTS = ("prompt", "question", "query", "instruction", "input", "user", "human", "problem", "问题", "提问")
 _ANSWERS = ("response", "completion", "answer", "output", "assistant", "reply", "solution", "target", "回答", "答案")
+_GOOD = ("label", "kto_tag", "desirable")
+"""Fields that say `false` of an answer that is a bad example (KTO): nothing is to be learned from it here."""
 _FIX = "Mend it, or go on without such conversations: skip_bad"
 SHOWN = 5
 
@@ -122,6 +124,9 @@ def read_conversations(paths: Sequence[str | Path], *, skip_bad: bool = False, r
                 form = look(row)
                 found.formats[str(source.path)] = form.said
                 reporter.note(f"{source.path}: {form.said}")
+            if any(row.values.get(name) is False for name in _GOOD):
+                found.dropped["marked as a bad answer"] += 1
+                continue
             try:
                 one, trailing = conversation(row, form)
             except Unfit as error:

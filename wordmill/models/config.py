@@ -214,6 +214,12 @@ class TransformerConfig(Config):
 class RecurrentConfig(Config):
     """An LSTM or GRU language model."""
 
+    called_elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("width", "n_embd", "d_model", "nhid"), "hidden_size"),
+        **dict.fromkeys(("num_layers", "n_layer", "nlayers", "num_hidden_layers"), "layers"),
+        **dict.fromkeys(("embedding_dim", "embed_dim", "emsize"), "embedding_size"),
+    }
+    """What these settings are called in other places."""
     family: str = "wordmill-recurrent"
     """The `model_type` of its folder; Hugging Face has no class for it."""
     cell: Literal["lstm", "gru"] = "lstm"

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from wordmill.core.config import Config
@@ -30,6 +30,11 @@ ALL = "all-linear"
 
 class LoraConfig(Config):
     """One adapter."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rank_alone(cls, values: Any) -> Any:
+        return {"rank": values} if isinstance(values, int) and not isinstance(values, bool) else values
 
     rank: int = Field(default=16, ge=1)
     """Rank of the update of each matrix."""

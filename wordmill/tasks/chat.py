@@ -362,8 +362,9 @@ class ChatTask(Task):
         return {"answer": answer[0], "finished": answer[1]}
 
     def samples(self, model: nn.Module, tools: Tools, records: Sequence[Record]) -> list[dict[str, Any]]:
-        """The last answer of some conversations, written by the model."""
-        chosen = [record for record in records if len(record.values["messages"]) > 1][: self.settings.samples]
+        """The last answer of some conversations, written by the model: of those in which the assistant doesn't go on from itself there."""
+        last = ((record, record.values["messages"][-2:]) for record in records)
+        chosen = [record for record, two in last if len(two) > 1 and two[0]["role"] != "assistant"][: self.settings.samples]
         asked = [Record({**record.values, "messages": record.values["messages"][:-1]}, record.where) for record in chosen]
         fitting = []
         for record, short in zip(chosen, asked, strict=True):

@@ -397,8 +397,10 @@ def with_objective(config: PretrainConfig) -> PretrainConfig:
     else:
         shape = {**family_shape(config.family, 64, 1), **_parts(config.model)}
         if "cell" in shape and config.objective == "mlm":
-            shape = {"bidirectional": True, **shape}
-            config = config.replace(model={**config.model, "bidirectional": shape["bidirectional"]})
+            if not shape.setdefault("bidirectional", True):
+                raise UsageError("what is hidden is learned from both sides of it", where="model.bidirectional",
+                                 fix="Leave model.bidirectional=false away, or take --objective clm")  # fmt: skip
+            config = config.replace(model={**config.model, "bidirectional": True})
         kind = RecurrentConfig.of(shape, where="model").kind if "cell" in shape else TransformerConfig.of(shape, where="model").kind
     objective = config.objective or FITTING.get(kind, ("clm",))[0]
     check_objective(kind, objective)

@@ -50,6 +50,8 @@ class Tuned:
     def predict(self, inputs: Any, *, reporter: Reporter = SILENT) -> Any:
         """The task's answers: to one input (a text, or a mapping of columns) or to a list of them. Raises `UsageError` for other inputs."""
         one = isinstance(inputs, str | Mapping)
+        if not one and (inputs is None or not isinstance(inputs, Iterable)):
+            raise UsageError(f"an input is a text or a mapping of columns, or a list of them, not {inputs!r}")
         values = [inputs] if one else list(inputs)
         records = [self.task.as_record(value, f"input {n}") for n, value in enumerate(values, 1)]
         found = self.predict_records(records, reporter=reporter)
@@ -80,6 +82,8 @@ class Tuned:
 
     def evaluate(self, data: str | Path | Sequence[str | Path], *, reporter: Reporter = SILENT) -> Judged:
         """The task's metrics on files of examples, with intervals and what was cut; baselines, where the training files are still there."""
+        if not data:
+            raise UsageError("no examples given", fix="Name a file, or several: evaluate('test.csv')")
         records = self.read([data] if isinstance(data, str | Path) else data, reporter=reporter)
         return judge(self.task, self.model, self.tools, records, train=self._trained_on(), before=self._before, reporter=reporter)[0]
 

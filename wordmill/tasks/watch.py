@@ -19,10 +19,13 @@ from wordmill.train.loop import Event, Training
 
 SPLITS = 2
 """Validation and test examples, of both of which there are samples in the end."""
-WRITTEN = 64
-"""Validation answers that a task that writes them gives each time, at most."""
-ANSWERING, FEWEST = 0.25, 20
-"""Share of a set time that writing answers in the end may take: of validation examples no more are answered than fit, but so many."""
+WRITTEN, FIRST = 64, 8
+"""Validation answers that a task that writes them gives each time, at most; where a time was set, so many the first time."""
+ANSWERING, FEWEST, LOOKING = 0.25, 20, 0.03
+"""Share of a set time that writing answers in the end may take: of validation examples no more are answered than fit, but so many; and
+share that answers may take each time the model is looked at."""
+BEAMS_AT_ONCE = 3
+"""Further beams that take as long as one answer does alone: they share products and what was read of the source (docs/log.md)."""
 
 
 def every(n: int, most: int) -> int:
@@ -45,7 +48,7 @@ class TaskWatch(Watch):
         super().__init__(log, None, tools.tokenizer, prompts=(), max_targets=None, keep_best=True)
         self.task, self.tools, self.records, self.encoded, self.patience = task, tools, records, encoded, patience
         self.in_the_end, self.of_validation, self.whole = in_the_end, of_validation, whole
-        self.answering, self.sampling = 0.0, 0.0
+        self.answering, self.each, self.sampling = 0.0, 0.0, 0.0
 
     def __call__(self, run: Training, event: Event) -> None:
         """As `Watch`; all processes learn from the first one whether it is enough, and until when there is time to train. Where a time was
@@ -70,7 +73,8 @@ class TaskWatch(Watch):
         """Until when there is time to train, at the second `now`, after a look that took `look` seconds. What share of the run is done
         changes with it, and how many looks there should have been."""
         assert self.whole is not None
-        each = self.answering / max(1, len(self._some()[0])) * int(getattr(self.task.settings, "beams", 1))
+        beams = int(getattr(self.task.settings, "beams", 1))
+        each = self.each * (1 + (beams - 1) / BEAMS_AT_ONCE)
         answers = self._answers(each)
         if self.of_validation:
             run.memory["answered"] = 1 - (self.in_the_end - answers) / self.of_validation
@@ -91,8 +95,8 @@ class TaskWatch(Watch):
 
     def _reserve(self, look: float, answering: float) -> float:
         """Seconds to keep for the last look at the validation examples, when a look takes `look` seconds, and for judging in the end:
-        answers take as long as they took now, by a beam search as much longer as it has beams; samples; a tenth more, and what else there
-        is to do."""
+        answers take as long as they took now, by a beam search longer (`BEAMS_AT_ONCE`); samples; a tenth more, and what else there is to
+        do."""
         return look + 1.1 * (answering + self.sampling) + max(2.0, 0.03 * (self.whole or 0.0))
 
     def rewind(self, run: Training) -> None:
@@ -107,6 +111,7 @@ class TaskWatch(Watch):
         records, encoded = self._some()
         answers = self.task.sketch(run.model, self.tools, records, encoded)
         self.answering = time.monotonic() - started
+        self.each = self.answering / max(1, len(records))
         if self.whole is not None and not self.sampling:
             started = time.monotonic()
             self.task.samples(run.model, self.tools, self.records)
@@ -136,7 +141,10 @@ class TaskWatch(Watch):
     def _some(self) -> tuple[Sequence[Record], Sequence[Encoded]]:
         """The examples that are answered each time. Writing takes far longer than reading: a few answers show where it goes, and the loss
         on all tells which weights are best."""
-        step = every(len(self.records), WRITTEN) if self.task.writes else 1
+        most = WRITTEN
+        if self.whole is not None:
+            most = min(WRITTEN, max(FIRST, int(LOOKING * self.whole / self.each))) if self.each else FIRST
+        step = every(len(self.records), most) if self.task.writes else 1
         return self.records[::step], self.encoded[::step]
 
     def _loss(self, run: Training) -> float:
