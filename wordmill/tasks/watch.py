@@ -79,7 +79,7 @@ class TaskWatch(Watch):
         if self.of_validation:
             run.memory["answered"] = 1 - (self.in_the_end - answers) / self.of_validation
         limit = self.whole - run.world.agree(self._reserve(look, each * answers), run.device)
-        if limit < now < 0.8 * self.whole:
+        if limit < now < 0.5 * self.whole:
             run.reporter.warn(f"answering {answers:,} examples in the end takes about {human_time(self.whole - limit)} of "
                               f"{human_time(self.whole)}: there is no more time to train")  # fmt: skip
         run.memory["time_limit"] = max(limit, now)
