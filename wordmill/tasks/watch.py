@@ -48,7 +48,7 @@ class TaskWatch(Watch):
         super().__init__(log, None, tools.tokenizer, prompts=(), max_targets=None, keep_best=True)
         self.task, self.tools, self.records, self.encoded, self.patience = task, tools, records, encoded, patience
         self.in_the_end, self.of_validation, self.whole = in_the_end, of_validation, whole
-        self.answering, self.each, self.sampling = 0.0, 0.0, 0.0
+        self.each, self.sampling = 0.0, 0.0
 
     def __call__(self, run: Training, event: Event) -> None:
         """As `Watch`; all processes learn from the first one whether it is enough, and until when there is time to train. Where a time was
@@ -110,8 +110,7 @@ class TaskWatch(Watch):
         started = time.monotonic()
         records, encoded = self._some()
         answers = self.task.sketch(run.model, self.tools, records, encoded)
-        self.answering = time.monotonic() - started
-        self.each = self.answering / max(1, len(records))
+        self.each = (time.monotonic() - started) / max(1, len(records))
         if self.whole is not None and not self.sampling:
             started = time.monotonic()
             self.task.samples(run.model, self.tools, self.records)
