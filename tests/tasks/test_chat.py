@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,11 +15,12 @@ from tests.tokenizer.chats import LLAMA, QWEN
 from wordmill.batches.batch import IGNORE
 from wordmill.cli.app import main
 from wordmill.core.progress import SILENT
+from wordmill.evaluate.bootstrap import paired
 from wordmill.generate import Dialogue
 from wordmill.models.folder import build_model, load_model, save_model
 from wordmill.models.grow import grow_vocabulary
 from wordmill.tasks import finetune as tuning
-from wordmill.tasks.chat import ChatTask
+from wordmill.tasks.chat import ChatOutcomes, ChatTask
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.task import Tools
 from wordmill.tasks.watch import TaskWatch
@@ -424,3 +426,11 @@ def test_conversations_need_something_to_learn():
     much = [{"role": "user", "content": "a"}]
     with pytest.raises(wordmill.WordmillError, match="no conversation"):
         ChatTask({"skip_bad": True}).check(Records([Record({"messages": much}, "here")], files=["x"]), SILENT)
+
+
+def test_of_two_losses_the_lower_is_called_the_better():
+    tokens, size = np.full(30, 5.0), np.full(30, 20.0)
+    low, high = (ChatOutcomes(np.linspace(n, n + 1, 30), tokens, size) for n in (1.0, 3.0))
+    for pair, better in (((high, low), "second"), ((low, high), "first")):
+        found = paired(*pair, draws=50)
+        assert found.lower_is_better and f"the {better} is better (lower is better), by more than chance" in found.text()

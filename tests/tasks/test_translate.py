@@ -228,6 +228,7 @@ def test_bleu_and_chrf_are_sacrebleu_s_on_any_resample(tokenize):
     low, high = intervals(found, draws=100)["bleu"]
     assert low < found.metrics()["bleu"] < high
     better = paired(found, BleuOutcomes(right, right, tokenize), draws=100)
+    assert "the second is better, by more than chance" in better.text()
     assert better.b == pytest.approx(100) and better.low > 0
     other = "char" if tokenize == "13a" else "13a"
     with pytest.raises(UsageError, match=rf"task.tokenize={tokenize}\) with bleu of 20 examples \(words by task.tokenize={other}\)"):

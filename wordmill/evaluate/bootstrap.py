@@ -68,6 +68,8 @@ class Comparison:
     """Examples that only the second has right."""
     p_value: float | None = None
     """McNemar's exact two-sided p that the two are equally often right."""
+    lower_is_better: bool = False
+    """Whether the lower score is the better one."""
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -80,7 +82,9 @@ class Comparison:
         if self.p_value is not None:
             lines.append(f"only the first right: {self.only_a}, only the second: {self.only_b} (McNemar p = {self.p_value:.3g})")
         sure = self.low > 0 or self.high < 0
-        lines.append("the difference is more than chance" if sure else "the difference may well be chance: zero lies in the interval")
+        better = "second" if (self.difference > 0) != self.lower_is_better else "first"
+        lines.append(f"the {better} is better{' (lower is better)' if self.lower_is_better else ''}, by more than chance" if sure
+                     else "the difference may well be chance: zero lies in the interval")
         return "\n".join(lines)
 
 
@@ -97,10 +101,10 @@ def paired(a: Outcomes, b: Outcomes, *, draws: int = DRAWS, seed: int = 0) -> Co
     low, high = np.nanpercentile(differences, (2.5, 97.5))
     values = a.metrics()[name], b.metrics()[name]
     right = a.correct(), b.correct()
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {"lower_is_better": bool(getattr(a, "lower_is_better", False))}
     if right[0] is not None and right[1] is not None:
         only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-        extra = {"only_a": only[0], "only_b": only[1], "p_value": mcnemar(*only)}
+        extra |= {"only_a": only[0], "only_b": only[1], "p_value": mcnemar(*only)}
     return Comparison(name, *values, values[1] - values[0], float(low), float(high), n, **extra)
 
 

@@ -77,7 +77,7 @@ def longest(config: FinetuneConfig, model: ModelConfig) -> int:
     if config.max_tokens is None:
         return min(task_class(config.task).longest, model.max_positions)
     if config.max_tokens > model.max_positions:
-        raise ConfigError(f"max_tokens ({config.max_tokens}) is more than the model's {model.max_positions} positions", where="max_tokens")
+        raise ConfigError(f"{config.max_tokens:,} tokens are more than the model's {model.max_positions:,} positions", where="--max-tokens")
     return config.max_tokens
 
 
