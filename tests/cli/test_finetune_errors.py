@@ -85,7 +85,7 @@ def test_models_that_dont_fit(expect_refusal, tmp_path):
     expect_refusal("no model given", "classify", rows, base=None)
     expect_refusal("no such model folder", "classify", rows, base="runs/nowhere/model")
     expect_refusal("no family 'bret'.*bert", "classify", rows, base="bret")
-    expect_refusal("max_tokens .* more than the model's 64 positions", "classify", rows, "--max-tokens", 100)
+    expect_refusal("--max-tokens: 100 tokens are more than the model's 64 positions", "classify", rows, "--max-tokens", 100)
     expect_refusal("model.layers can't be set", "classify", rows, "model.layers=3")
     expect_refusal("there is no task 'clasify'.*classify", "clasify", rows)
     expect_refusal("unknown setting 'labl'.*label", "classify", rows, "task.labl=x")

@@ -307,6 +307,9 @@ def test_bad_commands(models, tmp_path, capsys):
     path = tmp_path / "a.jsonl"
     path.write_text("")
     refused("this file is empty", path)
+    for frame in ('{"data": []}', '{"version": "1.1", "data": []}'):
+        (tmp_path / "frame.json").write_text(frame)
+        refused("frame.json: there is no question in this file", tmp_path / "frame.json")
     refused("a.jsonl: no column holds the answers; columns: question, context. Call it answers",
             rows(path, {"question": "a", "context": "b"}))  # fmt: skip
     refused("no question has an answer", rows(path, *[{**one, "answers": []} for one in good]))

@@ -145,6 +145,8 @@ def test_bad_input_gets_one_line(tmp_path, capsys):
     refused("there is no column 'sumary'; columns: article, summary. Did you mean 'summary'?", good, "task.target=sumary")
     refused("can't tell which column", "article,number\n" + "a mill by the river,1\n" * 3)
     refused("leave no room for a prompt in 20 tokens", good, "--max-tokens", 20, "task.max_tokens=19")
+    long = "article,summary\n" + "a mill by the river,the mill by the river and the grain that comes to it\n" * 4
+    refused("no training answer fits", long, "--max-tokens", 12)
     refused("it was fine-tuned to label texts", good, "--model", labelled(tmp_path))
     settings = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
     spec = (model / "tokenizer.json").read_text(encoding="utf-8").replace("<|endoftext|>", "<|start|>")

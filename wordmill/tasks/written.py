@@ -140,9 +140,13 @@ class Written(Task):
                              fix="Lower it, or raise --max-tokens")  # fmt: skip
         self.spec["most"] = most
         reporter.note(f"prompt: {self.spec['prompt']!r}; answers of up to {plural(longest, 'token')}; at most {most} are written")
-        over = sum(length > tools.max_tokens for length in lengths) if two_sided(config) else sum(length > most for length in lengths)
+        room = tools.max_tokens if two_sided(config) else most
+        over = sum(length > room for length in lengths)
+        setting = "task.max_tokens" if self.settings.max_tokens else "--max-tokens"
+        if over == len(lengths):
+            raise UsageError(f"no training answer fits: the shortest has {plural(min(lengths), 'token')}, and there is room for "
+                             f"{room:,}", where=setting, fix="Raise it")  # fmt: skip
         if over:
-            setting = "task.max_tokens" if self.settings.max_tokens else "--max-tokens"
             reporter.warn(f"{over:,} of {plural(len(lengths), 'training answer')} {verb(over, 'are')} longer than the room that is kept "
                           f"for them; what doesn't fit "
                           f"is cut, and a cut answer teaches no end: raise {setting}")  # fmt: skip
