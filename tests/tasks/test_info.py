@@ -35,6 +35,18 @@ def test_counts_are_those_of_the_model_and_its_optimiser(make_model, tmp_path, s
         assert facts["state"]["bytes"] == sum(x.nbytes for x in model.new_state(1, 0).h)
 
 
+def test_a_recurrent_model_that_reads_both_ways_is_an_encoder(tmp_path):
+    from wordmill.models.config import RecurrentConfig
+    from wordmill.models.recurrent import RecurrentLM
+
+    model = RecurrentLM(RecurrentConfig(vocab_size=29, embedding_size=6, hidden_size=7, bidirectional=True))
+    model.initialise(0)
+    save_model(model, tmp_path)
+    facts = info(tmp_path)
+    assert facts["state"] == {"bytes_per_token": None} and facts["parts"]["reads"] == "both ways"
+    assert "does not write text" in text(facts) and "(encoder)" in text(facts)
+
+
 def test_of_an_adapter_the_base_is_told_and_what_it_adds(make_loaded, tmp_path):
     loaded = make_loaded()
     loaded.save(tmp_path / "base")

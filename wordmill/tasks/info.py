@@ -93,8 +93,9 @@ def shape_config(text: str) -> ModelConfig:
 def parts(config: ModelConfig) -> dict[str, Any]:
     """The parts that a model is made of, in words and numbers."""
     if isinstance(config, RecurrentConfig):
-        found = {"cell": config.cell, "layers": config.layers, "embedding": config.embedding_size, "hidden": config.hidden_size}
-        return {**found, "vocabulary": config.vocab_size, "tied output layer": config.tie_embeddings}
+        return {"cell": config.cell, "reads": "one way" if config.causal else "both ways", "layers": config.layers,
+                "embedding": config.embedding_size, "hidden": config.hidden_size, "vocabulary": config.vocab_size,
+                "tied output layer": config.tie_embeddings}  # fmt: skip
     c = config
     heads = f"{c.heads} heads of {c.head_size}" + (f", {c.kv_heads} for keys and values" if c.kv_heads != c.heads else "")
     windows = [c.window(layer) for layer in range(c.layers)]
@@ -117,10 +118,10 @@ def parts(config: ModelConfig) -> dict[str, Any]:
 
 def _state(config: ModelConfig) -> dict[str, Any]:
     """Bytes that generating keeps, in bfloat16: of each token, or in all for recurrent models. None for encoders, which keep nothing."""
-    if isinstance(config, RecurrentConfig):
-        return {"bytes_per_token": 0, "bytes": config.layers * config.hidden_size * (2 if config.cell == "lstm" else 1) * 4}
     if config.kind == "encoder":
         return {"bytes_per_token": None}
+    if isinstance(config, RecurrentConfig):
+        return {"bytes_per_token": 0, "bytes": config.layers * config.hidden_size * (2 if config.cell == "lstm" else 1) * 4}
     own = 2 * config.layers * config.kv_heads * config.head_size * 2
     return {"bytes_per_token": own, **({"bytes_per_source_token": own} if config.encoder_layers else {})}
 
