@@ -11,7 +11,7 @@ from wordmill.models.heads import load_base
 
 def test_they_are_counted_and_said(small_models, tmp_path, capsys):
     data = tmp_path / "a.jsonl"
-    rows = [{"article": f"the mill {i} by the river", "summary": "grain river flour stone wheel" if i else "mill"} for i in range(12)]
+    rows = [{"article": f"the mill {i} by the river", "summary": "grain river flour stone wheel"} for i in range(12)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     run = tmp_path / "run"
     arguments = ["finetune", "summarize", str(data), "--test", str(data), "--model", str(small_models("qwen3")), "-o", str(run)]

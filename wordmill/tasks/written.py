@@ -143,7 +143,7 @@ class Written(Task):
         room = tools.max_tokens if two_sided(config) else most
         over = sum(length > room for length in lengths)
         setting = "task.max_tokens" if self.settings.max_tokens else "--max-tokens"
-        if over == len(lengths):
+        if over == len(lengths) and not self.settings.max_tokens:  # else it was asked for in as many words
             raise UsageError(f"no training answer fits: the shortest has {plural(min(lengths), 'token')}, and there is room for "
                              f"{room:,}", where=setting, fix="Raise it")  # fmt: skip
         if over:
