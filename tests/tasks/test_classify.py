@@ -429,6 +429,7 @@ def test_the_mean_of_all_tokens_for_a_text(family, reviews, small_models, tmp_pa
     common = {"validation": reviews / "dev.tsv", "model": base, "steps": 2, "reporter": Reporter(stream=said)}
     tuning.finetune("classify", reviews / "train.tsv", out=tmp_path / "usual", **common)
     assert "task.pooling=mean often does better" in said.getvalue()
+    assert ("transformers has no class for it" in said.getvalue()) == (family != "modernbert")
     run = tuning.finetune("classify", reviews / "train.tsv", out=tmp_path / "mean", options={"pooling": "mean"}, **common)
     values = json.loads((run.model_folder / "config.json").read_text())
     assert values["classifier_pooling"] == "mean" and said.getvalue().count("task.pooling=mean") == 1

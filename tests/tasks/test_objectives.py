@@ -14,6 +14,7 @@ import wordmill
 from tests.conftest import TEXT
 from wordmill.core.errors import UsageError
 from wordmill.core.files import read_json
+from wordmill.evaluate.bpb import evaluate_text
 from wordmill.models.folder import load_model
 from wordmill.tasks.pretrain import Run, pretrain
 
@@ -78,6 +79,8 @@ def test_a_recurrent_model_that_reads_both_ways_learns_what_is_hidden(texts: Pat
     loaded = wordmill.load(done.model_folder, device="cpu")
     assert loaded.kind == "encoder" and len(loaded.fill("the old [MASK]", top=3).masks[0]) == 3
     assert loaded.score("the old mill").pseudo
+    found = evaluate_text(loaded, ["the old mill"])
+    assert found.pseudo and found.window == "block", "stretches side by side, as of any encoder: no state carries on"
     with pytest.raises(UsageError, match="can't write text"):
         loaded.generate("the")
     data = tmp_path / "labels.jsonl"

@@ -116,6 +116,8 @@ def test_what_is_no_input_is_refused(classifier):
     for nothing in ([], None, ""):
         with pytest.raises(UsageError, match="no examples given"):
             model.evaluate(nothing)
+    with pytest.raises(UsageError, match="no examples given"):
+        wordmill.compare(classifier, classifier, [])
 
 
 def test_a_file_with_one_column_holds_the_texts(classifier, tmp_path, capsys):

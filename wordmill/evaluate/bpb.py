@@ -22,7 +22,6 @@ from wordmill.core.progress import SILENT, Reporter, human_bytes, human_count, p
 from wordmill.generate.loaded import Loaded
 from wordmill.generate.pseudo import masked_context, score_stretches
 from wordmill.generate.score import Score, score_documents, window_sizes
-from wordmill.models.config import RecurrentConfig
 
 SPACELESS = 30.0
 """Bytes from space to space beyond which these are no words: English has 6, German 7, Russian 13, Thai and Chinese far more."""
@@ -192,7 +191,7 @@ def evaluate_text(
 
     Raises `DataError` when there is nothing to score, `UsageError` for sizes that the model can't honour.
     """
-    recurrent = isinstance(loaded.config, RecurrentConfig)
+    recurrent = loaded.kind == "recurrent"
     if batch_tokens < 1 or (max_tokens is not None and max_tokens < 1):
         raise UsageError("batch_tokens and max_tokens must be at least 1")
     if loaded.kind == "encoder-decoder":

@@ -16,6 +16,7 @@ from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.files import read_json
 from wordmill.core.progress import human_count, human_time, plural
 from wordmill.models.config import ModelConfig, RecurrentConfig
+from wordmill.models.heads import head_layout
 from wordmill.tasks.loud import open_to_muon
 from wordmill.tasks.plan import parse_time
 from wordmill.tasks.run import SavedPlan
@@ -144,8 +145,9 @@ def tune_plan(
     if weights < SMALL and "r_drop" in open_to:
         notes.append("task.r_drop=1 would take twice as long, and often gives so small a model a point or two more")
     if "pooling" in open_to and config.shaped and not config.fresh and _by_mean(config):
+        alone = head_layout(model, "sequence", "mean").architecture.startswith("Wordmill")
         notes.append("this model was made so that the mean of its tokens stands for a text (1_Pooling): task.pooling=mean often does "
-                     "better, but transformers has no class for it")
+                     f"better{', but transformers has no class for it' if alone else ''}")
     if config.lora is not None:
         head = "" if task_class(config.task).generative else ", and the head whole"
         notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are")

@@ -50,7 +50,7 @@ class Tuned:
     def predict(self, inputs: Any, *, reporter: Reporter = SILENT) -> Any:
         """The task's answers: to one input (a text, or a mapping of columns) or to a list of them. Raises `UsageError` for other inputs."""
         one = isinstance(inputs, str | Mapping)
-        if not one and (inputs is None or not isinstance(inputs, Iterable)):
+        if not one and not isinstance(inputs, Iterable):
             raise UsageError(f"an input is a text or a mapping of columns, or a list of them, not {inputs!r}")
         values = [inputs] if one else list(inputs)
         records = [self.task.as_record(value, f"input {n}") for n, value in enumerate(values, 1)]
@@ -75,15 +75,15 @@ class Tuned:
                 for record, answer, one in zip(records, answers, encoded, strict=True)]  # fmt: skip
 
     def read(self, paths: Sequence[str | Path], *, reporter: Reporter = SILENT) -> list[Record]:
-        """Examples with their answers. Raises `DataError` for those that don't fit the task."""
+        """Examples with their answers. Raises `UsageError` for no file, `DataError` for examples that don't fit the task."""
+        if not any(map(str, paths or ())):
+            raise UsageError("no examples given", fix="Name a file, or several")
         records = self.task.read(paths, reporter=reporter)
         self.task.check(records, reporter)
         return list(records.records)
 
     def evaluate(self, data: str | Path | Sequence[str | Path], *, reporter: Reporter = SILENT) -> Judged:
         """The task's metrics on files of examples, with intervals and what was cut; baselines, where the training files are still there."""
-        if not data:
-            raise UsageError("no examples given", fix="Name a file, or several: evaluate('test.csv')")
         records = self.read([data] if isinstance(data, str | Path) else data, reporter=reporter)
         return judge(self.task, self.model, self.tools, records, train=self._trained_on(), before=self._before, reporter=reporter)[0]
 
