@@ -21,7 +21,10 @@ from typing import Any
 
 import _common as common
 
-SHAPE = {"vocab_size": 4096, "d_model": 256, "d_kv": 64, "d_ff": 704, "num_layers": 4, "num_heads": 4, "feed_forward_proj": "gated-gelu"}
+SHAPE: dict[str, Any] = {"vocab_size": 4096, "d_model": 256, "d_kv": 64, "d_ff": 704, "num_layers": 4, "num_heads": 4,
+                         "feed_forward_proj": "gated-gelu"}  # fmt: skip
+NUMBERS = ("texts", "source", "tokens", "beams", "threads")
+"""Options that a worker is told, and that the result keeps."""
 
 
 def build(folder: Path) -> None:
@@ -40,7 +43,7 @@ def worker(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(options.threads)
     draw = random.Random(0)
-    sources = [[draw.randrange(2, SHAPE["vocab_size"]) for _ in range(options.source)] for _ in range(options.texts)]  # type: ignore[call-overload]
+    sources = [[draw.randrange(2, SHAPE["vocab_size"]) for _ in range(options.source)] for _ in range(options.texts)]
     dtype = torch.bfloat16 if options.dtype == "bf16" else torch.float32
     if options.side == "transformers":
         import transformers
@@ -73,7 +76,7 @@ def worker(options: argparse.Namespace) -> None:
 def run(side: str, dtype: str, model: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One round of one side."""
     words = ["--side", side, "--dtype", dtype, "--model", str(model)]
-    words += [word for name in ("texts", "source", "tokens", "beams", "threads") for word in (f"--{name}", str(getattr(options, name)))]
+    words += [word for name in NUMBERS for word in (f"--{name}", str(getattr(options, name)))]
     env = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     if side == "before":
         env["PYTHONPATH"] = str(options.before)
@@ -115,7 +118,7 @@ def main() -> None:
     text = common.table(["numbers", "side", "tokens/s", "wordmill is faster by", "peak memory"], rows)
     text += f"\n\n{options.texts} sources of {options.source} tokens, answers of {options.tokens}, {options.beams} beams, threads: "
     text += f"{options.threads}; seconds: median of {options.rounds}."
-    common.save("beams", {"settings": {k: str(v) for k, v in vars(options).items() if k != "before"}, "raw": results}, text)
+    common.save("beams", {"settings": {name: getattr(options, name) for name in (*NUMBERS, "rounds", "dtypes")}, "raw": results}, text)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ class Outcomes(Protocol):
         """For each example whether it is right; None where that is no yes or no."""
 
 
+def lower_is_better(outcomes: Outcomes) -> bool:
+    """Whether the lower headline is the better one, of the few outcomes that say so."""
+    return bool(getattr(outcomes, "lower_is_better", False))
+
+
 def intervals(outcomes: Outcomes, *, draws: int = DRAWS, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
     """For each metric the interval in which it lies with probability `level`, over resamples of the examples."""
     n = len(outcomes)
@@ -101,7 +106,7 @@ def paired(a: Outcomes, b: Outcomes, *, draws: int = DRAWS, seed: int = 0) -> Co
     low, high = np.nanpercentile(differences, (2.5, 97.5))
     values = a.metrics()[name], b.metrics()[name]
     right = a.correct(), b.correct()
-    extra: dict[str, Any] = {"lower_is_better": bool(getattr(a, "lower_is_better", False))}
+    extra: dict[str, Any] = {"lower_is_better": lower_is_better(a)}
     if right[0] is not None and right[1] is not None:
         only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
         extra |= {"only_a": only[0], "only_b": only[1], "p_value": mcnemar(*only)}

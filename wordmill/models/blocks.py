@@ -106,7 +106,7 @@ class CrossAttention(nn.Module):
         k_BSGK, v_BSGK = self._source(view)
         sources = k_BSGK.shape[0]  # fewer than rows where beams share one: their queries stand side by side then
         q = self.q(x_BTD).view(sources, -1, self.heads, self.size)
-        bias = view.crossing if view.crossing is None else view.crossing.reshape(sources, 1, -1, k_BSGK.shape[1])
+        bias = None if view.crossing is None else view.crossing.reshape(sources, 1, -1, k_BSGK.shape[1])
         mixed = attend(q, k_BSGK, v_BSGK, bias, causal=False, scale=self.scale).reshape(batch, length, self.heads, self.size)
         if view.blind is not None:
             mixed = mixed.masked_fill(view.blind[..., None], 0)

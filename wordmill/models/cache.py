@@ -27,8 +27,8 @@ class KVCache:
         """(B, S + 1, G, K) a layer."""
         self.cross: list[tuple[Tensor, Tensor]] = []
         """Keys and values of the sources, a pair a layer (sources, S, G, K), once an encoder–decoder has read them."""
-        self.owners = torch.arange(batch, device=device)
-        """(B,) which source each row has read: the beams of a prompt share one."""
+        self.owners: Tensor | None = None
+        """(B,) which source each row has read: the beams of a prompt share one. None: each its own."""
         self.even = True
         """Whether each source has as many rows as any other, one after the other."""
         self.source: tuple[Tensor, Tensor | None] | None = None
@@ -64,13 +64,11 @@ class KVCache:
         self.keys = [_selected(x, rows, self.used) for x in self.keys]
         self.values = [_selected(x, rows, self.used) for x in self.values]
         if self.cross:
-            kept, self.owners = torch.unique_consecutive(self.owners[rows], return_inverse=True)
+            kept, self.owners = torch.unique_consecutive(rows if self.owners is None else self.owners[rows], return_inverse=True)
             if not torch.equal(kept, torch.arange(len(self.cross[0][0]), device=kept.device)):
                 self.cross = [(_selected(k, kept, k.shape[1]), _selected(v, kept, v.shape[1])) for k, v in self.cross]
             each, rest = divmod(len(rows), len(kept))
             self.even = not rest and bool((self.owners.view(len(kept), each) == self.owners[::each, None]).all())
-        else:
-            self.owners = torch.arange(len(rows), device=rows.device)
         if self.source is not None:
             positions, documents = self.source
             self.source = positions[rows], None if documents is None else documents[rows]
@@ -78,7 +76,7 @@ class KVCache:
     def crossed(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the sources (sources or B, S, G, K): the same number of rows in turn belong to each."""
         k, v = self.cross[layer]
-        return (k, v) if self.even else (k[self.owners], v[self.owners])
+        return (k, v) if self.even or self.owners is None else (k[self.owners], v[self.owners])
 
 
 def _selected(x: Tensor, rows: Tensor, used: int) -> Tensor:

@@ -63,11 +63,11 @@ class HeadConfig(Config):
 def head_layout(config: ModelConfig, kind: str, pooling: str = "usual") -> Head:
     """How the head looks on a model of that family; one of our own where `transformers` has no class."""
     found = family(config.family).heads.get(kind) if isinstance(config, TransformerConfig) else None
-    mean = {POOLING: "mean"} if pooling == "mean" and kind == "sequence" else {}
-    if found is not None and (not mean or POOLING in found.settings):
-        return replace(found, reads="mean", settings={**found.settings, **mean}) if mean else found
-    reads: Literal["last", "mean"] = "last" if config.causal and not mean else "mean"
-    return Head(f"Wordmill{folders.HEAD_KINDS[kind]}", OUT, reads=reads, settings=mean)
+    ours = Head(f"Wordmill{folders.HEAD_KINDS[kind]}", OUT, reads="last" if config.causal else "mean")
+    if pooling == "mean" and kind == "sequence":
+        can = found if found is not None and POOLING in found.settings else ours
+        return replace(can, reads="mean", settings={**can.settings, POOLING: "mean"})
+    return ours if found is None else found
 
 
 class Headed(nn.Module):

@@ -345,10 +345,9 @@ class RecurrentLM(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
-        both = 1 + config.bidirectional
-        sizes = [config.embedding_size] + [both * config.hidden_size] * config.layers
-        self.layers = nn.ModuleList(RecurrentLayer(config.cell, inputs, config.hidden_size) for inputs in sizes[:-1])
-        back = sizes[:-1] if config.bidirectional else []
+        sizes = [config.embedding_size] + [config.width] * (config.layers - 1)
+        self.layers = nn.ModuleList(RecurrentLayer(config.cell, inputs, config.hidden_size) for inputs in sizes)
+        back = sizes if config.bidirectional else []
         self.back = nn.ModuleList(RecurrentLayer(config.cell, inputs, config.hidden_size) for inputs in back)
         tied, fits = config.tie_embeddings, config.width == config.embedding_size
         needed = tied and not fits and config.lm_head
@@ -381,12 +380,10 @@ class RecurrentLM(nn.Module):
                 state.c[i] = c
             x = self._drop(x)
         state.used = max(state.used, end)
-        if self.projection is not None:
-            x = self.projection(x)
-        return x.transpose(0, 1), state
+        return self._out(x), state
 
     def _both_ways(self, ids: Tensor, positions: Tensor | None) -> Tensor:
-        """Every layer over time in both directions: (B, T) → (B, T, 2H). Read backwards, a document starts at its last token."""
+        """Every layer over time in both directions: (B, T) → (B, T, D). Read backwards, a document starts at its last token."""
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
         last = torch.ones_like(positions, dtype=torch.bool)
@@ -402,9 +399,11 @@ class RecurrentLM(nn.Module):
                 for layer, each, (_, marks) in zip(layers, inputs, ways, strict=True)
             )
             x = self._drop(torch.cat((ahead, behind.flip(0)), -1))
-        if self.projection is not None:
-            x = self.projection(x)
-        return x.transpose(0, 1)
+        return self._out(x)
+
+    def _out(self, x: Tensor) -> Tensor:
+        """(T, B, states of the last layer) → (B, T, D), through the projection, if there is one."""
+        return (x if self.projection is None else self.projection(x)).transpose(0, 1)
 
     def _embed(self, ids: Tensor) -> Tensor:
         """(B, T) → (T, B, E)."""
@@ -462,7 +461,7 @@ def flops_per_token(config: RecurrentConfig, context: int) -> float:
     """Floating-point operations to train on one token: 6 for each weight of a matrix product, output layer included; no context counts."""
     size, embedding = config.hidden_size, config.embedding_size
     both = 1 + config.bidirectional
-    weights = both * sum(GATES[config.cell] * size * (inputs + size) for inputs in [embedding] + [both * size] * (config.layers - 1))
+    weights = both * sum(GATES[config.cell] * size * (inputs + size) for inputs in [embedding] + [config.width] * (config.layers - 1))
     project = config.width * embedding if config.tie_embeddings and config.width != embedding else 0
     output = config.vocab_size * (embedding if config.tie_embeddings else config.width)
     return 6.0 * (weights + config.lm_head * (project + output))

@@ -26,7 +26,6 @@ from wordmill.batches.examples import Encoded, in_pieces
 from wordmill.core.config import Config
 from wordmill.core.errors import ConfigError
 from wordmill.core.progress import SILENT, Reporter, plural
-from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
 from wordmill.tasks.answer_written import WrittenAnswer
@@ -96,9 +95,7 @@ class Answer(Questions):
         """The windows of the context, the question before each. A question longer than half of the room is cut, and counted; of a context
         nothing is. An answer that is longer than the windows overlap may lie whole in none: then nothing is learned from them."""
         tokenizer, texts = tools.tokenizer, record.values
-        causal = tools.config.causal
-        if not isinstance(tools.config, RecurrentConfig) and tools.config.encoder_layers:
-            causal = False  # its encoder is read
+        causal = tools.config.kind in ("decoder", "recurrent")  # of an encoder–decoder the encoder is read
         around = self._frame(tokenizer, causal)
         room = tools.max_tokens - (len(around.ids) - 2)
         if room < 2 or (self.settings.stride or 0) > room - room // 2:

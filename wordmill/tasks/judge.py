@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from wordmill.core.progress import SILENT, Reporter, plural
-from wordmill.evaluate.bootstrap import Outcomes, intervals
+from wordmill.evaluate.bootstrap import Outcomes, intervals, lower_is_better
 from wordmill.tasks.examples import Record
 from wordmill.tasks.task import Task, Tools, encode_all
 
@@ -96,7 +96,7 @@ def judge(
     cuts = [one.cut for one in encoded if one.cut]
     judged = Judged(len(records), outcomes.headline, outcomes.metrics(), intervals(outcomes), len(cuts), sum(cuts), left_out - len(records),
                     {name: other.metrics() for name, other in beside.items()}, task.details(records, answers),
-                    task.remarks(records, answers), getattr(outcomes, "lower_is_better", False),
+                    task.remarks(records, answers), lower_is_better(outcomes),
                     task.samples(model, tools, records))  # fmt: skip
     return judged, answers
 

@@ -31,7 +31,7 @@ from wordmill.corpus import Corpus, CorpusConfig, build_corpus
 from wordmill.evaluate.validation import evaluate_rows, evaluate_store, tokens_at_once
 from wordmill.evaluate.watch import Watch, best_weights, weights_in
 from wordmill.models.adapters import add_lora
-from wordmill.models.config import RecurrentConfig, TransformerConfig
+from wordmill.models.config import TransformerConfig
 from wordmill.models.folder import build_model, compile_blocks, load_model, read_config, save_model
 from wordmill.models.hub import resolve_model, settled
 from wordmill.models.lora import LoraConfig
@@ -61,7 +61,7 @@ from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.config import sized_by_text
 from wordmill.tokenizer.report import report as tokenizer_report
 from wordmill.tokenizer.train import train_on_corpus
-from wordmill.train.budget import count_parameters, family_shape
+from wordmill.train.budget import count_parameters, family_shape, model_config
 from wordmill.train.distributed import World, world
 from wordmill.train.log import Log
 from wordmill.train.loop import Training, fit
@@ -401,7 +401,7 @@ def with_objective(config: PretrainConfig) -> PretrainConfig:
                 raise UsageError("what is hidden is learned from both sides of it", where="model.bidirectional",
                                  fix="Leave model.bidirectional=false away, or take --objective clm")  # fmt: skip
             config = config.replace(model={**config.model, "bidirectional": True})
-        kind = RecurrentConfig.of(shape, where="model").kind if "cell" in shape else TransformerConfig.of(shape, where="model").kind
+        kind = model_config(config.family, shape).kind
     objective = config.objective or FITTING.get(kind, ("clm",))[0]
     check_objective(kind, objective)
     values: dict[str, Any] = {"objective": objective}

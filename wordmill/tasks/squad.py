@@ -38,7 +38,7 @@ def find_roles(fields: Sequence[str], asked: Mapping[str, str | None], where: st
 
 def no_column(role: str, fields: Sequence[str], where: str) -> DataError:
     """That no column holds what a role stands for; `fields`: the names that the file has."""
-    if list(fields) in (["data"], ["version", "data"], ["data", "version"]):  # SQuAD's frame
+    if "data" in fields and set(fields) <= {"data", "version"}:  # SQuAD's frame
         return DataError("there is no question in this file: its list of articles is empty", where=where)
     return DataError(f"no column holds the {role}; columns: {', '.join(fields)}", where=where,
                      fix=f"Call it {role}, or name it in training: task.{role}=NAME")  # fmt: skip

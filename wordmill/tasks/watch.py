@@ -10,6 +10,7 @@ import torch
 
 from wordmill.batches.examples import Encoded, batches_of, in_pieces
 from wordmill.core.progress import human_time, plural
+from wordmill.evaluate.bootstrap import lower_is_better
 from wordmill.evaluate.watch import Watch
 from wordmill.generate.score import evaluating
 from wordmill.tasks.examples import Record
@@ -90,8 +91,8 @@ class TaskWatch(Watch):
         """How many examples are answered in the end, when an answer takes `each` seconds."""
         if not self.task.writes or not each:
             return self.in_the_end
-        fitting = int(ANSWERING * (self.whole or 0.0) / each) - (self.in_the_end - self.of_validation)
-        return self.in_the_end - self.of_validation + min(self.of_validation, max(FEWEST, fitting))
+        others = self.in_the_end - self.of_validation
+        return others + min(self.of_validation, max(FEWEST, int(ANSWERING * (self.whole or 0.0) / each) - others))
 
     def _reserve(self, look: float, answering: float) -> float:
         """Seconds to keep for the last look at the validation examples, when a look takes `look` seconds, and for judging in the end:
@@ -122,7 +123,7 @@ class TaskWatch(Watch):
         self.log.write({"step": run.step, "time": round(run.seconds, 3), "tokens": run.tokens, "validation_loss": loss,
                         "validation_score": score, **{f"validation_{name}": value for name, value in scores.items() if name != "accuracy"},
                         "score": outcomes.headline})  # fmt: skip
-        sign = -1 if getattr(outcomes, "lower_is_better", False) else 1
+        sign = -1 if lower_is_better(outcomes) else 1
 
         def rank(score: float, loss: float) -> tuple[float, ...]:
             return (-loss,) if self.task.writes else (sign * score, -loss)

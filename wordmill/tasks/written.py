@@ -30,7 +30,7 @@ from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.generate.beam import BeamConfig, beam_search
 from wordmill.generate.engine import run
 from wordmill.generate.sampling import SamplingConfig
-from wordmill.models.config import ModelConfig, RecurrentConfig
+from wordmill.models.config import ModelConfig
 from wordmill.models.folder import LanguageModel
 from wordmill.tasks.examples import Record
 from wordmill.tasks.task import Task, Tools
@@ -123,7 +123,7 @@ class Written(Task):
         would be left.
         """
         config, tokenizer = tools.config, tools.tokenizer
-        if isinstance(config, RecurrentConfig) and not config.causal:
+        if not config.causal:
             raise UsageError("a model that reads in both directions can't write a text", where="--model",
                              fix="Take one with model.bidirectional=false")  # fmt: skip
         if two_sided(config) and config.decoder_start_id is None:  # type: ignore[union-attr]
@@ -142,11 +142,11 @@ class Written(Task):
         reporter.note(f"prompt: {self.spec['prompt']!r}; answers of up to {plural(longest, 'token')}; at most {most} are written")
         room = tools.max_tokens if two_sided(config) else most
         over = sum(length > room for length in lengths)
-        setting = "task.max_tokens" if self.settings.max_tokens else "--max-tokens"
         if over == len(lengths) and not self.settings.max_tokens:  # else it was asked for in as many words
             raise UsageError(f"no training answer fits: the shortest has {plural(min(lengths), 'token')}, and there is room for "
-                             f"{room:,}", where=setting, fix="Raise it")  # fmt: skip
+                             f"{room:,}", where="--max-tokens", fix="Raise it")  # fmt: skip
         if over:
+            setting = "task.max_tokens" if self.settings.max_tokens else "--max-tokens"
             reporter.warn(f"{over:,} of {plural(len(lengths), 'training answer')} {verb(over, 'are')} longer than the room that is kept "
                           f"for them; what doesn't fit "
                           f"is cut, and a cut answer teaches no end: raise {setting}")  # fmt: skip
@@ -244,7 +244,7 @@ class Written(Task):
 
 def two_sided(config: ModelConfig) -> bool:
     """Whether an encoder of its own reads the prompt."""
-    return not isinstance(config, RecurrentConfig) and bool(config.encoder_layers)
+    return config.kind == "encoder-decoder"
 
 
 def _front(tokenizer: Tokenizer, config: ModelConfig, end: int) -> list[int]:
