@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wordmill.cli.common import DeviceOption, DtypeOption, JsonOption, QuietOption, emit, reporter
+from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
 from wordmill.cli.training import over_recipe, split_words, to_the_end
 from wordmill.core.errors import UsageError
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SECTIONS = {"task": "options", "model": "shape"}
 """What sections are called on the command line, and in FinetuneConfig."""
+NumbersOption = Annotated[
+    str, typer.Option("--dtype", help="auto, bf16, mixed (float32 but for the products) or fp32: the numbers to compute with.")
+]
 
 
 def finetune(
@@ -64,7 +67,7 @@ def finetune(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too (needs wordmill[track]).")] = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    dtype: NumbersOption = "auto",
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:

@@ -11,7 +11,8 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's numbers for mallopt(3)."""
 
 DTYPES = ("auto", "bf16", "fp32")
+NUMBERS = ("auto", "bf16", "mixed", "fp32")
+"""What a fine-tuning computes with. mixed: float32 for all but the products, which round what they read to bfloat16."""
 
 
 @cache
@@ -76,6 +79,41 @@ def choose_dtype(name: str, device: torch.device, *, reading: bool = False) -> t
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
+def choose_numbers(name: str, device: torch.device, *, whole: bool) -> str:
+    """What a fine-tuning computes with, one of `NUMBERS`. `auto`: float32 where bfloat16 doesn't pay; else, where the `whole` of
+    a pretrained model goes on learning, on a CPU whose float32 products can round to bfloat16 too, `mixed`: the rounding of all states
+    between the layers cost accuracy there (docs/log.md); else bf16.
+
+    Raises `UsageError` for an unknown name.
+    """
+    import torch
+
+    if name not in NUMBERS:
+        raise UsageError(f"unknown dtype {name!r}", where="--dtype", fix=f"Use one of {', '.join(NUMBERS)}")
+    if name != "auto":
+        return name
+    if choose_dtype(name, device) == torch.float32:
+        return "fp32"
+    return "mixed" if whole and device.type == "cpu" and mixed_gain() > MIXED_WORTH_IT else "bf16"
+
+
+@contextmanager
+def products(numbers: str, device: torch.device) -> Iterator[torch.dtype]:
+    """Inside, matrix products are as `numbers` says (one of `NUMBERS` but auto); gives the dtype that the weights of the model then have.
+    On a GPU, mixed means TensorFloat-32."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    if numbers == "mixed":
+        torch.set_float32_matmul_precision("medium" if device.type == "cpu" else "high")
+    elif numbers == "fp32" and device.type == "cpu":
+        before = "medium" if tune_float32() else before  # as exact: it stays
+    try:
+        yield torch.bfloat16 if numbers == "bf16" else torch.float32
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16 products."""
     import torch
@@ -88,6 +126,16 @@ def has_bf16(device: torch.device) -> bool:
 
 WORTH_IT = 1.2
 """How many times as fast as float32 products bfloat16 ones must be on a CPU to be used in training."""
+
+
+MIXED_WORTH_IT = 0.4
+"""The speed of mixed products in proportion to bfloat16's from which a CPU fine-tunes with them."""
+
+
+def mixed_gain() -> float:
+    """How fast a CPU's float32 products are in proportion to its bfloat16 ones where they may round what they read to bfloat16."""
+    speeds = product_speeds()
+    return speeds["fp32 fast"] / speeds["bf16"]
 
 
 def bf16_gain() -> float:

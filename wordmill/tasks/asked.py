@@ -47,13 +47,11 @@ def named(given: Mapping[str, Any], section: str) -> list[str]:
     return [f"{section}.{name}" for name in sorted(values.model_fields_set if isinstance(values, Config) else values)]
 
 
-def check_training(train: Mapping[str, Any], dtype: str, size: str | None, elsewhere: Mapping[str, str]) -> None:
+def check_training(train: Mapping[str, Any], size: str | None, elsewhere: Mapping[str, str]) -> None:
     """What pretraining and fine-tuning have in common. `elsewhere` are settings of the training that are given in another way."""
     for name, way in elsewhere.items():
         if name in train:
             raise ConfigError(f"train.{name} is filled from another setting", where=f"train.{name}", fix=f"Say {way}")
-    if dtype != "auto":
-        choose_dtype(dtype, torch.device("cpu"))
     if size is not None:
         parse_count(size, "--size")
 
@@ -70,7 +68,9 @@ def check_end(tokenizer: Tokenizer, where: str | Path | None) -> None:
 
 def check_asked(config: PretrainConfig, given: Mapping[str, Any]) -> None:
     """Raises `WordmillError` for what a pretraining run can't honour; `given` is what was said, without what follows from it."""
-    check_training(config.train, config.dtype, config.size, ELSEWHERE)
+    check_training(config.train, config.size, ELSEWHERE)
+    if config.dtype != "auto":
+        choose_dtype(config.dtype, torch.device("cpu"))
     if config.tokens is not None:
         parse_count(config.tokens, "--tokens")
     if config.epochs is not None and config.epochs <= 0:

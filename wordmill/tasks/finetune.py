@@ -22,7 +22,7 @@ from torch import nn
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import Encoded, ExampleRows, in_pieces
 from wordmill.core.config import Config
-from wordmill.core.device import choose_device, choose_dtype, tune_float32, tune_memory
+from wordmill.core.device import choose_device, products, tune_memory
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.files import hash_values, occupied, read_json, write_json, write_text
 from wordmill.core.lineage import write_lineage
@@ -134,7 +134,7 @@ class FinetuneConfig(Config):
     lora: LoraConfig | None = None
     """Learn an adapter beside the weights of `parent`, which stay as they are, and the head whole; None: all weights learn."""
     dtype: str = "auto"
-    """Numbers to compute with: auto, bf16 or fp32."""
+    """Numbers to compute with: auto, bf16, mixed (float32 but for the products) or fp32."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
 
@@ -226,7 +226,8 @@ def finetune(
             with timed(timings, "reading and encoding"):
                 ready = prepare(config, folder, place, log)
             plan = _planned(config, folder, ready, place, group, started, log)
-            run = assemble(config, plan, ready, folder, place, group, log)
+            dtype = held.enter_context(products(plan.dtype, place))
+            run = assemble(config, plan, ready, folder, place, dtype, group, log)
         with log.task("training", total=1.0) as bar, signals(run):
             watch = _callbacks(run, config, plan, ready, bar, tensorboard)
             take_up(run, watch, lambda facts: check_base(config, facts), resume=resume)
@@ -448,12 +449,10 @@ def build(config: FinetuneConfig, model: ModelConfig, task: Task) -> nn.Module:
 
 
 def assemble(
-    config: FinetuneConfig, plan: TunePlan, ready: Prepared, folder: Path, device: torch.device, group: World, reporter: Reporter
-) -> Training:
+    config: FinetuneConfig, plan: TunePlan, ready: Prepared, folder: Path, device: torch.device, dtype: torch.dtype, group: World,
+    reporter: Reporter,
+) -> Training:  # fmt: skip
     """The model and everything that trains it. What changes which weights there are, or which of them learn, is done here."""
-    dtype = choose_dtype(plan.dtype, device)
-    if dtype == torch.float32 and device.type == "cpu":
-        tune_float32()
     model = build(config, plan.model, ready.task).to(device, dtype)
     if config.freeze == "base":
         if not isinstance(model, Headed):

@@ -28,7 +28,7 @@ def check_asked(config: FinetuneConfig, given: Mapping[str, Any]) -> None:
         raise UsageError("no model given", fix="Name a model folder, or a family to start from scratch: --model runs/x/model, --model bert")
     if config.time is not None:
         parse_time(config.time)
-    check_training(config.train, config.dtype, config.size, ELSEWHERE | {"compile": "nothing: fine-tuning is not compiled"})
+    check_training(config.train, config.size, ELSEWHERE | {"compile": "nothing: fine-tuning is not compiled"})
     TrainConfig.of({"steps": 1, **config.train}, where="train")
     if config.lora is not None:
         check_lora(config)

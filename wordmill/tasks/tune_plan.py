@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wordmill.core.config import merge
-from wordmill.core.device import choose_dtype
+from wordmill.core.device import choose_numbers
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.files import read_json
 from wordmill.core.progress import human_count, human_time, plural
@@ -125,12 +125,12 @@ def tune_plan(
         values["evaluations"] = max(1, min(20, round(2 * steps / steps_per_epoch), steps))
         length = f"{plural(steps, 'step')} ({steps / steps_per_epoch:.3g} epochs{'' if config.steps else why})"
     train = TrainConfig.of(merge(values, config.train), where="train")
-    dtype = choose_dtype(config.dtype, device)
+    numbers = choose_numbers(config.dtype, device, whole=not scratch and config.lora is None)
     kind = model.cell if isinstance(model, RecurrentConfig) else model.family
     origin = "from scratch" if scratch else f"from {config.parent}"
     summary = (f"{config.task}: {kind} of {human_count(weights)} weights {origin}, {n:,} training and {n_validation:,} validation "
                f"examples, {length}, {plural(train.rows, 'example')} a step, {told_rates(train.optim)}, "
-               f"{str(dtype).removeprefix('torch.')} on {device}")  # fmt: skip
+               f"{numbers} on {device}")  # fmt: skip
     most = longest(config, model)
     notes = [
         f"at most {most} tokens an example; cut: {', '.join(f'{count:,} of {name}' for name, count in cut.items() if count) or 'none'}"
@@ -146,8 +146,8 @@ def tune_plan(
         notes.append("task.r_drop=1 would take twice as long, and often gives so small a model a point or two more")
     if "pooling" in open_to and config.shaped and not config.fresh and _by_mean(config):
         alone = head_layout(model, "sequence", "mean").architecture.startswith("Wordmill")
-        notes.append("this model was made so that the mean of its tokens stands for a text (1_Pooling): task.pooling=mean often does "
-                     f"better{', but transformers has no class for it' if alone else ''}")
+        notes.append("this model was made so that the mean of its tokens stands for a text (1_Pooling): task.pooling=mean may do better"
+                     f"{', but transformers has no class for it' if alone else ''}")  # fmt: skip
     if config.lora is not None:
         head = "" if task_class(config.task).generative else ", and the head whole"
         notes.append(f"a LoRA of rank {config.lora.rank} learns{head}; the weights of {config.parent} stay as they are")
@@ -155,8 +155,7 @@ def tune_plan(
             notes.append(f"an adapter takes a higher learning rate than a whole model: {train.optim.lr:.3g} here (--lr sets another)")
     if config.freeze != "none":
         notes.append("the model below the head stays as it is" if config.freeze == "base" else "unfrozen gradually, from the head down")
-    return TunePlan(model, train, "bf16" if dtype == torch.bfloat16 else "fp32", most, capacity,
-                    config.patience if n_validation else 0, task, data, left, summary, notes)  # fmt: skip
+    return TunePlan(model, train, numbers, most, capacity, config.patience if n_validation else 0, task, data, left, summary, notes)
 
 
 def _by_mean(config: FinetuneConfig) -> bool:
