@@ -119,5 +119,13 @@ def test_errors_end_a_pipe_with_2(talk):
     assert talk(["hi"], "-t", "-1")[0] == 2
 
 
+def test_after_a_bad_line_the_rest_of_a_pipe_is_read(talk):
+    code, out, err = talk(["/nothing", "the river", "/save", "the mill"], "--json", "--quiet")
+    assert code == 2
+    assert [turn["content"] for turn in json.loads(out)["messages"] if turn["role"] == "user"] == ["the river", "the mill"]
+    for said in ("no command '/nothing'", "/save wants the name of a file", "2 lines of standard input were not answered"):
+        assert said in err
+
+
 def test_every_command_has_its_help():
     assert set(module.COMMANDS) == {"/reset", "/system", "/save", "/help", "/exit"}

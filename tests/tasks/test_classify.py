@@ -22,6 +22,7 @@ from wordmill.cli.app import main
 from wordmill.core.config import parse_overrides
 from wordmill.core.errors import ConfigError, DataError
 from wordmill.core.progress import Reporter
+from wordmill.evaluate.bootstrap import paired
 from wordmill.models.heads import load_base, load_headed
 from wordmill.tasks import finetune as tuning
 from wordmill.tasks.classify import Classify
@@ -529,3 +530,25 @@ def test_every_kind_of_numbers_trains_and_is_remembered(reviews, small_models, t
     assert len(losses) == 4
     assert losses[0] == pytest.approx(math.log(2), rel=0.05)
     assert run.metrics["step"] == 4
+
+
+def test_a_handful_of_examples_tells_no_difference_from_chance():
+    def right(n: int, of: int) -> LabelOutcomes:
+        truth = np.zeros(of, int)
+        return LabelOutcomes(["a", "b"], truth, np.where(np.arange(of) < n, 0, 1))
+
+    few, many = (paired(right(0, n), right(n, n), draws=50) for n in (3, 10))
+    assert (few.low, few.high) == (1, 1), "resampling three examples that all differ alike"
+    assert "3 examples can't tell a difference from chance" in few.text() and "by more than chance" not in few.text()
+    assert "the second is better, by more than chance" in many.text()
+
+
+def test_empty_lines_between_inputs_are_told(reviews, small_models, tmp_path, capsys):
+    folder = tuned(reviews, small_models("bert"), tmp_path / "run")
+    for text, empty in (("good mill\n\nbad mill\n \ncold\n\n", "2 empty lines have no answer"), ("good mill\nbad mill\n\n", "")):
+        (tmp_path / "in.txt").write_text(text)
+        capsys.readouterr()
+        assert main(["predict", str(folder), str(tmp_path / "in.txt"), "--quiet"]) == 0
+        done = capsys.readouterr()
+        assert len(done.out.splitlines()) == len(text.split("\n")) - text.count("\n\n") - text.count("\n \n") - 1
+        assert empty in done.err and ("in step" in done.err) == bool(empty)

@@ -28,7 +28,7 @@ from wordmill.cli.common import (
     reporter,
 )
 from wordmill.core.errors import UsageError, WordmillError, nearest
-from wordmill.core.progress import Reporter
+from wordmill.core.progress import Reporter, plural, verb
 
 if TYPE_CHECKING:
     from wordmill.generate.chat import Dialogue
@@ -83,6 +83,7 @@ def chat(
     dialogue = Dialogue(loaded, config, system=system, context=context, reporter=report)
     if typed:
         report.note(f"{loaded.folder}: up to {dialogue.context:,} tokens; /help lists what can be done")
+    bad = 0
     for line in _typed(report) if typed else _piped():
         try:
             if line.startswith("/") and not line.startswith("//"):
@@ -91,11 +92,12 @@ def chat(
             else:
                 answer(dialogue, line.removeprefix("/") if line.startswith("//") else line, report, silent=json)
         except WordmillError as error:
-            if not typed:
-                raise
             report.warn(error.one_line())
+            bad += 1
     if json:
         emit(True, {"model": model, "settings": config.plain(), "messages": dialogue.messages}, "")
+    if bad and not typed:
+        raise UsageError(f"{plural(bad, 'line')} of standard input {verb(bad, 'were')} not answered", fix="See the warnings above")
 
 
 def command(dialogue: Dialogue, line: str, report: Reporter) -> bool:

@@ -54,6 +54,10 @@ def intervals(outcomes: Outcomes, *, draws: int = DRAWS, level: float = 0.95, se
     return {name: tuple(float(x) for x in np.nanpercentile(values, (edge, 100 - edge))) for name, values in found.items()}  # type: ignore[misc]
 
 
+FEWEST = 10
+"""Examples from which resampling them says anything of chance: three that all differ alike would differ so in each draw."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same examples: b less a."""
@@ -86,6 +90,8 @@ class Comparison:
                  f"(95 % interval {self.low:+.4f} … {self.high:+.4f}, {plural(self.examples, 'example')}, paired)"]  # fmt: skip
         if self.p_value is not None:
             lines.append(f"only the first right: {self.only_a}, only the second: {self.only_b} (McNemar p = {self.p_value:.3g})")
+        if self.examples < FEWEST:
+            return "\n".join([*lines, f"{plural(self.examples, 'example')} can't tell a difference from chance, nor give its interval"])
         sure = self.low > 0 or self.high < 0
         better = "second" if (self.difference > 0) != self.lower_is_better else "first"
         lines.append(f"the {better} is better{' (lower is better)' if self.lower_is_better else ''}, by more than chance" if sure

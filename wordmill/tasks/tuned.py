@@ -199,22 +199,22 @@ def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> li
     """What `predict` reads: a file of records, a text file with an input a line (a tagger's may hold words with their tags), or `-`, lines
     of text or JSON from standard input."""
     if source == "-":
-        return _lines(standard_lines(), "standard input", tuned)
+        return _lines(standard_lines(), "standard input", tuned, reporter)
     path = Path(source)
     if not path.exists():
         raise DataError("no such file", where=source, fix="A text itself goes through a pipe: echo … | wordmill predict MODEL -")
     if path.suffix.lower() == ".txt" and path.is_file():
         text = read_text(path, reporter)
         if "fields" not in tuned.task.spec or not looks_like_conll(text):  # a tagger reads words with their tags as `evaluate` does
-            return _lines(text.splitlines(), source, tuned)
+            return _lines(text.splitlines(), source, tuned, reporter)
     task, records = tuned.task, tuned.task.read([path], reporter=reporter)
     return task.inputs(records if task.alone is None else lone_texts(records, task.alone, task.is_answer, reporter))
 
 
-def _lines(lines: Iterable[str], name: str, tuned: Tuned) -> list[Record]:
+def _lines(lines: Iterable[str], name: str, tuned: Tuned, reporter: Reporter) -> list[Record]:
     import json
 
-    found = []
+    found, number, last = [], 0, 0
     for number, line in enumerate(lines, 1):
         text = line.rstrip("\r\n")
         if not text.strip():
@@ -226,8 +226,12 @@ def _lines(lines: Iterable[str], name: str, tuned: Tuned) -> list[Record]:
             except ValueError:
                 value = text
         found.append(tuned.task.as_record(value, f"{name}:{number}"))
+        last = number
     if not found:
         raise DataError("there is nothing to predict on", where=name)
+    empty = last - len(found)  # those at the end put no answer out of step
+    if empty:
+        reporter.warn(f"{name}: {plural(empty, 'empty line')} {verb(empty, 'have')} no answer, so that answers and lines don't go in step")
     return found
 
 
