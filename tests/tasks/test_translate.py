@@ -127,6 +127,15 @@ def test_files_with_a_sentence_a_line(tmp_path):
     assert Translate().read([tmp_path / "s.txt", tmp_path / "t.txt"]).records[1].values == {"source": "two", "target": "zwei"}
 
 
+@pytest.mark.parametrize("names", [("a.en", "a.de"), ("a.de", "a.en")])
+def test_a_gap_is_told_of_the_file_that_has_it(names, tmp_path):
+    (tmp_path / "a.en").write_text("one\ntwo\nthree\n", encoding="utf-8")
+    (tmp_path / "a.de").write_text("eins\n\ndrei\n", encoding="utf-8")
+    task = Translate(spec={"columns": {"source": "en", "target": "de"}})
+    with pytest.raises(DataError, match=r"a\.de:2: this row has no translation"):
+        task.check(task.read([tmp_path / name for name in names]), SILENT)
+
+
 @pytest.mark.parametrize("columns", [("en", "zh"), ("English", "Chinese"), ("en-US", "zh-CN"), ("text", "zh")])
 def test_the_direction_that_the_model_knows_decides(columns, tmp_path):
     task = Translate(spec={"columns": dict(zip(("source", "target"), columns, strict=True))})

@@ -251,7 +251,12 @@ def _aligned(files: Sequence[Path], names: Sequence[str], reporter: Reporter) ->
     empty = len(lines[0]) - len(rows)
     if empty:
         reporter.note(f"{files[0].name}: {plural(empty, 'empty line')} {verb(empty, 'are')} left out")
-    return [Record(dict(zip(names, row, strict=True)), f"{files[-1]}:{n}") for n, row in rows]
+
+    def file(row: Sequence[str]) -> Path:
+        """Where to look for a row: in the file that has a gap there, if one has."""
+        return next((path for path, text in zip(files, row, strict=True) if not text.strip()), files[-1])
+
+    return [Record(dict(zip(names, row, strict=True)), f"{file(row)}:{n}") for n, row in rows]
 
 
 def _nested(records: Records) -> Records:
