@@ -77,7 +77,7 @@ def one_set(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     files += options.tune
     files += ["--validation", str(data / facts["dev"])] if "dev" in facts else []
     crf = ["task.crf=true"] if facts["task"] == "tag" else []
-    arms = {"encoder, pretrained on the training text": ["--model", str(model / "model"), *crf],
+    arms = {"encoder, pretrained on the training text": ["--model", str(model / "model"), *crf, *options.pretrained],
             "the same encoder, not pretrained": ["--model", str(model / "model"), "--fresh", *crf],
             "BiLSTM-CRF" if crf else "BiLSTM": ["--model", "lstm", *crf, *options.lstm]}  # fmt: skip
     arms = {arm: words for kind, (arm, words) in zip(ARMS, arms.items(), strict=True) if kind in options.arms}
@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--family", default="modernbert")
     parser.add_argument("--set", nargs="*", default=[], help="Further settings of pretraining.")
     parser.add_argument("--tune", nargs="*", default=[], help="Further settings of all fine-tuning, such as task.r_drop=1.")
+    parser.add_argument("--pretrained", nargs="*", default=[], help="Further settings of the pretrained arm, such as lr=1e-3.")
     parser.add_argument("--lstm", nargs="*", default=[], help="Further settings of the BiLSTM.")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--threads", type=int, default=2)

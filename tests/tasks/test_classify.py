@@ -532,6 +532,15 @@ def test_every_kind_of_numbers_trains_and_is_remembered(reviews, small_models, t
     assert run.metrics["step"] == 4
 
 
+@pytest.mark.parametrize(("more", "expected"), [({}, "mixed"), ({"fresh": True}, "bf16"), ({"lora": {"rank": 2}}, "bf16")])
+def test_the_whole_of_a_pretrained_model_learns_in_mixed_numbers(reviews, small_models, tmp_path, monkeypatch, more, expected):
+    monkeypatch.setattr("wordmill.core.device.bf16_gain", lambda: 3.0)
+    monkeypatch.setattr("wordmill.core.device.has_bf16", lambda _: True)
+    monkeypatch.setattr("wordmill.core.device.mixed_gain", lambda: 0.5)
+    tuning.finetune("classify", reviews / "train.tsv", model=small_models("bert"), out=tmp_path / "run", device="cpu", steps=1, **more)
+    assert f"{expected} on cpu" in json.loads((tmp_path / "run" / "run.json").read_text())["summary"]
+
+
 def test_a_handful_of_examples_tells_no_difference_from_chance():
     def right(n: int, of: int) -> LabelOutcomes:
         truth = np.zeros(of, int)
