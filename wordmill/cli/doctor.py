@@ -42,13 +42,15 @@ def choose(device: torch.device, machine: Machine, rates: Rates) -> dict[str, st
     from pathlib import Path
 
     from wordmill.core import native
-    from wordmill.core.device import choose_dtype, product_speeds, tune_float32, tune_memory
+    from wordmill.core.device import choose_dtype, choose_numbers, product_speeds, tune_float32, tune_memory
     from wordmill.models import kernels
 
     dtype = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(choose_dtype("auto", device))]
     gain = f"bf16 products are {rates.bf16_gain:.1f} × as fast as float32's here" if rates.bf16_gain else "there is no bf16 here"
     if dtype == "bf16":
         gain += "; master weights stay float32"
+        if choose_numbers("auto", device, whole=True) == "mixed":
+            gain += "; the whole of a pretrained model is fine-tuned in mixed numbers (float32 but for the products)"
     elif choose_dtype("auto", device, reading=True) != choose_dtype("auto", device):
         gain += "; generating, which reads weights more than it computes, takes bf16"
     error = rates.float32_fast_error
