@@ -123,8 +123,17 @@ def test_after_a_bad_line_the_rest_of_a_pipe_is_read(talk):
     code, out, err = talk(["/nothing", "the river", "/save", "the mill"], "--json", "--quiet")
     assert code == 2
     assert [turn["content"] for turn in json.loads(out)["messages"] if turn["role"] == "user"] == ["the river", "the mill"]
-    for said in ("no command '/nothing'", "/save wants the name of a file", "2 lines of standard input were not answered"):
+    for said in ("line 1: there is no command '/nothing'", "line 3: /save wants the name of a file", "2 lines of standard input"):
         assert said in err
+
+
+def test_json_holds_what_was_said_before_a_reset_too(talk):
+    code, out, _ = talk(["/system Be short.", "one", "/reset", "/reset", "two", "/system"], "--json", "--quiet")
+    found = json.loads(out)
+    assert code == 0
+    talks = [*found["before"], found["messages"]]
+    assert [[turn["content"] for turn in said if turn["role"] == "user"] for said in talks] == [["one"], ["two"]]
+    assert "before" not in json.loads(talk(["one"], "--json", "--quiet")[1])
 
 
 def test_every_command_has_its_help():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wordmill.core import device
-from wordmill.core.device import choose_numbers, products
+from wordmill.core.device import choose_dtype, choose_numbers, products
 from wordmill.core.errors import UsageError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -29,6 +29,8 @@ def test_a_cpu_tunes_with_the_numbers_that_pay(monkeypatch, gain, mixed, whole, 
 def test_unknown_numbers_are_refused():
     with pytest.raises(UsageError, match="unknown dtype 'fp8'"):
         choose_numbers("fp8", CPU, whole=True)
+    with pytest.raises(UsageError, match="mixed numbers are for fine-tuning alone"):
+        choose_dtype("mixed", CPU)
 
 
 @pytest.mark.parametrize(

@@ -548,13 +548,28 @@ def test_a_handful_of_examples_tells_no_difference_from_chance():
 
     few, many = (paired(right(0, n), right(n, n), draws=50) for n in (3, 10))
     assert (few.low, few.high) == (1, 1), "resampling three examples that all differ alike"
-    assert "3 examples can't tell a difference from chance" in few.text() and "by more than chance" not in few.text()
+    assert "3 examples can't tell a difference from chance" in few.text()
+    assert "by more than chance" not in few.text() and "interval" not in few.text()
+    assert "both are as good" in paired(right(9, 12), right(9, 12), draws=50).text()
     assert "the second is better, by more than chance" in many.text()
+
+
+def test_a_lone_column_holds_the_texts_through_a_pipe_too(reviews, small_models, tmp_path, capsys, monkeypatch):
+    folder = tuned(reviews, small_models("bert"), tmp_path / "run")
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"words": "good mill"}\n{"review": "good mill"}\n'))
+    capsys.readouterr()
+    assert main(["predict", str(folder), "-", "--quiet"]) == 0
+    one, other = map(json.loads, capsys.readouterr().out.splitlines())
+    assert one == other
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"words": "good mill", "more": 1}\n'))
+    assert main(["predict", str(folder), "-", "--quiet"]) == 2
+    assert "a mapping with 'review'" in capsys.readouterr().err
 
 
 def test_empty_lines_between_inputs_are_told(reviews, small_models, tmp_path, capsys):
     folder = tuned(reviews, small_models("bert"), tmp_path / "run")
-    for text, empty in (("good mill\n\nbad mill\n \ncold\n\n", "2 empty lines have no answer"), ("good mill\nbad mill\n\n", "")):
+    told = "2 empty lines before the last input have no answer"
+    for text, empty in (("good mill\n\nbad mill\n \ncold\n\n", told), ("good mill\nbad mill\n\n", "")):
         (tmp_path / "in.txt").write_text(text)
         capsys.readouterr()
         assert main(["predict", str(folder), str(tmp_path / "in.txt"), "--quiet"]) == 0

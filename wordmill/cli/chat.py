@@ -83,19 +83,22 @@ def chat(
     dialogue = Dialogue(loaded, config, system=system, context=context, reporter=report)
     if typed:
         report.note(f"{loaded.folder}: up to {dialogue.context:,} tokens; /help lists what can be done")
-    bad = 0
-    for line in _typed(report) if typed else _piped():
+    bad, ended = 0, list[list[dict[str, Any]]]()
+    for number, line in enumerate(_typed(report), 1) if typed else _piped():
         try:
             if line.startswith("/") and not line.startswith("//"):
+                before = list(dialogue.messages)
                 if not command(dialogue, line, report):
                     break
+                if line == "/reset" and any(turn["role"] == "assistant" for turn in before):
+                    ended.append(before)
             else:
                 answer(dialogue, line.removeprefix("/") if line.startswith("//") else line, report, silent=json)
         except WordmillError as error:
-            report.warn(error.one_line())
+            report.warn(error.one_line() if typed else f"line {number}: {error.one_line()}")
             bad += 1
     if json:
-        emit(True, {"model": model, "settings": config.plain(), "messages": dialogue.messages}, "")
+        emit(True, {"model": model, "settings": config.plain(), "messages": dialogue.messages, **({"before": ended} if ended else {})}, "")
     if bad and not typed:
         raise UsageError(f"{plural(bad, 'line')} of standard input {verb(bad, 'were')} not answered", fix="See the warnings above")
 
@@ -109,7 +112,7 @@ def command(dialogue: Dialogue, line: str, report: Reporter) -> bool:
         report.note(f"the system says: {rest}" if rest else "the system says nothing")
         return True
     if word not in COMMANDS:
-        raise UsageError(f"there is no command {word!r}", fix=f"{nearest(word, COMMANDS)} To say what begins with /, type // instead")
+        raise UsageError(f"there is no command {word!r}", fix=f"To say what begins with /, type // instead. {nearest(word, COMMANDS)}")
     if bool(rest) != (word == "/save"):
         raise UsageError("/save wants the name of a file" if word == "/save" else f"{word} takes nothing behind it")
     if word == "/save":
@@ -179,12 +182,12 @@ def _typed(report: Reporter) -> Iterator[str]:
             yield line
 
 
-def _piped() -> Iterator[str]:
-    """The lines of standard input that say something."""
+def _piped() -> Iterator[tuple[int, str]]:
+    """The lines of standard input that say something, with their numbers."""
     found = False
-    for line in sys.stdin:
+    for number, line in enumerate(sys.stdin, 1):
         if line.strip():
             found = True
-            yield line.strip()
+            yield number, line.strip()
     if not found:
         raise UsageError("standard input holds no message", fix='For example: echo "hi" | wordmill chat MODEL')

@@ -73,7 +73,8 @@ def choose_dtype(name: str, device: torch.device, *, reading: bool = False) -> t
     import torch
 
     if name not in DTYPES:
-        raise UsageError(f"unknown dtype {name!r}", where="--dtype", fix=f"Use one of {', '.join(DTYPES)}")
+        what = "mixed numbers are for fine-tuning alone" if name in NUMBERS else f"unknown dtype {name!r}"
+        raise UsageError(what, where="--dtype", fix=f"Use one of {', '.join(DTYPES)}")
     if name == "auto":
         name = "bf16" if has_bf16(device) and (reading or device.type == "cuda" or bf16_gain() > WORTH_IT) else "fp32"
     return torch.bfloat16 if name == "bf16" else torch.float32

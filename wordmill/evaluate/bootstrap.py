@@ -86,12 +86,15 @@ class Comparison:
 
     def text(self) -> str:
         """For people."""
+        few = self.examples < FEWEST
+        interval = "" if few else f"95 % interval {self.low:+.4f} … {self.high:+.4f}, "
         lines = [f"{self.metric}: {self.a:.4f} → {self.b:.4f}, difference {self.difference:+.4f} "
-                 f"(95 % interval {self.low:+.4f} … {self.high:+.4f}, {plural(self.examples, 'example')}, paired)"]  # fmt: skip
+                 f"({interval}{plural(self.examples, 'example')}, paired)"]  # fmt: skip
         if self.p_value is not None:
             lines.append(f"only the first right: {self.only_a}, only the second: {self.only_b} (McNemar p = {self.p_value:.3g})")
-        if self.examples < FEWEST:
-            return "\n".join([*lines, f"{plural(self.examples, 'example')} can't tell a difference from chance, nor give its interval"])
+        if few or self.low == self.high == 0:
+            why = f"{plural(self.examples, 'example')} can't tell a difference from chance" if few else "both are as good on each resample"
+            return "\n".join([*lines, why])
         sure = self.low > 0 or self.high < 0
         better = "second" if (self.difference > 0) != self.lower_is_better else "first"
         lines.append(f"the {better} is better{' (lower is better)' if self.lower_is_better else ''}, by more than chance" if sure

@@ -126,7 +126,7 @@ class Classify(Task):
             return Record({columns["text"]: value[0], columns["pair"]: value[1]}, where)
         wanted = [column for role, column in columns.items() if role != "label"]
         if not isinstance(value, Mapping) or any(column not in value for column in wanted):
-            raise UsageError(f"an input is a text, or a mapping with {', '.join(wanted)}", where=where)
+            raise UsageError(f"an input is a text, or a mapping with {' and '.join(map(repr, wanted))}", where=where)
         return Record(dict(value), where)
 
     def _several(self, train: Records, column: str) -> bool:

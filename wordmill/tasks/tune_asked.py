@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from wordmill.core.device import choose_numbers
 from wordmill.core.errors import UsageError
 from wordmill.models.folder import read_config
 from wordmill.tasks.adapted import check_lora
@@ -30,6 +33,7 @@ def check_asked(config: FinetuneConfig, given: Mapping[str, Any]) -> None:
         parse_time(config.time)
     check_training(config.train, config.size, ELSEWHERE | {"compile": "nothing: fine-tuning is not compiled"})
     TrainConfig.of({"steps": 1, **config.train}, where="train")
+    choose_numbers(config.dtype if config.dtype != "auto" else "fp32", torch.device("cpu"), whole=False)
     if config.lora is not None:
         check_lora(config)
     if config.tokenizer_folder is not None and not config.shaped:

@@ -225,13 +225,17 @@ def _lines(lines: Iterable[str], name: str, tuned: Tuned, reporter: Reporter) ->
                 value = json.loads(text)
             except ValueError:
                 value = text
+        alone = tuned.task.alone
+        if isinstance(value, dict) and alone is not None and alone not in value and len(value) == 1:
+            value = {alone: next(iter(value.values()))}  # a lone column holds the texts, whatever it is called, as in a file
         found.append(tuned.task.as_record(value, f"{name}:{number}"))
         last = number
     if not found:
         raise DataError("there is nothing to predict on", where=name)
     empty = last - len(found)  # those at the end put no answer out of step
     if empty:
-        reporter.warn(f"{name}: {plural(empty, 'empty line')} {verb(empty, 'have')} no answer, so that answers and lines don't go in step")
+        reporter.warn(f"{name}: {plural(empty, 'empty line')} before the last input {verb(empty, 'have')} no answer: answers and lines don't "
+                      "go in step")  # fmt: skip
     return found
 
 
