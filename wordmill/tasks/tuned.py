@@ -234,8 +234,8 @@ def _lines(lines: Iterable[str], name: str, tuned: Tuned, reporter: Reporter) ->
         raise DataError("there is nothing to predict on", where=name)
     empty = last - len(found)  # those at the end put no answer out of step
     if empty:
-        reporter.warn(f"{name}: {plural(empty, 'empty line')} before the last input {verb(empty, 'have')} no answer: answers and lines don't "
-                      "go in step")  # fmt: skip
+        reporter.warn(f"{name}: {plural(empty, 'empty line')} before the last input {verb(empty, 'have')} no answer: answers and "
+                      "lines don't go in step")  # fmt: skip
     return found
 
 
