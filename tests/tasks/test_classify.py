@@ -561,9 +561,10 @@ def test_a_lone_column_holds_the_texts_through_a_pipe_too(reviews, small_models,
     assert main(["predict", str(folder), "-", "--quiet"]) == 0
     one, other = map(json.loads, capsys.readouterr().out.splitlines())
     assert one == other
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"words": "good mill", "more": 1}\n'))
-    assert main(["predict", str(folder), "-", "--quiet"]) == 2
-    assert "a mapping with 'review'" in capsys.readouterr().err
+    for line in ('{"words": "good mill", "more": 1}', '{"sentiment": "good"}'):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\n"))
+        assert main(["predict", str(folder), "-", "--quiet"]) == 2
+        assert "a mapping with 'review'" in capsys.readouterr().err
 
 
 def test_empty_lines_between_inputs_are_told(reviews, small_models, tmp_path, capsys):

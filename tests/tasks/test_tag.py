@@ -53,7 +53,7 @@ def conll(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("family", "crf"), [("bert", False), ("qwen3", False), ("t5", False), ("lstm", True)])
-def test_from_conll_to_spans(family, crf, conll, small_models, tmp_path, capsys):
+def test_from_conll_to_spans(family, crf, conll, small_models, tmp_path, capsys, monkeypatch):
     files = [str(conll / "train.conll"), "--validation", str(conll / "dev.conll"), "--test", str(conll / "test.conll")]
     more = ["--steps", "120", "--lr", "0.01", "train.rows=12", "train.evaluations=4", f"task.crf={str(crf).lower()}", "--quiet", "--json"]
     assert main(["finetune", "tag", *files, "--model", str(small_models(family)), "-o", str(tmp_path / "run"), *more]) == 0
@@ -65,6 +65,9 @@ def test_from_conll_to_spans(family, crf, conll, small_models, tmp_path, capsys)
         row = json.loads(line)
         assert row["words"] == row["input"]["tokens"] and len(row["tags"]) == len(row["words"])
         assert all(row["text"][span["start"] : span["end"]] == span["text"] for span in row["spans"])
+    monkeypatch.setattr("sys.stdin", ['{"tokens": ["the", "grain"]}\n', '{"line": "the grain"}\n'])
+    assert main(["predict", str(tmp_path / "run" / "model"), "-", "--quiet"]) == 0
+    assert [json.loads(line)["words"] for line in capsys.readouterr().out.splitlines()] == [["the", "grain"]] * 2
     model = wordmill.load(tmp_path / "run")
     assert model.predict([["the", "grain"]])[0]["words"] == ["the", "grain"] == model.predict("the grain")["words"]
     if crf:

@@ -33,7 +33,8 @@ def check_asked(config: FinetuneConfig, given: Mapping[str, Any]) -> None:
         parse_time(config.time)
     check_training(config.train, config.size, ELSEWHERE | {"compile": "nothing: fine-tuning is not compiled"})
     TrainConfig.of({"steps": 1, **config.train}, where="train")
-    choose_numbers(config.dtype if config.dtype != "auto" else "fp32", torch.device("cpu"), whole=False)
+    if config.dtype != "auto":
+        choose_numbers(config.dtype, torch.device("cpu"), whole=True)
     if config.lora is not None:
         check_lora(config)
     if config.tokenizer_folder is not None and not config.shaped:

@@ -214,7 +214,7 @@ def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> li
 def _lines(lines: Iterable[str], name: str, tuned: Tuned, reporter: Reporter) -> list[Record]:
     import json
 
-    found, number, last = [], 0, 0
+    found, last = [], 0
     for number, line in enumerate(lines, 1):
         text = line.rstrip("\r\n")
         if not text.strip():
@@ -226,8 +226,10 @@ def _lines(lines: Iterable[str], name: str, tuned: Tuned, reporter: Reporter) ->
             except ValueError:
                 value = text
         alone = tuned.task.alone
-        if isinstance(value, dict) and alone is not None and alone not in value and len(value) == 1:
-            value = {alone: next(iter(value.values()))}  # a lone column holds the texts, whatever it is called, as in a file
+        if isinstance(value, dict) and len(value) == 1 and alone is not None:
+            field, content = next(iter(value.items()))
+            if isinstance(content, str) and not tuned.task.is_answer(field):
+                value = {alone: content}  # a lone column holds the texts, whatever it is called, as in a file
         found.append(tuned.task.as_record(value, f"{name}:{number}"))
         last = number
     if not found:
