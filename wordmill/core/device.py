@@ -129,7 +129,7 @@ WORTH_IT = 1.2
 """How many times as fast as float32 products bfloat16 ones must be on a CPU to be used in training."""
 
 
-MIXED_WORTH_IT = 0.4
+MIXED_WORTH_IT = 1 / 3
 """The speed of mixed products in proportion to bfloat16's from which a CPU fine-tunes with them."""
 
 
