@@ -38,7 +38,7 @@ def test_rates_are_positive(monkeypatch):
 def test_float32_is_exact_unless_asked():
     assert float32_error(CPU) < 1e-6
     before = torch.get_float32_matmul_precision()
-    with fast_float32():
+    with fast_float32(CPU):
         assert float32_error(CPU) < 0.01
     assert torch.get_float32_matmul_precision() == before
 

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -104,15 +104,12 @@ def products(numbers: str, device: torch.device) -> Iterator[torch.dtype]:
     On a GPU, mixed means TensorFloat-32."""
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    if numbers == "mixed":
-        torch.set_float32_matmul_precision("medium" if device.type == "cpu" else "high")
-    elif numbers == "fp32" and device.type == "cpu":
-        before = "medium" if tune_float32() else before  # as exact: it stays
-    try:
+    from wordmill.core.measure import fast_float32
+
+    if numbers == "fp32" and device.type == "cpu":
+        tune_float32()  # the faster way where it is as exact: then it stays
+    with fast_float32(device) if numbers == "mixed" else nullcontext():
         yield torch.bfloat16 if numbers == "bf16" else torch.float32
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -97,7 +97,7 @@ def measure_rates(device: torch.device) -> Rates:
     """Matrix products and memory of one device. Takes about two seconds."""
     matmul: dict[str, float] = {}
     matmul["fp32"] = matmul_rate(device, torch.float32)
-    with fast_float32():
+    with fast_float32(device):
         matmul["fp32 fast"] = matmul_rate(device, torch.float32)
         error = float32_error(device)
     if device.type != "cuda" or torch.cuda.is_bf16_supported():
@@ -107,10 +107,10 @@ def measure_rates(device: torch.device) -> Rates:
 
 
 @contextmanager
-def fast_float32() -> Iterator[None]:
+def fast_float32(device: torch.device) -> Iterator[None]:
     """Inside, float32 products may take the faster way: oneDNN on a CPU, TensorFloat-32 on a GPU."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if not torch.cuda.is_available() else "high")
+    torch.set_float32_matmul_precision("medium" if device.type == "cpu" else "high")
     try:
         yield
     finally:

@@ -214,7 +214,7 @@ def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> li
 def _lines(lines: Iterable[str], name: str, tuned: Tuned, reporter: Reporter) -> list[Record]:
     import json
 
-    found, last = [], 0
+    found, last, alone = [], 0, tuned.task.alone
     for number, line in enumerate(lines, 1):
         text = line.rstrip("\r\n")
         if not text.strip():
@@ -225,7 +225,6 @@ def _lines(lines: Iterable[str], name: str, tuned: Tuned, reporter: Reporter) ->
                 value = json.loads(text)
             except ValueError:
                 value = text
-        alone = tuned.task.alone
         if isinstance(value, dict) and len(value) == 1 and alone is not None:
             field, content = next(iter(value.items()))
             if isinstance(content, str) and not tuned.task.is_answer(field):
