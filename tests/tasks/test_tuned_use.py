@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -106,6 +107,37 @@ def test_a_classifier_from_elsewhere_gives_its_labels(small_models, tmp_path, ca
     (tmp_path / "a.txt").write_text("the good mill\n")
     (row,) = answered(capsys, folder, tmp_path / "a.txt")
     assert set(row["probabilities"]) == {"no", "yes"} and sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "separator"), [("out.csv", ","), ("OUT.TSV", "\t")])
+def test_answers_are_written_as_a_table_where_the_file_is_called_one(name, separator, classifier, tagger, tmp_path, capsys):
+    texts = ['a good mill, they "said"', "two\nlines\tof 水磨", ""]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"review": text, "label": None, "n": n}) + "\n" for n, text in enumerate(texts)))
+    said = answered(capsys, classifier, tmp_path / "in.jsonl")
+    assert main(["predict", str(classifier), str(tmp_path / "in.jsonl"), "-o", str(tmp_path / name), "--quiet"]) == 0
+    with open(tmp_path / name, newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle, delimiter=separator))
+    assert [row["review"] for row in rows] == texts and [row["n"] for row in rows] == ["0", "1", "2"]
+    assert [row["predicted_label"] for row in rows] == [answer["label"] for answer in said], "the input's own label stays beside it"
+    assert {row["label"] for row in rows} == {""}
+    for row, answer in zip(rows, said, strict=True):
+        assert {label: float(row[f"predicted_probabilities.{label}"]) for label in answer["probabilities"]} == answer["probabilities"]
+    (tmp_path / "in.txt").write_text("anna went to york\n")
+    (answer,) = answered(capsys, tagger, tmp_path / "in.txt")
+    assert main(["predict", str(tagger), str(tmp_path / "in.txt"), "-o", str(tmp_path / name), "--quiet"]) == 0
+    with open(tmp_path / name, newline="", encoding="utf-8") as handle:
+        (row,) = csv.DictReader(handle, delimiter=separator)
+    assert json.loads(row["predicted_tags"]) == answer["tags"]
+
+
+def test_inputs_with_nothing_to_read_are_told(classifier, tagger, tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text('{"review": "a good mill"}\n{"review": " "}\n{"review": ""}\n')
+    capsys.readouterr()
+    assert main(["predict", str(classifier), str(tmp_path / "in.jsonl")]) == 0
+    out = capsys.readouterr()
+    assert len(out.out.splitlines()) == 3 and f"2 inputs have no text (first: {tmp_path / 'in.jsonl'}:2)" in out.err
+    assert main(["predict", str(tagger), str(tmp_path / "in.jsonl")]) == 0
+    assert f"2 inputs have no word (first: {tmp_path / 'in.jsonl'}:2)" in capsys.readouterr().err
 
 
 def test_what_is_no_input_is_refused(classifier):

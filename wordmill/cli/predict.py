@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json as json_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +28,8 @@ def predict(
             metavar="[task.name=value...]", help="Settings of the model's task for this once, such as task.beams=1.", show_default=False
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write, a JSON object a line (default: standard output).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write: a table if its name ends in .csv or .tsv, else a "
+                                                 "JSON object a line (default: standard output).")] = None,
     device: DeviceOption = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="fp32, bf16 or auto: the numbers to compute with.")] = "fp32",
     json: JsonOption = False,
@@ -33,7 +37,8 @@ def predict(
 ) -> None:
     """Answer inputs with a fine-tuned model, one JSON object each.
 
-    Each object holds the input's columns and the task's answer; --json makes one object of all.
+    Each object holds the input's columns and the task's answer; --json makes one object of all. In a table the answer's columns are
+    called predicted_label and the like, beside those of the input.
 
     Example: wordmill predict runs/c/model new.csv -o out.jsonl
     """
@@ -62,7 +67,8 @@ def predict(
     text = "".join(f"{json_module.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
     facts = {"model": model, "input": source, "inputs": len(rows), "cut": sum("cut" in row for row in rows)}
     if out is not None:
-        write_text(out, text)
+        separator = {".csv": ",", ".tsv": "\t"}.get(out.suffix.lower())
+        write_text(out, text if separator is None else _table(rows, separator))
         show.note(f"{plural(len(rows), 'answer')}: {out}")
         if json:
             emit(True, {**facts, "out": str(out)}, "")
@@ -70,6 +76,25 @@ def predict(
         emit(True, {**facts, "answers": rows}, "")
     else:
         print(text, end="", flush=True)
+
+
+def _table(rows: Sequence[dict[str, Any]], separator: str) -> str:
+    """Inputs and answers as a table: what is named within an answer has a column of its own, a list stands as JSON in its cell."""
+    flat = [{**row["input"], **_named("predicted", {name: value for name, value in row.items() if name != "input"}, "_")} for row in rows]
+    held = io.StringIO()
+    writer = csv.DictWriter(held, list(dict.fromkeys(name for row in flat for name in row)), delimiter=separator, lineterminator="\n")
+    writer.writeheader()
+    for row in flat:
+        writer.writerow({name: value if isinstance(value, str) else json_module.dumps(value, ensure_ascii=False, default=str)
+                         for name, value in row.items() if value is not None})  # fmt: skip
+    return held.getvalue()
+
+
+def _named(name: str, value: Any, joint: str = ".") -> dict[str, Any]:
+    """A value by its column's name, or all that a mapping holds."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {column: part for key, inner in value.items() for column, part in _named(f"{name}{joint}{key}", inner).items()}
 
 
 def compare(

@@ -198,8 +198,7 @@ class Classify(Task):
         """Name what may be wrong, with counts."""
         seen: dict[str, str] = {}
         for name, records in splits.items():
-            empty = [r for r in records.records if not any(text.strip() for text in self.texts(r))]
-            tell_empty(empty, name, "no text", reporter)
+            tell_empty([*filter(self.lacks, records.records)], name, self.lack, reporter)
             own: dict[str, list[str]] = {}
             for record in records.records:
                 own.setdefault(self.key(record), []).append(" ".join(self.labels_of(record)))
@@ -244,6 +243,10 @@ class Classify(Task):
         """One text, or two. Raises `DataError` for what is none."""
         columns = self.spec["columns"]
         return [self._text(record, role, columns[role]) for role in ("text", "pair") if role in columns]
+
+    def lacks(self, record: Record) -> bool:
+        """See task.py."""
+        return not any(text.strip() for text in self.texts(record))
 
     def _text(self, record: Record, role: str, column: str) -> str:
         others = [name for name in record.values if name not in self.spec["columns"].values()]

@@ -8,10 +8,11 @@ from wordmill.core.progress import Reporter, plural, verb
 from wordmill.tasks.examples import Record
 
 
-def tell_empty(empty: Sequence[Record], name: str, lack: str, reporter: Reporter) -> None:
-    """Say how many examples of a split have "no text", or whatever they `lack`."""
+def tell_empty(empty: Sequence[Record], name: str | None, lack: str, reporter: Reporter) -> None:
+    """Say how many examples of the split `name` (None: inputs to be answered) have "no text", or whatever they `lack`."""
     if empty:
-        reporter.warn(f"{plural(len(empty), 'example')} of {name} {verb(len(empty), 'have')} {lack} (first: {empty[0].where})")
+        counted = plural(len(empty), "input") if name is None else f"{plural(len(empty), 'example')} of {name}"
+        reporter.warn(f"{counted} {verb(len(empty), 'have')} {lack} (first: {empty[0].where})")
 
 
 def tell_shared(keys: Iterable[str], seen: dict[str, str], name: str, what: str, reporter: Reporter) -> None:

@@ -32,6 +32,7 @@ class Pairs(Written):
     targets: ClassVar[tuple[str, ...]] = ()
     """Usual names of the target's column."""
     keyed: ClassVar[str] = "source"
+    lack: ClassVar[str] = "an empty source"
     settings: PairsConfig
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,10 +122,13 @@ class Pairs(Written):
             raise UsageError(f"an input is a text, or a mapping with {column!r}", where=where)
         return Record(dict(value), where)
 
+    def lacks(self, record: Record) -> bool:
+        """See task.py."""
+        return not self.source(record).strip()
+
     def _doubts(self, name: str, records: Records, seen: dict[str, str], reporter: Reporter) -> None:
         """Name what may be wrong in a split, with counts; `seen`: the keys of the splits before it."""
-        empty = [record for record in records.records if not self.source(record).strip()]
-        tell_empty(empty, name, "an empty source", reporter)
+        tell_empty([*filter(self.lacks, records.records)], name, self.lack, reporter)
         same = sum(self.source(record).split() == self.target(record).split() for record in records.records)
         if same > 0.01 * len(records):
             reporter.warn(f"{same:,} of {plural(len(records), 'target')} of {name} {verb(same, 'repeat')} the source word for word")

@@ -54,6 +54,7 @@ class Questions(Task):
 
     name: ClassVar[str] = "answer"
     keyed: ClassVar[str] = "context"
+    lack: ClassVar[str] = "an empty question or context"
     settings: QuestionConfig
     way: ClassVar[str]
     in_context: ClassVar[bool] = True
@@ -196,8 +197,7 @@ class Questions(Task):
                               f"context")
             if torn:
                 reporter.warn(f"{plural(torn, 'question')} of {name} {verb(torn, 'stand')} there with different answers")
-            empty = [r for r in records.records if not r.values["question"].strip() or not r.values["context"].strip()]
-            tell_empty(empty, name, "an empty question or context", reporter)
+            tell_empty([*filter(self.lacks, records.records)], name, self.lack, reporter)
             contexts = {context for _, context in own}
             shared = [context for context in contexts if context in seen]
             if shared:
@@ -212,6 +212,10 @@ class Questions(Task):
     def key(self, record: Record) -> str:
         """The context: questions on one stay on one side of a split."""
         return " ".join(record.values["context"].split())
+
+    def lacks(self, record: Record) -> bool:
+        """See task.py."""
+        return not all(map(str.strip, self.texts(record)))
 
     def texts(self, record: Record) -> list[str]:
         """Question and context."""

@@ -93,6 +93,7 @@ class Tag(Task):
 
     name: ClassVar[str] = "tag"
     keyed: ClassVar[str] = "sentence"
+    lack: ClassVar[str] = "no word"
     Settings: ClassVar[type[Config]] = TagConfig
     settings: TagConfig
 
@@ -258,11 +259,14 @@ class Tag(Task):
                     raise DataError(f"the tag {tag!r} is not among those trained on ({', '.join(self.spec['labels'][:12])} …)",
                                     where=line_of(record, n), fix="The model could never say it: add training examples of it")  # fmt: skip
 
+    def lacks(self, record: Record) -> bool:
+        """See task.py."""
+        return not self.sentence(record).words
+
     def _suspicious(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
         seen: dict[str, str] = {}
         for name, records in splits.items():
-            empty = [r for r in records.records if not self.sentence(r).words]
-            tell_empty(empty, name, "no word", reporter)
+            tell_empty([*filter(self.lacks, records.records)], name, self.lack, reporter)
             tell_shared(map(self.key, records.records), seen, name, self.keyed, reporter)
             if "spans" in self.spec["fields"]:
                 column = self.spec["fields"]["spans"]

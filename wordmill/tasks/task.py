@@ -83,6 +83,8 @@ class Task:
     """Whether the model stays a language model (saved as one, and able to generate)."""
     keyed: ClassVar[str] = "text"
     """What `key` tells apart, in a word."""
+    lack: ClassVar[str] = "no text"
+    """What an input has in which there is nothing to read (`lacks`)."""
     writes: ClassVar[bool] = False
     """Whether answers are written token by token, which takes far longer than reading: then few are, while training."""
     before: ClassVar[str | None] = None
@@ -132,6 +134,10 @@ class Task:
     def alone(self) -> str | None:
         """The field in which a text stands that is an input by itself; None where one text is none."""
         return None
+
+    def lacks(self, record: Record) -> bool:
+        """Whether there is nothing to read in an input: it gets an answer all the same, but not without a word."""
+        return False
 
     def is_answer(self, name: str) -> bool:
         """Whether a field of this name holds what the task answers, so that it can't be an input."""
