@@ -31,6 +31,47 @@ def test_a_misspelt_command_gets_the_nearest_name(capsys):
     assert capsys.readouterr().err == "error: there is no command 'docter'. Did you mean 'doctor'?\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("finetune classify x --num_train_epochs 3", "there is no option --num_train_epochs. Here it is --epochs"),
+     ("finetune x --learning-rate 3", "there is no option --learning-rate. Here it is --lr"),
+     ("pretrain x --learning_rate 3", "there is no option --learning_rate. Here it is a setting, without dashes: train.optim.lr=…"),
+     ("pretrain x --n_layer 6", "there is no option --n_layer. Here it is a setting, without dashes: model.layers=…"),
+     ("pretrain x --vocab 3", "there is no option --vocab. Here it is a setting, without dashes: tokenizer.vocab=…"),
+     ("pretrain x n_embd=3", "can't read the setting 'n_embd=3'. Settings name their section: model.width=3"),
+     ("finetune x n_embd=3", "can't read the setting 'n_embd=3'. Settings name their section: model.width=3"),
+     ("finetune x dropout=0", "can't read the setting 'dropout=0'. Settings name their section: task.dropout=0 or model.dropout=0"),
+     ("pretrain README.md train.learning_rate=3", "train: unknown setting 'learning_rate'. It is called 'optim.lr' here"),
+     ("pretrain x --nix", "No such option: --nix. Try 'wordmill pretrain --help'.")],
+)  # fmt: skip
+def test_names_from_elsewhere_are_told_as_they_are_here(words, said, capsys):
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_what_is_said_to_names_from_elsewhere_is_true():
+    from wordmill.cli.training import CALLED_ELSEWHERE
+    from wordmill.models.config import RecurrentConfig, TransformerConfig
+    from wordmill.train.loop import TrainConfig
+    from wordmill.train.optim import OptimConfig
+
+    offered = {option for name in ("pretrain", "finetune") for each in _options(name) for option in each}
+    assert set(CALLED_ELSEWHERE.values()) <= offered
+    for config in (TransformerConfig, RecurrentConfig, TrainConfig, OptimConfig):
+        for other, own in config.called_elsewhere.items():
+            group, _, inner = own.rpartition(".")
+            fields = OptimConfig.model_fields if group == "optim" else config.model_fields
+            assert inner in fields and other not in config.model_fields
+
+
+def _options(name):
+    from wordmill.cli.app import build
+
+    command = COMMANDS[name]
+    assert not isinstance(command, Group)
+    return [each.opts for each in build(name, command).params]
+
+
 def test_a_misspelt_option_gets_the_nearest_name_in_one_line(capsys):
     assert main(["doctor", "--devise", "cpu"]) == 2
     error = capsys.readouterr().err

@@ -147,9 +147,23 @@ def run(call: Callable[[], object]) -> int:
         return INTERRUPTED
     except _ClickException as error:
         context = getattr(error, "ctx", None)
+        here = _called_here(error, context)
+        if here is not None:
+            return _fail(f"there is no option {error.option_name}. {here}")  # type: ignore[attr-defined]
         hint = f" Try '{context.command_path} --help'." if context is not None else ""
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _fail(message.rstrip(".") + "." + hint)
+
+
+def _called_here(error: Exception, context: Any) -> str | None:
+    """What an option that a training doesn't have is called here; None for other errors, and where that isn't known."""
+    name, command = getattr(error, "option_name", None), getattr(context, "info_name", "") or ""
+    section = {"pretrain": "model", "finetune": "task"}.get(command.split()[-1] if command else "")
+    if section is None or name is None or not type(error).__name__.startswith("NoSuchOption"):
+        return None
+    from wordmill.cli.training import option_called
+
+    return option_called(name, [option for each in context.command.params for option in each.opts], section)
 
 
 def _fail(line: str) -> int:

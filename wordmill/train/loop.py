@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -37,6 +37,12 @@ from wordmill.train.schedule import ScheduleConfig, factor
 class TrainConfig(Config):
     """How a model is trained. Exactly one of `steps` and `seconds` says for how long."""
 
+    called_elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("batch_size", "train_batch_size", "per_device_train_batch_size"), "rows"), "micro_batch_size": "micro_rows",
+        **dict.fromkeys(("block_size", "seq_len", "sequence_length", "max_seq_len", "max_seq_length", "cutoff_len"), "context"),
+        **dict.fromkeys(("max_steps", "max_iters"), "steps"), **dict.fromkeys(("grad_clip", "max_grad_norm"), "clip"),
+        "gradient_checkpointing": "recompute", "learning_rate": "optim.lr", "weight_decay": "optim.weight_decay",
+    }  # fmt: skip
     steps: int | None = None
     """Optimiser steps in all."""
     seconds: float | None = None

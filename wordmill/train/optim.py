@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -22,6 +23,9 @@ from wordmill.models import kernels
 class OptimConfig(Config):
     """The optimiser and its rates."""
 
+    called_elsewhere: ClassVar[Mapping[str, str]] = {
+        "learning_rate": "lr", "adam_beta1": "beta1", "adam_beta2": "beta2", "adam_epsilon": "eps",
+    }  # fmt: skip
     kind: Literal["muon", "adamw", "adam", "sgd"] = "muon"
     """`muon`: Muon for matrices inside the model and AdamW for the rest; the others: one rule for all weights."""
     matrix_lr: float = Field(default=0.03, ge=0)
