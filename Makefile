@@ -14,7 +14,7 @@ help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,4p'
 
 .venv/.ready: pyproject.toml constraints.txt tools/setup.sh
-	@bash tools/setup.sh . $@
+	@bash tools/setup.sh '.[tasks]' $@
 
 .venv/.ready-dev: .venv/.ready
 	@bash tools/setup.sh '.[dev]' $@

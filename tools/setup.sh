@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make or update .venv:  tools/setup.sh WHAT STAMP   (WHAT: "." or ".[dev]"; STAMP: the file to touch when all is well)
+# Make or update .venv:  tools/setup.sh WHAT STAMP   (WHAT: ".[tasks]" or ".[dev]"; STAMP: the file to touch when all is well)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=$1 stamp=$2 log=.venv/install.log

@@ -1,9 +1,10 @@
 """Answers in place of the next token: a model whose output layer says what a whole text is, or what each of its tokens is.
 
     tokens ─ base (any model) ─ states ─ (state of the text's first or last token, or their mean) ─ [dense ─ activation ─ norm] ─ logits
+    tokens ─ [n-grams (ngrams.py)] ───────────────────────────────────────────────────────────────────────────────────────────── + logits
 
 How the head of each family looks and is called stands in models/families/ (`Family.heads`), so that the folder opens in
-`transformers` with the same logits. What transformers has no class for (recurrent models, some pairs of family and head, a CRF)
+`transformers` with the same logits. What transformers has no class for (recurrent models, some pairs of family and head, a CRF, n-grams)
 is saved under names of our own. Where an answer is wanted, `Batch.targets` is not `IGNORE`: one place a text for `sequence`, the
 first sub-word of each word for `token`.
 
@@ -32,15 +33,18 @@ from wordmill.models.families import family
 from wordmill.models.families._base import Head
 from wordmill.models.folder import LanguageModel
 from wordmill.models.meta import without_weights
+from wordmill.models.ngrams import NGrams
 from wordmill.models.ops import dropout
-from wordmill.models.tensors import WEIGHTS, open_weights
+from wordmill.models.tensors import WEIGHTS, Stored, open_weights
 from wordmill.models.transformer import Transformer
 
 Kind = Literal["sequence", "token", "span"]
 POOLING = "classifier_pooling"
 """Where config.json says which states stand for a whole text: ModernBERT's name for it."""
-OUT, DENSE = "wordmill_head", "wordmill_head_dense"
-"""What the head's layers are called where no class of `transformers` has them."""
+OUT = "wordmill_head"
+"""What the head's output layer is called where no class of `transformers` has it."""
+GRAMS = "grams."
+"""What the names of the tensors of n-grams begin with."""
 
 
 class HeadConfig(Config):
@@ -56,12 +60,16 @@ class HeadConfig(Config):
     """What stands for a whole text: the token that the family reads, or the mean of all."""
     crf: bool = False
     """Whether the labels of neighbouring words are told together, by a conditional random field."""
+    ngrams: bool = False
+    """Whether a linear model over n-grams of the tokens speaks beside the network."""
     dropout: float = 0.1
     """Share of the state dropped in training before each layer of the head."""
 
 
-def head_layout(config: ModelConfig, kind: str, pooling: str = "usual") -> Head:
+def head_layout(config: ModelConfig, kind: str, pooling: str = "usual", *, ngrams: bool = False) -> Head:
     """How the head looks on a model of that family; one of our own where `transformers` has no class."""
+    if ngrams:  # read as it would be without them, and called ours: transformers would leave them out
+        return replace(head_layout(config, kind, pooling), architecture=f"Wordmill{folders.HEAD_KINDS[kind]}", out=OUT)
     found = family(config.family).heads.get(kind) if isinstance(config, TransformerConfig) else None
     ours = Head(f"Wordmill{folders.HEAD_KINDS[kind]}", OUT, reads="last" if config.causal else "mean")
     if pooling == "mean" and kind == "sequence":
@@ -76,7 +84,7 @@ class Headed(nn.Module):
     def __init__(self, base: LanguageModel, head: HeadConfig) -> None:
         super().__init__()
         self.base, self.head = base, head
-        self.layout = layout = head_layout(base.config, head.kind, head.pooling)
+        self.layout = layout = head_layout(base.config, head.kind, head.pooling, ngrams=head.ngrams)
         c, n = base.config, len(head.labels)
         self.dense = Linear(c.width, c.width, bias=layout.dense_bias) if layout.dense else None
         self.norm = None
@@ -84,6 +92,8 @@ class Headed(nn.Module):
             self.norm = Norm(c.width, c.norm, c.norm_eps, bias=c.norm_bias)
         self.out = nn.Linear(c.width, n, bias=layout.out_bias)
         self.crf = CRF(n) if head.crf else None
+        self.grams: NGrams | None = None
+        """Where the head has n-grams: they are fitted, or loaded, when the model is there."""
 
     @property
     def config(self) -> ModelConfig:
@@ -118,9 +128,14 @@ class Headed(nn.Module):
         places = (batch.targets.flatten() != IGNORE).nonzero()[:, 0]
         if not len(places):
             places = places.new_zeros(1)
-        if self.head.kind == "sequence" and self.layout.reads == "mean":
-            return self.logits(_means(states, batch).index_select(0, places))
-        return self.logits(states.flatten(0, 1).index_select(0, places))
+        read = _means(states, batch) if self.head.kind == "sequence" and self.layout.reads == "mean" else states.flatten(0, 1)
+        logits = self.logits(read.index_select(0, places))
+        if self.grams is None:
+            return logits
+        texts = text_numbers(batch)
+        real = batch.positions.flatten() >= 0
+        said = self.grams(batch.input_ids.flatten()[real], texts[real], int(texts[-1]) + 1)
+        return logits.float() + said.index_select(0, texts.index_select(0, places))
 
     def place(self, length: int) -> int:
         """Which token of a text of that length answers for the whole."""
@@ -154,15 +169,20 @@ class Headed(nn.Module):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
 
 
+def text_numbers(batch: Batch) -> Tensor:
+    """Which text of the batch each place (B·T,) belongs to, rising; padding between texts has numbers of its own."""
+    rows = torch.arange(len(batch.positions), device=batch.positions.device)[:, None]
+    documents = torch.where(batch.positions < 0, -1, 0) if batch.documents is None else batch.documents.long()
+    key = rows * (int(documents.max()) + 2) + documents
+    return torch.unique_consecutive(key.flatten(), return_inverse=True)[1]
+
+
 def _means(states: Tensor, batch: Batch) -> Tensor:
-    """For every place (B·T, D) the mean state of its document."""
-    rows = torch.arange(len(states), device=states.device)[:, None]
-    documents = torch.zeros_like(batch.positions) if batch.documents is None else batch.documents.long()
-    count = int(documents.max()) + 2
-    group = torch.where(batch.positions < 0, rows * count, rows * count + 1 + documents).flatten()  # group 0 of a row is its padding
-    sums = states.new_zeros(len(states) * count, states.shape[-1]).index_add(0, group, states.flatten(0, 1))
-    sizes = torch.bincount(group, minlength=len(sums)).clamp(min=1).to(states.dtype)
-    return (sums / sizes[:, None]).index_select(0, group)
+    """For every place (B·T, D) the mean state of its text."""
+    texts = text_numbers(batch)
+    sizes = torch.bincount(texts).to(states.dtype)
+    sums = states.new_zeros(len(sizes), states.shape[-1]).index_add(0, texts, states.flatten(0, 1))
+    return (sums / sizes[:, None]).index_select(0, texts)
 
 
 def with_head(base: LanguageModel, head: HeadConfig, *, seed: int) -> Headed:
@@ -175,12 +195,11 @@ def with_head(base: LanguageModel, head: HeadConfig, *, seed: int) -> Headed:
     with without_weights():
         bare = folders.build_model(base.config.replace(**changes))
     bare.load_state_dict({name: own[name] for name, _ in bare.named_parameters()}, assign=True)
-    layout = head_layout(bare.config, head.kind, head.pooling)
+    model = Headed(bare, head)
     parts = {
         f"{ours}.{kind}": own[f"{theirs}.{kind}"]
-        for ours, theirs in layout.takes.items() for kind in ("weight", "bias") if f"{theirs}.{kind}" in own
+        for ours, theirs in model.layout.takes.items() for kind in ("weight", "bias") if f"{theirs}.{kind}" in own
     }  # fmt: skip
-    model = Headed(bare, head)
     model.initialise_head(seed, parts)
     return model.to(next(bare.parameters()).dtype).requires_grad_(True)
 
@@ -201,11 +220,13 @@ def save_headed(model: Headed, folder: Path, *, dtype: torch.dtype = torch.float
     """Write config.json (with `id2label`) and model.safetensors. `weights` replaces the model's own. Raises as `save_model`."""
     folders.check_expressible(model.config)
     folder.mkdir(parents=True, exist_ok=True)
-    ours = dict(weights if weights is not None else model.state_dict())
+    ours = {name: weight for name, weight in (model.state_dict() if weights is None else weights).items() if not name.startswith(GRAMS)}
     theirs = {called: ours.pop(name) for name, called in head_names(model).items()}
     base = {name.removeprefix("base."): tensor for name, tensor in ours.items()}
     theirs |= {model.layout.prefix + name: tensor for name, tensor in folders.to_family(model.config, base)}
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in theirs.items()}
+    if model.grams is not None:
+        tensors |= {GRAMS + name: tensor.cpu() for name, tensor in model.grams.state_dict().items()}
     write_atomic(folder / WEIGHTS, lambda part: folders.write_tensors(tensors, part))
     values = folders.config_json(model.config, dtype)
     labels = model.head.labels
@@ -234,7 +255,7 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
     labels = tuple(str(named[key]) for key in sorted(named, key=int))
     head = HeadConfig(kind=cast(Kind, kind), labels=labels, multi_label=values.get("problem_type") == "multi_label_classification",
                       pooling="mean" if values.get(POOLING) == "mean" else "usual", crf="crf.transitions" in stored,
-                      dropout=values.get("classifier_dropout") or 0.0)  # fmt: skip
+                      ngrams=f"{GRAMS}keys" in stored, dropout=values.get("classifier_dropout") or 0.0)  # fmt: skip
     with without_weights():
         model = Headed(folders.build_model(config), head)
     own: dict[str, Tensor] = {}
@@ -246,11 +267,21 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
         tensor = stored.pop(called)
         own[name] = torch.empty(tuple(parameter.shape), dtype=dtype or tensor.dtype)
         tensor.copy_to(own[name], shift=0.0)
+    if head.ngrams:
+        model.grams = _stored_grams(stored, device)
     prefix = model.layout.prefix
     stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
     model.base = folders.assemble(config, stored, folder, device=device, dtype=dtype)
     model.load_state_dict({name: tensor.to(device) for name, tensor in own.items()}, strict=False, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def _stored_grams(stored: dict[str, Stored], device: torch.device | str) -> NGrams:
+    """The n-grams of a folder, taken out of its tensors."""
+    grams = NGrams(*stored[f"{GRAMS}weight"].shape)
+    for name, buffer in grams.state_dict().items():
+        stored.pop(GRAMS + name).copy_to(buffer, shift=0.0)
+    return grams.to(device)
 
 
 def load_base(folder: str | Path, *, dtype: torch.dtype | None = None) -> LanguageModel:

@@ -300,6 +300,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     if lost:
         what = f"{lost:,} of {plural(len(encoded['train']), 'training example')} {verb(lost, 'teach')} nothing"
         reporter.warn(f"{what}: their answer was cut away, or is longer than what windows have in common")
+    task.begin(encoded["train"], splits["train"].records, reporter)
     left_out = {name: read[name] - len(records) for name, records in splits.items()}
     return Prepared(task, splits, encoded, model, tokenizer, tools, left_out)
 

@@ -18,6 +18,7 @@ in which they are called:
     settle     what depends on the tokenizer and the model too (a task that writes: its prompt, its end token), into `self.spec`
     encode     a record → `Encoded`: ids with targets (`IGNORE` where nothing is learned), counting what was cut; a text in several
                windows → the first, with the `more` of them
+    begin      what the model takes from all training examples before it learns: n-grams
     build      the model: `Headed` for answers about a text or its tokens; a generative task leaves the base as it is
     objective  `LossSum` of a batch, as in train/objectives.py: sums, never means
     respond    what the model says to records, one answer each, in any form (by default: `encode`, then `answers` batch by batch; a task
@@ -194,6 +195,9 @@ class Task:
 
     def weigh(self, records: Sequence[Record]) -> None:
         """Take from the training examples as a whole what the loss or a new model starts from (as a rule nothing)."""
+
+    def begin(self, examples: Sequence[Encoded], records: Sequence[Record], reporter: Reporter) -> None:
+        """Take from the encoded training examples, and their records, what a model has before it learns from them (as a rule nothing)."""
 
     def shares(self, records: Sequence[Record]) -> Any:
         """How often each record is drawn in training, in proportion (n,); None: each once an epoch."""

@@ -37,6 +37,8 @@ def check_asked(config: FinetuneConfig, given: Mapping[str, Any]) -> None:
         choose_numbers(config.dtype, torch.device("cpu"), whole=True)
     if config.lora is not None:
         check_lora(config)
+        if config.options.get("ngrams"):
+            raise UsageError("an adapter can't hold n-grams", where="task.ngrams", fix="Leave that away, or --lora")
     if config.tokenizer_folder is not None and not config.shaped:
         without_effect(named(given, "tokenizer"), f"the tokenizer in {config.tokenizer_folder} is used")
         Tokenizer.load(config.tokenizer_folder)

@@ -144,6 +144,9 @@ def tune_plan(
     open_to = set(task_class(config.task).Settings.model_fields) - set(config.options)
     if weights < SMALL and "r_drop" in open_to:
         notes.append("task.r_drop=1 would take twice as long, and often gives so small a model a point or two more")
+    if "ngrams" in open_to and scratch and not isinstance(model, RecurrentConfig):
+        notes.append("task.ngrams=true would let single words and phrases speak beside the network: often two points more for a model from "
+                     "scratch, but transformers has no class for it")  # fmt: skip
     if "pooling" in open_to and config.shaped and not config.fresh and _by_mean(config):
         alone = head_layout(model, "sequence", "mean").architecture.startswith("Wordmill")
         notes.append("this model was made so that the mean of its tokens stands for a text (1_Pooling): task.pooling=mean may do better"
