@@ -15,7 +15,7 @@ from wordmill.batches.examples import Encoded, pack
 from wordmill.models.config import RecurrentConfig, TransformerConfig
 from wordmill.models.folder import build_model
 from wordmill.models.heads import HeadConfig, load_headed, save_headed, with_head
-from wordmill.models.ngrams import FIT, FOLDS, LEAST, LONGEST, NGrams, fit, folds, grams
+from wordmill.models.ngrams import FIT, FOLDS, LEAST, LONGEST, NGrams, balance, fit, folds, grams
 
 LABELS = ("no", "perhaps", "yes")
 
@@ -118,6 +118,26 @@ def test_in_training_a_texts_own_label_says_nothing_about_it() -> None:
     assert set(folds(*flat(texts), len(texts)).tolist()) == set(range(FOLDS))
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_network_too_sure_of_itself_counts_less(several: bool) -> None:
+    """The network's logits are three times what they should be, and the n-grams' half: both are found, and noise counts nothing."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randn(20_000, 2, 2, generator=generator)
+    network, said = true[:, 0] * 3, true[:, 1] / 2
+    chances = true.sum(1).sigmoid() if several else true.sum(1).softmax(-1)[:, 1]
+    answers = torch.bernoulli(chances, generator=generator)
+    found = balance(network, said, answers if several else answers.long())
+    torch.testing.assert_close(found, torch.tensor([1 / 3, 2.0]), atol=0.05, rtol=0.05)
+    noise = torch.randn(20_000, 2, generator=generator)
+    assert balance(noise, said, answers if several else answers.long())[0] < 0.05
+    one = balance(network[:1], said[:1], (answers if several else answers.long())[:1])
+    torch.testing.assert_close(one, torch.ones(2), atol=0.6, rtol=0)
+    model = NGrams(1, 2)
+    model.shares = torch.tensor([0.5, 2.0])
+    assert torch.equal(model.train().added_to(network, said), network + said), "in training both count alike"
+    torch.testing.assert_close(model.eval().added_to(network, said), network / 2 + said * 2)
+
+
 @pytest.mark.parametrize("texts", [[[1], [2], [3]], [[1, 2, 3]], [[1, 2], [1, 2]]])
 def test_of_next_to_nothing_comes_next_to_nothing(texts: list[list[int]]) -> None:
     model, held = fit(*flat(texts), torch.arange(len(texts)) % 2, torch.ones(len(texts)), 2)
@@ -147,6 +167,7 @@ def test_in_a_model_they_add_up_to_the_network_alone_packed_or_not_and_come_back
         examples.append(Encoded(np.array(text), targets))
     model.grams, _ = fit(*flat(texts), answers(texts), torch.ones(len(texts)), 3)
     model.eval()
+    model.grams.shares = torch.tensor([0.25, 1.5])
     grams, model.grams = model.grams, None
     batch, order = pack(examples, 64)
     with torch.no_grad():
@@ -154,7 +175,7 @@ def test_in_a_model_they_add_up_to_the_network_alone_packed_or_not_and_come_back
         model.grams = grams
         said = grams(*flat([texts[n] for n in order]), len(texts))
         both = model(batch)
-        torch.testing.assert_close(both, alone + said)
+        torch.testing.assert_close(both, 0.25 * alone + 1.5 * said)
         for place, n in enumerate(order[:10]):
             single, _ = pack([examples[n]], 64)
             torch.testing.assert_close(model(single)[0], both[place], atol=1e-5, rtol=1e-5)

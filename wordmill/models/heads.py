@@ -124,6 +124,11 @@ class Headed(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (N, L) at the places where `batch.targets` is not `IGNORE`, row by row; at least one, as in `objectives.counted`."""
+        network, said = self.parts(batch)
+        return network if self.grams is None or said is None else self.grams.added_to(network, said)
+
+    def parts(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The logits of the network, and those of the n-grams, where there are any."""
         states = self.states(batch)
         places = (batch.targets.flatten() != IGNORE).nonzero()[:, 0]
         if not len(places):
@@ -131,11 +136,11 @@ class Headed(nn.Module):
         read = _means(states, batch) if self.head.kind == "sequence" and self.layout.reads == "mean" else states.flatten(0, 1)
         logits = self.logits(read.index_select(0, places))
         if self.grams is None:
-            return logits
+            return logits, None
         texts = text_numbers(batch)
         real = batch.positions.flatten() >= 0
         said = self.grams(batch.input_ids.flatten()[real], texts[real], int(texts[-1]) + 1)
-        return logits.float() + said.index_select(0, texts.index_select(0, places))
+        return logits, said.index_select(0, texts.index_select(0, places))
 
     def place(self, length: int) -> int:
         """Which token of a text of that length answers for the whole."""

@@ -3,7 +3,8 @@
 From a few thousand examples a logistic regression on TF-IDF learns more than a new network does, and the network sees what the words alone
 don't say. So the linear model is fitted first, its logits are added to the network's, and the network learns what is left to be said. In
 training each text gets the logits of a fit that has not seen it: on its own texts a linear model of so many features is nearly always
-right, and nothing would be left to learn (Wolpert 1992, stacked generalization, Neural Networks 5).
+right, and nothing would be left to learn (Wolpert 1992, stacked generalization, Neural Networks 5). In the end two numbers say how much
+each of the two counts, those under which the validation examples are likeliest: the network is surer of itself than it should be.
 
 Shapes: N texts, T tokens in all of them one after the other, F n-grams, L labels, M n-grams in all texts, each once a text.
 """
@@ -37,6 +38,8 @@ class NGrams(nn.Module):
     idf: Tensor
     weight: Tensor
     bias: Tensor
+    shares: Tensor
+    """How much the network's logits and these count, once the model has learned (2,)."""
     held_weight: Tensor | None
     held_bias: Tensor | None
 
@@ -46,6 +49,7 @@ class NGrams(nn.Module):
         self.register_buffer("idf", torch.zeros(size))
         self.register_buffer("weight", torch.zeros(size, labels))
         self.register_buffer("bias", torch.zeros(labels))
+        self.register_buffer("shares", torch.ones(2))
         self.register_buffer("held_weight", None, persistent=False)
         self.register_buffer("held_bias", None, persistent=False)
 
@@ -64,6 +68,12 @@ class NGrams(nn.Module):
         fold = folds(ids, texts, n)
         owner = torch.repeat_interleave(torch.arange(n, device=ids.device), _sizes(start, len(index)))
         return _linear(index + fold[owner] * len(self.keys), value, start, self.held_weight.flatten(0, 1)) + self.held_bias[fold]
+
+    def added_to(self, network: Tensor, said: Tensor) -> Tensor:
+        """Both logits (N, L) together; in training they count alike."""
+        if self.training:
+            return network.float() + said
+        return self.shares[0] * network.float() + self.shares[1] * said
 
     def features(self, ids: Tensor, texts: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Which n-grams the texts have (M,), their share in the text (M,), of norm 1, and where each text begins (N,)."""
@@ -117,6 +127,29 @@ def fit(ids: Tensor, texts: Tensor, answers: Tensor, shares: Tensor, labels: int
     return model, model.train()(ids, texts, n)
 
 
+def balance(network: Tensor, said: Tensor, answers: Tensor) -> Tensor:
+    """How much the network's logits and those of the n-grams (N, L each) should count (2,), never less than nothing: what makes the answers
+    of texts that neither has seen likeliest. Of few texts it stays near 1 and 1. `answers` as in `fit`."""
+    shares = torch.ones(2, requires_grad=True)
+    solver = torch.optim.LBFGS([shares], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        whole = _unlikely(shares[0] * network + shares[1] * said, answers).sum() + (shares - 1).square().sum() / 2
+        whole.backward()
+        return whole
+
+    solver.step(loss)  # type: ignore[arg-type]
+    return shares.detach().clamp(min=0)
+
+
+def _unlikely(logits: Tensor, answers: Tensor) -> Tensor:
+    """−log p(answer) of each text (N,) in nats; where several labels may hold the sum over them."""
+    if answers.ndim == 1:
+        return F.cross_entropy(logits, answers, reduction="none")
+    return F.binary_cross_entropy_with_logits(logits, answers, reduction="none").sum(-1)
+
+
 def _regress(
     index: Tensor, value: Tensor, start: Tensor, answers: Tensor, shares: Tensor, shape: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
@@ -127,9 +160,7 @@ def _regress(
     def loss() -> Tensor:
         solver.zero_grad()
         logits = _linear(index, value, start, weight) + bias
-        each = (F.cross_entropy(logits, answers, reduction="none") if answers.ndim == 1
-                else F.binary_cross_entropy_with_logits(logits, answers, reduction="none").sum(-1))  # fmt: skip
-        whole = FIT * (shares * each).sum() + weight.square().sum() / 2
+        whole = FIT * (shares * _unlikely(logits, answers)).sum() + weight.square().sum() / 2
         whole.backward()
         return whole
 

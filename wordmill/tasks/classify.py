@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wordmill.batches.batch import IGNORE, Batch
-from wordmill.batches.examples import Encoded
+from wordmill.batches.examples import Encoded, batches_of
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.progress import Reporter, plural, verb
@@ -29,14 +29,14 @@ from wordmill.models.config import RecurrentConfig
 from wordmill.models.families._base import Head
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
-from wordmill.models.ngrams import LONGEST, NGrams, fit
+from wordmill.models.ngrams import LONGEST, NGrams, balance, fit
 from wordmill.tasks.baselines import tfidf_classifier
 from wordmill.tasks.columns import LABELS, PAIRS, find_columns, require_columns
 from wordmill.tasks.doubts import tell_empty, tell_shared
 from wordmill.tasks.examples import Record, Records, no_text, text_of
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
 from wordmill.tasks.r_drop import check_dropped, twice
-from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows, stand_in
+from wordmill.tasks.task import BATCH_TOKENS, Task, Tools, cut_pair, cut_to, doc_rows, stand_in
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
@@ -333,9 +333,7 @@ class Classify(Task):
         """Fits the n-grams, where the head has them; says how often they are right by themselves."""
         if not self.has_ngrams:
             return
-        several = self.spec["multi_label"]
-        found = [one.extra["labels"] if several else one.targets[one.targets != IGNORE][0] for one in examples]
-        answers = torch.from_numpy(np.stack(found))
+        several, answers = self.spec["multi_label"], self._answers(examples)
         shares = self.shares(records)
         weights = torch.ones(len(examples)) if shares is None else torch.from_numpy(shares / shares.mean()).float()
         if "weights" in self.spec and not several:
@@ -348,6 +346,28 @@ class Classify(Task):
         right = ((said > 0) == (answers > 0)).all(-1) if several else said.argmax(-1) == answers
         reporter.note(f"n-grams: {len(self._grams.keys):,} of up to {LONGEST} tokens; by themselves right on {right.float().mean():.1%} of "
                       "training texts that their fit hadn't seen; the network learns what they don't say")  # fmt: skip
+
+    def end(self, model: Headed, tools: Tools, examples: Sequence[Encoded], reporter: Reporter) -> None:
+        """How much the network and the n-grams count, where the head has these."""
+        if model.grams is None or not examples:
+            return
+        device, training, order, parts = next(model.parameters()).device, model.training, [], []
+        model.eval()
+        with torch.no_grad():
+            for numbers, batch in batches_of(examples, BATCH_TOKENS, capacity=tools.capacity):
+                order += numbers
+                parts.append([x.float().cpu() for x in model.parts(batch.to(device)) if x is not None])
+        model.train(training)
+        network, said = (torch.cat(x) for x in zip(*parts, strict=True))
+        shares = balance(network, said, self._answers([examples[n] for n in order]))
+        model.grams.shares = shares.to(device)
+        reporter.note(f"by the validation examples the network's word counts {shares[0]:.2f}, that of the n-grams {shares[1]:.2f}")
+
+    def _answers(self, examples: Sequence[Encoded]) -> Tensor:
+        """The label of each (N,), or which of several hold (N, L)."""
+        several = self.spec["multi_label"]
+        found = [one.extra["labels"] if several else one.targets[one.targets != IGNORE][0] for one in examples]
+        return torch.from_numpy(np.stack(found))
 
     def weigh(self, records: Sequence[Record]) -> None:
         """Settle the classes' weights in the loss; their mean over the training examples is 1."""

@@ -517,6 +517,7 @@ def finish(
     found: dict[str, Judged] = {}
     share = float(run.memory.get("answered", 1.0))
     with weights_in(run, weights):
+        ready.task.end(run.model, ready.tools, ready.encoded.get("validation", ()), reporter)
         for name in ("validation", "test"):
             if name in ready.splits:
                 records = ready.splits[name].records

@@ -21,6 +21,7 @@ in which they are called:
     begin      what the model takes from all training examples before it learns: n-grams
     build      the model: `Headed` for answers about a text or its tokens; a generative task leaves the base as it is
     objective  `LossSum` of a batch, as in train/objectives.py: sums, never means
+    end        what is settled on the validation examples once the model has learned: how much n-grams count
     respond    what the model says to records, one answer each, in any form (by default: `encode`, then `answers` batch by batch; a task
                that generates overrides `respond`; tasks/written.py is the base of these); `sketch` may be cheaper, while training
     outcomes   answers against the records' own: an `Outcomes` (evaluate/bootstrap.py), from which metrics, intervals and comparisons come
@@ -198,6 +199,9 @@ class Task:
 
     def begin(self, examples: Sequence[Encoded], records: Sequence[Record], reporter: Reporter) -> None:
         """Take from the encoded training examples, and their records, what a model has before it learns from them (as a rule nothing)."""
+
+    def end(self, model: Any, tools: Tools, examples: Sequence[Encoded], reporter: Reporter) -> None:
+        """Settle on the validation examples what is settled once the model has learned (as a rule nothing)."""
 
     def shares(self, records: Sequence[Record]) -> Any:
         """How often each record is drawn in training, in proportion (n,); None: each once an epoch."""
