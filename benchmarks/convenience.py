@@ -203,6 +203,7 @@ def flair(task: str, train: str, ask: str, score: str) -> Way:
 WAYS: dict[str, dict[str, Way]] = {
     "classify": {"wordmill, BiLSTM": ours("classify", SST2, "lstm", "test_accuracy"),
                  "wordmill, ModernBERT": ours("classify", SST2, "modernbert", "test_accuracy"),
+                 "wordmill, ModernBERT with n-grams": ours("classify", SST2, "modernbert task.ngrams=true", "test_accuracy"),
                  "spaCy, textcat": spacy("classify", "textcat", SPACY_CLASSIFY_DATA, SPACY_CLASSIFY_ASK, "cats_micro_f"),
                  "flair, BiGRU": flair("classify", FLAIR_CLASSIFY_TRAIN, FLAIR_CLASSIFY_ASK, "Accuracy")},
     "tag": {"wordmill, BiLSTM": ours("tag", WNUT17, "lstm", "test_f1"),
@@ -224,7 +225,7 @@ EXTRAS: tuple[tuple[str, str, str, str], ...] = (
     ("a page with curves and errors", "`report.html`", "no", "no; a log, and the test file with predictions"),
     ("answers at the command line", "`wordmill predict`, JSON", "`spacy apply` writes its own format; `ask.py` for text", "no: `ask.py`"),
     ("spans with offsets into the text", "yes", "yes", "yes"),
-    ("opens in transformers", "the Transformers; not the BiLSTM", "no", "no"),
+    ("opens in transformers", "the Transformers; not the BiLSTM, nor with n-grams", "no", "no"),
     ("what the model is kept in", "safetensors", "msgpack and a config", "a pickle"),
 )
 
