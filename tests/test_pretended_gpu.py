@@ -66,7 +66,9 @@ def test_what_stays_on_the_other_side_is_found(texts, tmp_path, monkeypatch):
         main(["pretrain", str(texts), "-o", str(tmp_path / "run"), *TINY_RUN, "--steps", "1", "--compile", "off", "-q", "--device", "cuda"])
 
 
-@pytest.mark.parametrize(("task", "family"), [("classify", "bert"), ("tag", "lstm"), ("translate", "t5"), ("chat", "qwen3")])
+@pytest.mark.parametrize(
+    ("task", "family"), [("classify", "bert"), ("classify", "lstm"), ("tag", "lstm"), ("translate", "t5"), ("chat", "qwen3")]
+)
 def test_tuning_and_use(task, family, small_models, tmp_path):
     data, run = tmp_path / {"classify": "a.tsv", "tag": "a.conll", "translate": "a.tsv", "chat": "a.jsonl"}[task], tmp_path / "run"
     write(task, data)
