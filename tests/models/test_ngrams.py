@@ -125,13 +125,18 @@ def test_a_network_too_sure_of_itself_counts_less(several: bool) -> None:
     true = torch.randn(20_000, 2, 2, generator=generator)
     network, said = true[:, 0] * 3, true[:, 1] / 2
     chances = true.sum(1).sigmoid() if several else true.sum(1).softmax(-1)[:, 1]
-    answers = torch.bernoulli(chances, generator=generator)
-    found = balance(network, said, answers if several else answers.long())
+    drawn_answers = torch.bernoulli(chances, generator=generator)
+    answers, shares = drawn_answers if several else drawn_answers.long(), torch.ones(20_000)
+    found = balance(network, said, answers, shares)
     torch.testing.assert_close(found, torch.tensor([1 / 3, 2.0]), atol=0.05, rtol=0.05)
     noise = torch.randn(20_000, 2, generator=generator)
-    assert balance(noise, said, answers if several else answers.long())[0] < 0.05
-    one = balance(network[:1], said[:1], (answers if several else answers.long())[:1])
-    torch.testing.assert_close(one, torch.ones(2), atol=0.6, rtol=0)
+    assert 0 < balance(noise, said, answers, shares)[0] < 0.1
+    assert (balance(noise, noise.flip(0), answers, shares) > 0).all(), "what both say of noise still tells one answer from another"
+    few = balance(network[:3], said[:3], answers[:3], shares[:3])
+    torch.testing.assert_close(few, torch.ones(2), atol=0.5, rtol=0)
+    first = torch.arange(20_000) < 10_000
+    half = balance(network, said, answers, 2.0 * first)
+    torch.testing.assert_close(half, balance(network[first], said[first], answers[first], 2 * shares[first]), atol=1e-3, rtol=1e-3)
     model = NGrams(1, 2)
     model.shares = torch.tensor([0.5, 2.0])
     assert torch.equal(model.train().added_to(network, said), network + said), "in training both count alike"

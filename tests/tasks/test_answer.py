@@ -565,3 +565,16 @@ def test_a_model_from_elsewhere_answers(models, tmp_path):
     found = model.predict({"question": "who went ?", "context": context})
     assert found["answer"] == context[found["start"] : found["end"]] and 0 < found["probability"] < 1
     assert len(model.evaluate(rows(tmp_path / "a.jsonl", {"question": "who?", "context": context, "answers": ["anna"]})).metrics) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [({"answer": "Bob"}, True), ({"answer": "home", "answer_start": 99}, True), ({"answer": "home"}, False)]
+)
+def test_a_model_that_writes_learns_answers_that_stand_nowhere_but_not_without_a_word(answer, said, small_models, tmp_path, capsys):
+    rows = [{"question": "Who went?", "context": "Ann went home", "answer": "Ann"}] * 9
+    rows += [{"question": "Where?", "context": "Ann went home", **answer}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"answer_start": None, **row}) + "\n" for row in rows))
+    words = ["finetune", "answer", str(tmp_path / "a.jsonl"), "--model", str(small_models("lstm")), "-o", str(tmp_path / "run")]
+    assert main([*words, "--steps", "1", "validation_share=0"]) == 0
+    told = f"the answers to 1 question don't all stand in their context where the file says (first: {tmp_path / 'a.jsonl'}:10"
+    assert (told in capsys.readouterr().err) == said

@@ -577,3 +577,10 @@ def test_empty_lines_between_inputs_are_told(reviews, small_models, tmp_path, ca
         done = capsys.readouterr()
         assert len(done.out.splitlines()) == len(text.split("\n")) - text.count("\n\n") - text.count("\n \n") - 1
         assert empty in done.err and ("in step" in done.err) == bool(empty)
+
+
+def test_a_column_of_nothing_is_named(tmp_path, capsys):
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + " \tyes\n \tno\n" * 9)
+    assert main(["finetune", "classify", str(tmp_path / "a.tsv"), "--model", "lstm", "-o", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"error: {tmp_path / 'a.tsv'}: all texts are empty: there is nothing to learn. Is it the right column?"

@@ -14,6 +14,7 @@ from tests.tuning import QUICK, write_table
 from wordmill.cli.app import main
 from wordmill.core.files import read_json, write_json
 from wordmill.models.heads import load_headed
+from wordmill.models.ngrams import balance
 from wordmill.models.tensors import open_weights
 from wordmill.tasks import finetune as tuning
 from wordmill.tasks.watch import TaskWatch
@@ -97,6 +98,62 @@ def test_several_labels_and_pairs_of_texts(small_models, tmp_path, capsys):
     assert wordmill.load(tmp_path / "pairs").predict([("the rain comes", "no rain")])[0]["label"] in "01"
 
 
+@pytest.mark.parametrize("how", ["task.class_weights=balanced", "task.sampling=balanced"])
+def test_a_rare_class_that_was_made_to_count_counts_in_fit_and_weighing(how, small_models, tmp_path, capsys, monkeypatch):
+    """One text in eight is bad, and a word tells it half of the time: by plain likelihood none would be called so."""
+    words = "mill river stone bread miller water".split()
+    rows = ["text\tlabel"]
+    for n in range(400):
+        rare = n % 8 == 0
+        sign = "cold" if n % (16 if rare else 5) == (0 if rare else 1) else "warm"
+        rows.append(f"{words[n % 6]} {words[n * 7 % 5]} {sign} {n}\t{'bad' if rare else 'good'}")
+    (tmp_path / "a.tsv").write_text("\n".join(rows) + "\n")
+    recall, weighed = {}, []
+
+    def balanced(network, said, answers, shares):
+        weighed.append((answers, shares))
+        return balance(network, said, answers, shares)
+
+    monkeypatch.setattr("wordmill.tasks.classify.balance", balanced)
+    for name, more in (("plain", []), ("balanced", [how])):
+        words = ["--steps", "3", "task.ngrams=true", "--quiet", *more]
+        assert tuned(tmp_path / "a.tsv", small_models("bert"), tmp_path / name, *words) == 0
+        recall[name] = wordmill.load(tmp_path / name).evaluate(tmp_path / "a.tsv").plain()["details"]["by_class"]["bad"]["recall"]
+        answers, shares = weighed[-1]
+        bad = (answers == 0).float().mean()  # bad stands before good
+        assert shares[answers == 0].mean() / shares[answers == 1].mean() == pytest.approx(float((1 - bad) / bad) if more else 1, rel=0.1)
+    assert recall["balanced"] > recall["plain"] + 0.2
+
+
+def test_a_model_of_noise_still_answers(small_models, tmp_path):
+    rows = ["text\tlabel", *(f"mill {n * 7919 % 31} river {n * 104729 % 29}\t{'abc'[n * n * 31 % 7 % 3]}" for n in range(120))]
+    (tmp_path / "a.tsv").write_text("\n".join(rows) + "\n")
+    assert tuned(tmp_path / "a.tsv", small_models("bert"), tmp_path / "run", "--steps", "3", "task.ngrams=true", "-q") == 0
+    model = wordmill.load(tmp_path / "run")
+    assert (model.model.grams.shares > 0).all()
+    assert len({answer["probability"] for answer in model.predict([f"mill {n} river" for n in range(9)])}) > 1
+
+
+def test_report_and_card_say_what_they_are(reviews, small_models, tmp_path, capsys):
+    assert tuned(reviews / "train.tsv", small_models("lstm"), tmp_path / "run", *QUICK) == 0
+    card, report = ((tmp_path / "run" / name).read_text(encoding="utf-8") for name in ("model/README.md", "report.html"))
+    model = load_headed(tmp_path / "run" / "model")
+    assert model.grams is not None
+    counts = " and ".join(f"{x:.2f}" for x in model.grams.shares.tolist())
+    for page in (card, report):
+        assert f"{len(model.grams.keys):,} n-grams of tokens" in page and f"weighed by {counts} as the validation examples" in page
+    network = sum(p.numel() for name, p in model.named_parameters() if name.startswith("base."))
+    assert read_json(tmp_path / "run" / "run.json")["model"]["parameters"] == network
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"]["total"] == network, "there is no output layer beside the head"
+
+
+def test_preview_fits_nothing(reviews, small_models, monkeypatch):
+    monkeypatch.setattr("wordmill.tasks.classify.fit", None)
+    assert main(["finetune", "classify", str(reviews / "train.tsv"), "--model", str(small_models("lstm")), "--preview"]) == 0
+
+
 def test_an_adapter_has_none(reviews, small_models, tmp_path, capsys):
     words = ["finetune", "classify", reviews / "train.tsv", "--model", small_models("bert"), "--lora", "4", "task.ngrams=true"]
     said = refused(capsys, *words)
@@ -120,3 +177,12 @@ def test_a_model_with_them_learns_on_and_fits_them_anew(reviews, small_models, t
     assert tuned(other, tmp_path / "one", tmp_path / "two", "--steps", "2", "--quiet") == 0
     first, second = (load_headed(tmp_path / name / "model").grams for name in ("one", "two"))
     assert first is not None and second is not None and not torch.equal(first.idf[:50], second.idf[:50])
+
+
+def test_that_they_are_left_behind_is_said(reviews, small_models, tmp_path, capsys):
+    data = reviews / "train.tsv"
+    assert tuned(data, small_models("bert"), tmp_path / "one", "--steps", "2", "task.ngrams=true", "--quiet") == 0
+    for more, said in (([], True), (["task.ngrams=true"], False), (["--fresh"], False)):
+        capsys.readouterr()
+        assert tuned(data, tmp_path / "one", tmp_path / f"two{len(more)}{said}{more}", "--steps", "1", *more) == 0
+        assert ("are left behind: task.ngrams=true fits new ones" in capsys.readouterr().err) == said

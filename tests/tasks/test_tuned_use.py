@@ -130,6 +130,19 @@ def test_answers_are_written_as_a_table_where_the_file_is_called_one(name, separ
     assert json.loads(row["predicted_tags"]) == answer["tags"]
 
 
+def test_a_table_keeps_the_inputs_columns_and_never_takes_their_files_place(classifier, tmp_path, capsys):
+    rows = "review,predicted_label,predicted2_x\na good mill,old,older\n"
+    (tmp_path / "in.csv").write_text(rows)
+    assert main(["predict", str(classifier), str(tmp_path / "in.csv"), "-o", str(tmp_path / "out.csv"), "--quiet"]) == 0
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as handle:
+        (row,) = csv.DictReader(handle)
+    assert (row["predicted_label"], row["predicted2_x"]) == ("old", "older") and row["predicted3_label"]
+    for name in ("in.csv", "./in.csv"):
+        said = refused(capsys, "predict", classifier, tmp_path / "in.csv", "-o", tmp_path / name)
+        assert said.endswith("in.csv: the answers would take the place of their inputs. Name another file with -o")
+    assert (tmp_path / "in.csv").read_text() == rows
+
+
 def test_inputs_with_nothing_to_read_are_told(classifier, tagger, tmp_path, capsys):
     (tmp_path / "in.jsonl").write_text('{"review": "a good mill"}\n{"review": " "}\n{"review": ""}\n')
     capsys.readouterr()

@@ -6,6 +6,7 @@ A subcommand is a plain function in a module of its own, listed in `wordmill.cli
 
 from __future__ import annotations
 
+import difflib
 import errno
 import json as json_module
 import os
@@ -147,23 +148,23 @@ def run(call: Callable[[], object]) -> int:
         return INTERRUPTED
     except _ClickException as error:
         context = getattr(error, "ctx", None)
-        here = _called_here(error, context)
-        if here is not None:
-            return _fail(f"there is no option {error.option_name}. {here}")  # type: ignore[attr-defined]
+        if type(error).__name__ == "NoSuchOption":
+            return _fail(_no_option(getattr(error, "option_name", ""), context))
         hint = f" Try '{context.command_path} --help'." if context is not None else ""
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _fail(message.rstrip(".") + "." + hint)
 
 
-def _called_here(error: Exception, context: Any) -> str | None:
-    """What an option that a training doesn't have is called here; None for other errors, and where that isn't known."""
-    name, command = getattr(error, "option_name", None), getattr(context, "info_name", "") or ""
-    section = {"pretrain": "model", "finetune": "task"}.get(command.split()[-1] if command else "")
-    if section is None or name is None or not type(error).__name__.startswith("NoSuchOption"):
-        return None
+def _no_option(name: str, context: Any) -> str:
+    """What to say of an option that a command doesn't have: what it is called here, or the nearest."""
     from wordmill.cli.training import option_called
 
-    return option_called(name, [option for each in context.command.params for option in each.opts], section)
+    options = [option for each in context.command.params for option in each.opts if option.startswith("--")]
+    section = {"pretrain": "model", "finetune": "task"}.get((context.info_name or "").split()[-1])
+    here = None if section is None else option_called(name, options, section)
+    close = difflib.get_close_matches(name.lstrip("-"), [option.lstrip("-") for option in options], n=1)
+    fix = here or (f"Did you mean --{close[0]}?" if close else f"Try '{context.command_path} --help'")
+    return f"there is no option {name}. {fix}"
 
 
 def _fail(line: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json as json_module
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +55,8 @@ def predict(
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         what = "this is a folder" if out.is_dir() else "there is no folder to write this file into"
         raise UsageError(what, where=out, fix="Name a file with -o")
+    if out is not None and out.exists() and os.path.exists(source) and out.samefile(source):
+        raise UsageError("the answers would take the place of their inputs", where=out, fix="Name another file with -o")
     tuned = load_tuned(model, device=device, dtype=dtype, settings=changed)
     idle = [f"task.{name}" for name in tuned.task.when_judged if name in changed]
     without_effect(idle, "it is for judging answers by known ones", fix="Leave that away, or say it to `wordmill evaluate`")
@@ -79,8 +82,13 @@ def predict(
 
 
 def _table(rows: Sequence[dict[str, Any]], separator: str) -> str:
-    """Inputs and answers as a table: what is named within an answer has a column of its own, a list stands as JSON in its cell."""
-    flat = [{**row["input"], **_named("predicted", {name: value for name, value in row.items() if name != "input"}, "_")} for row in rows]
+    """Inputs and answers as a table: what is named within an answer has a column of its own, a list stands as JSON in its cell. Columns of
+    the input keep their names: where one begins as those of the answer do, these get a number."""
+    taken, stem, number = {name for row in rows for name in row["input"]}, "predicted", 1
+    while any(name.startswith(f"{stem}_") for name in taken):
+        number += 1
+        stem = f"predicted{number}"
+    flat = [{**row["input"], **_named(stem, {name: value for name, value in row.items() if name != "input"}, "_")} for row in rows]
     held = io.StringIO()
     writer = csv.DictWriter(held, list(dict.fromkeys(name for row in flat for name in row)), delimiter=separator, lineterminator="\n")
     writer.writeheader()

@@ -289,6 +289,11 @@ def _stored_grams(stored: dict[str, Stored], device: torch.device | str) -> NGra
     return grams.to(device)
 
 
+def has_ngrams(folder: Path) -> bool:
+    """Whether n-grams stand beside the network of the model in a folder."""
+    return folders.head_kind(folder) is not None and f"{GRAMS}keys" in open_weights(folder)
+
+
 def load_base(folder: str | Path, *, dtype: torch.dtype | None = None) -> LanguageModel:
     """The model in a folder, to be fine-tuned for a task; of one that was fine-tuned before, what stands below its head."""
     folder = Path(folder)

@@ -27,6 +27,8 @@ FOLDS = 5
 """Parts of the training texts; a text's logits in training come from a fit on the others."""
 FIT = 4.0
 """How much a text's loss weighs beside half the square of the weights: scikit-learn's C."""
+TRUST = 10.0
+"""How much it weighs against other shares than 1 and 1, in texts' losses: a factor of e costs as much as half of these."""
 ITERATIONS = 60
 """Steps of L-BFGS, each over all texts."""
 
@@ -127,20 +129,21 @@ def fit(ids: Tensor, texts: Tensor, answers: Tensor, shares: Tensor, labels: int
     return model, model.train()(ids, texts, n)
 
 
-def balance(network: Tensor, said: Tensor, answers: Tensor) -> Tensor:
-    """How much the network's logits and those of the n-grams (N, L each) should count (2,), never less than nothing: what makes the answers
-    of texts that neither has seen likeliest. Of few texts it stays near 1 and 1. `answers` as in `fit`."""
-    shares = torch.ones(2, requires_grad=True)
-    solver = torch.optim.LBFGS([shares], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+def balance(network: Tensor, said: Tensor, answers: Tensor, shares: Tensor) -> Tensor:
+    """How much the network's logits and those of the n-grams (N, L each) should count (2,), always more than nothing: what makes the
+    answers of texts that neither has seen likeliest. Of few texts it stays near 1 and 1. `answers` and `shares` as in `fit`."""
+    counts = torch.zeros(2, requires_grad=True)  # logarithms
+    solver = torch.optim.LBFGS([counts], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
-        whole = _unlikely(shares[0] * network + shares[1] * said, answers).sum() + (shares - 1).square().sum() / 2
+        each = _unlikely(counts[0].exp() * network + counts[1].exp() * said, answers)
+        whole = (shares * each).sum() + TRUST * counts.square().sum() / 2
         whole.backward()
         return whole
 
     solver.step(loss)  # type: ignore[arg-type]
-    return shares.detach().clamp(min=0)
+    return counts.detach().exp()
 
 
 def _unlikely(logits: Tensor, answers: Tensor) -> Tensor:

@@ -111,9 +111,6 @@ def tuned_card(name: str, config: FinetuneConfig, model: Any, judged: Mapping[st
     if headed and model.crf is not None:
         lines += ["", "Its labels are told together by a CRF (tensors `crf.*`), which transformers has no part for: "
                   "it opens the folder and gives each word's own scores."]  # fmt: skip
-    if headed and model.grams is not None:
-        lines += ["", f"{len(model.grams.keys):,} n-grams of tokens (tensors `grams.*`) speak beside the network: the logits of both are "
-                  "added."]  # fmt: skip
     for split, found in judged.items():
         others = list(found.baselines)
         lines += ["", f"## On the {split} examples ({found.examples:,}, {found.lost()})", "",

@@ -47,6 +47,8 @@ SHOWN = 20
 class ClassifyConfig(Config):
     """Settings of `classify`."""
 
+    called_elsewhere: ClassVar[Mapping[str, str]] = {"text_column": "text", "label_column": "label"}
+
     text: str | None = None
     """The column with the text; None: found by looking."""
     pair: str | None = None
@@ -333,23 +335,21 @@ class Classify(Task):
         """Fits the n-grams, where the head has them; says how often they are right by themselves."""
         if not self.has_ngrams:
             return
-        several, answers = self.spec["multi_label"], self._answers(examples)
-        shares = self.shares(records)
-        weights = torch.ones(len(examples)) if shares is None else torch.from_numpy(shares / shares.mean()).float()
-        if "weights" in self.spec and not several:
-            weights = weights * torch.tensor(self.spec["weights"])[answers]
+        answers, weights = self._learned(examples, records)
         lengths = torch.tensor([len(one.ids) for one in examples])
         texts = torch.repeat_interleave(torch.arange(len(examples)), lengths)
         with reporter.task("n-grams", total=None):
             self._grams, said = fit(torch.from_numpy(np.concatenate([one.ids for one in examples])), texts, answers, weights,
                                     len(self.spec["labels"]))  # fmt: skip
-        right = ((said > 0) == (answers > 0)).all(-1) if several else said.argmax(-1) == answers
-        reporter.note(f"n-grams: {len(self._grams.keys):,} of up to {LONGEST} tokens; by themselves right on {right.float().mean():.1%} of "
-                      "training texts that their fit hadn't seen; the network learns what they don't say")  # fmt: skip
+        right = ((said > 0) == (answers > 0)).all(-1) if self.spec["multi_label"] else said.argmax(-1) == answers
+        self.spec["grams"] = {"n": len(self._grams.keys), "right": right.float().mean().item()}
+        reporter.note(f"n-grams: {self.spec['grams']['n']:,} of up to {LONGEST} tokens; by themselves right on "
+                      f"{self.spec['grams']['right']:.1%} of training texts that their fit hadn't seen; the network learns what they don't "
+                      "say")  # fmt: skip
 
-    def end(self, model: Headed, tools: Tools, examples: Sequence[Encoded], reporter: Reporter) -> None:
+    def end(self, model: Headed, tools: Tools, examples: Sequence[Encoded], records: Sequence[Record], reporter: Reporter) -> None:
         """How much the network and the n-grams count, where the head has these."""
-        if model.grams is None or not examples:
+        if model.grams is None:
             return
         device, training, order, parts = next(model.parameters()).device, model.training, [], []
         model.eval()
@@ -359,15 +359,31 @@ class Classify(Task):
                 parts.append([x.float().cpu() for x in model.parts(batch.to(device)) if x is not None])
         model.train(training)
         network, said = (torch.cat(x) for x in zip(*parts, strict=True))
-        shares = balance(network, said, self._answers([examples[n] for n in order]))
-        model.grams.shares = shares.to(device)
-        reporter.note(f"by the validation examples the network's word counts {shares[0]:.2f}, that of the n-grams {shares[1]:.2f}")
+        counts = balance(network, said, *self._learned([examples[n] for n in order], [records[n] for n in order]))
+        model.grams.shares = counts.to(device)
+        self.spec["grams"]["counts"] = counts.tolist()
+        reporter.note(f"the validation examples are likeliest where the network's word counts {counts[0]:.2f} and that of the n-grams "
+                      f"{counts[1]:.2f}: so they are added; scores may be other ones than while training")  # fmt: skip
 
-    def _answers(self, examples: Sequence[Encoded]) -> Tensor:
-        """The label of each (N,), or which of several hold (N, L)."""
-        several = self.spec["multi_label"]
+    def _learned(self, examples: Sequence[Encoded], records: Sequence[Record]) -> tuple[Tensor, Tensor]:
+        """The label of each (N,), or which of several hold (N, L); and how much each counts (N,), 1 on average, by the settings."""
+        several, shares = self.spec["multi_label"], self.shares(records)
         found = [one.extra["labels"] if several else one.targets[one.targets != IGNORE][0] for one in examples]
-        return torch.from_numpy(np.stack(found))
+        answers = torch.from_numpy(np.stack(found))
+        weights = torch.ones(len(examples)) if shares is None else torch.from_numpy(shares / shares.mean()).float()
+        if "weights" in self.spec and not several:
+            weights = weights * torch.tensor(self.spec["weights"])[answers]
+        return answers, weights
+
+    def describe(self) -> list[str]:
+        """What the n-grams are, where there are any."""
+        grams = self.spec.get("grams")
+        if grams is None:
+            return []
+        counts = " and ".join(f"{count:.2f}" for count in grams.get("counts", ()))
+        return [f"{grams['n']:,} n-grams of tokens (tensors `grams.*`) speak beside the network; by themselves they were right on "
+                f"{grams['right']:.1%} of training texts that their fit hadn't seen. The logits of both are added"
+                f"{f', weighed by {counts} as the validation examples are likeliest' if counts else ''}."]  # fmt: skip
 
     def weigh(self, records: Sequence[Record]) -> None:
         """Settle the classes' weights in the loss; their mean over the training examples is 1."""
@@ -456,7 +472,7 @@ class Classify(Task):
         """A table by class, the confusion matrix, calibration, and the examples that went most wrong."""
         outcomes = self.outcomes(records, answers)
         assert isinstance(outcomes, LabelOutcomes | SetOutcomes)
-        parts = ["<h2>By class</h2>", outcomes.table()]
+        parts = [*(f"<p>{escape(line)}</p>" for line in self.describe()), "<h2>By class</h2>", outcomes.table()]
         if isinstance(outcomes, LabelOutcomes):
             labels = self.spec["labels"]
             if len(labels) <= 40:

@@ -33,7 +33,7 @@ def find_columns(records: Records, asked: Mapping[str, str | None], reporter: Re
     for role, column in asked.items():
         if column and column not in names:
             raise DataError(f"there is no column {column!r}; columns: {', '.join(names)}", where=f"{where}:1",
-                            fix=f"{nearest(column, names)} Set it by task.{role}=…")  # fmt: skip
+                            fix=f"Set it by task.{role}=NAME. {nearest(column, names)}")  # fmt: skip
     lower = {name.lower(): name for name in reversed(names)}
     label = asked.get("label") or next((lower[usual] for usual in LABELS if usual in lower), None)
     text, pair = _texts({name: column for name, column in lower.items() if column != label}, asked.get("text"), asked.get("pair"))

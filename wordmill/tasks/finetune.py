@@ -31,7 +31,7 @@ from wordmill.evaluate.watch import best_weights, weights_in
 from wordmill.models.adapters import add_lora
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.folder import LanguageModel, build_model, check_expressible, read_config, save_model
-from wordmill.models.heads import Headed, load_base, save_headed
+from wordmill.models.heads import Headed, has_ngrams, load_base, save_headed
 from wordmill.models.hub import is_hub_name, resolve_model, settled
 from wordmill.models.lora import LoraConfig
 from wordmill.models.transformer import Transformer
@@ -225,6 +225,7 @@ def finetune(
         with left_as_it_was(folder, new=group.first and not resume):
             with timed(timings, "reading and encoding"):
                 ready = prepare(config, folder, place, log)
+                ready.task.begin(ready.encoded["train"], ready.splits["train"].records, log)
             plan = _planned(config, folder, ready, place, group, started, log)
             dtype = held.enter_context(products(plan.dtype, place))
             run = assemble(config, plan, ready, folder, place, dtype, group, log)
@@ -292,6 +293,9 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
         model = model.replace(vocab_size=max(model.vocab_size, tokenizer.vocab_size))
     tools = Tools(tokenizer, model, longest(config, model), row_capacity(model, device))
     task.settle(tools, splits["train"].records, reporter)
+    if config.shaped and not config.fresh and has_ngrams(config.base) and not task.spec.get("ngrams"):
+        new = ": task.ngrams=true fits new ones to these examples" if "ngrams" in task.Settings.model_fields else ""
+        reporter.note(f"the n-grams of {config.parent} are left behind{new}")
     encoded: dict[str, list[Encoded]] = {}
     read = {name: len(records) for name, records in splits.items()}
     for name, records in splits.items():
@@ -300,7 +304,6 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     if lost:
         what = f"{lost:,} of {plural(len(encoded['train']), 'training example')} {verb(lost, 'teach')} nothing"
         reporter.warn(f"{what}: their answer was cut away, or is longer than what windows have in common")
-    task.begin(encoded["train"], splits["train"].records, reporter)
     left_out = {name: read[name] - len(records) for name, records in splits.items()}
     return Prepared(task, splits, encoded, model, tokenizer, tools, left_out)
 
@@ -321,6 +324,8 @@ def _tokenizer(config: FinetuneConfig, task: Task, train: Records, n_bytes: int,
     if (place / "tokenizer.json").exists():
         return Tokenizer.load(place)
     texts = [text for record in train.records for text in task.texts(record)]
+    if not any(map(str.strip, texts)):
+        raise DataError("all texts are empty: there is nothing to learn", where=train.files[0], fix="Is it the right column?")
     shape = budget.family_shape(config.parent or "", 64, 1)
     wanted = config.tokenizer
     if task.spec.get("characters") and "kind" not in wanted.model_fields_set:
@@ -398,9 +403,10 @@ def _planned(
             made.notes.append(f"{plural(whole, 'example')} {are} longer than that and {are} read in pieces that overlap")
         model = ready.model
         family = model.family if isinstance(model, TransformerConfig) else model.cell
+        beneath = model if ready.task.generative else model.replace(lm_head=False)
         write_json(folder / FACTS, {
             "summary": made.summary,
-            "model": {"family": family, "parameters": budget.count_parameters(model), "layers": model.layers, "dtype": made.dtype,
+            "model": {"family": family, "parameters": budget.count_parameters(beneath), "layers": model.layers, "dtype": made.dtype,
                       "device": str(device)},
             "data": {"splits": {name: {"examples": len(ready.splits[name]), "tokens": sum(one.length for one in in_pieces(examples)[0]),
                                        "cut": cut[name], "left_out": ready.left_out[name]} for name, examples in ready.encoded.items()},
@@ -517,7 +523,8 @@ def finish(
     found: dict[str, Judged] = {}
     share = float(run.memory.get("answered", 1.0))
     with weights_in(run, weights):
-        ready.task.end(run.model, ready.tools, ready.encoded.get("validation", ()), reporter)
+        if "validation" in ready.splits:
+            ready.task.end(run.model, ready.tools, ready.encoded["validation"], ready.splits["validation"].records, reporter)
         for name in ("validation", "test"):
             if name in ready.splits:
                 records = ready.splits[name].records

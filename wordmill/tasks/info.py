@@ -14,7 +14,7 @@ from wordmill.core.progress import human_bytes, human_count
 from wordmill.models.adapters import adapter_base, is_adapter, read_adapter
 from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import families
-from wordmill.models.folder import build_model, read_config, read_config_file, whole_config
+from wordmill.models.folder import build_model, head_kind, read_config, read_config_file, whole_config
 from wordmill.models.hub import resolve_model
 from wordmill.models.meta import without_weights
 from wordmill.models.tensors import OLD_WEIGHTS, WEIGHTS
@@ -150,6 +150,8 @@ def _folder_facts(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     has_weights = any((folder / f"{name}{end}").exists() for name in (WEIGHTS, OLD_WEIGHTS) for end in ("", ".index.json"))
     if has_weights:
         config = whole_config(folder)
+    if head_kind(folder) is not None:
+        config = config.replace(lm_head=False)  # type: ignore[assignment]  # a head for a task stands in the output layer's place
     facts: dict[str, Any] = {"weights": has_weights, "tokenizer": _tokenizer(folder, config)}
     lineage = read_lineage(folder)
     return config, {**facts, "lineage": lineage} if lineage else facts

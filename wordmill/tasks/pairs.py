@@ -44,7 +44,7 @@ class Pairs(Written):
         for role, column in asked.items():
             if column and column not in train.fields:
                 raise DataError(f"there is no column {column!r}; columns: {', '.join(train.fields)}", where=f"{train.files[0]}:1",
-                                fix=f"{nearest(column, train.fields)} Set it by task.{role}=…")  # fmt: skip
+                                fix=f"Set it by task.{role}=NAME. {nearest(column, train.fields)}")  # fmt: skip
         source, target = self.find(train, asked["source"], asked["target"], reporter)
         if source is None or target is None or source == target:
             raise DataError(f"can't tell which column holds the source and which the target; columns: {', '.join(train.fields)}",

@@ -80,6 +80,7 @@ class Questions(Task):
                 raise no_column(role, records.fields, place)
         found: list[Record] = []
         skipped: list[str] = []
+        elsewhere: list[str] = []
         further = guessed = 0
         torn: list[str] = []
         for record in questions(records, columns):
@@ -99,10 +100,14 @@ class Questions(Task):
                     skipped.append(record.where)
                     continue
                 further += len(wrong)
+            elsewhere += [record.where] if wrong else []
             rest = {name: value for name, value in record.values.items() if name != "answers"}
             found.append(Record({**rest, **({"answers": placed} if nested or "answers" in columns else {})}, record.where))
         if learn and self.in_context:
             self._told(reporter, skipped, further, guessed, torn)
+        elif learn and elsewhere:
+            reporter.warn(f"the answers to {plural(len(elsewhere), 'question')} don't all stand in their context where the file says "
+                          f"(first: {elsewhere[0]}); this model writes its answers, and learns these too")  # fmt: skip
         if not found:
             raise DataError("there is no question in these files" + (" whose answer stands in its context" if skipped else ""),
                             where=records.files[0])  # fmt: skip

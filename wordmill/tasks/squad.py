@@ -30,7 +30,7 @@ def find_roles(fields: Sequence[str], asked: Mapping[str, str | None], where: st
     for role, column in asked.items():
         if column and column not in fields:
             raise DataError(f"there is no column {column!r}; columns: {', '.join(fields)}", where=where,
-                            fix=f"{nearest(column, fields)} Set it by task.{role}=…")  # fmt: skip
+                            fix=f"Set it by task.{role}=NAME. {nearest(column, fields)}")  # fmt: skip
     lower = {name.lower(): name for name in reversed(fields)}
     found = {role: asked.get(role) or next((lower[name] for name in names if name in lower), None) for role, names in ROLES.items()}
     return {role: column for role, column in found.items() if column}

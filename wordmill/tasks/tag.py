@@ -170,7 +170,7 @@ class Tag(Task):
             asked = getattr(s, role)
             if asked and asked not in names:
                 raise DataError(f"there is no field {asked!r}; fields: {', '.join(names)}", where=train.files[0],
-                                fix=f"{nearest(asked, names)} Set it by task.{role}=…")  # fmt: skip
+                                fix=f"Set it by task.{role}=NAME. {nearest(asked, names)}")  # fmt: skip
 
         def first(asked: str | None, usual: Sequence[str]) -> str | None:
             return asked or next((name for name in usual if name in names), None)

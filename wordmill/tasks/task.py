@@ -200,8 +200,8 @@ class Task:
     def begin(self, examples: Sequence[Encoded], records: Sequence[Record], reporter: Reporter) -> None:
         """Take from the encoded training examples, and their records, what a model has before it learns from them (as a rule nothing)."""
 
-    def end(self, model: Any, tools: Tools, examples: Sequence[Encoded], reporter: Reporter) -> None:
-        """Settle on the validation examples what is settled once the model has learned (as a rule nothing)."""
+    def end(self, model: Any, tools: Tools, examples: Sequence[Encoded], records: Sequence[Record], reporter: Reporter) -> None:
+        """Settle on the validation examples, and their records, what is settled once the model has learned (as a rule nothing)."""
 
     def shares(self, records: Sequence[Record]) -> Any:
         """How often each record is drawn in training, in proportion (n,); None: each once an epoch."""

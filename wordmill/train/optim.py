@@ -24,7 +24,7 @@ class OptimConfig(Config):
     """The optimiser and its rates."""
 
     called_elsewhere: ClassVar[Mapping[str, str]] = {
-        "learning_rate": "lr", "adam_beta1": "beta1", "adam_beta2": "beta2", "adam_epsilon": "eps",
+        "optimizer": "kind", "learning_rate": "lr", "adam_beta1": "beta1", "adam_beta2": "beta2", "adam_epsilon": "eps",
     }  # fmt: skip
     kind: Literal["muon", "adamw", "adam", "sgd"] = "muon"
     """`muon`: Muon for matrices inside the model and AdamW for the rest; the others: one rule for all weights."""

@@ -7,7 +7,8 @@ a run that was given a time). The last step has progress 1 and gets the floor.
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -17,6 +18,9 @@ from wordmill.core.config import Config
 class ScheduleConfig(Config):
     """How the learning rate moves over a run."""
 
+    called_elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("lr_scheduler", "lr_scheduler_type"), "kind"), **dict.fromkeys(("warmup_ratio", "warmup_steps"), "warmup"),
+    }  # fmt: skip
     kind: Literal["constant", "linear", "cosine", "wsd", "step"] = "wsd"
     """Constant; linear or cosine decay; warm-up–stable–decay (linear); or a drop at set shares of the run."""
     warmup: float = 0.02
