@@ -196,7 +196,8 @@ def test_what_is_wrong_is_said_before_the_examples_are_read(tmp_path, capsys, wo
 
 @pytest.mark.parametrize(
     ("word", "words"),
-    [("dropout=0.2", r"task\.dropout=0\.2 or model\.dropout=0\.2$"), ("rate=0.5", r"There is no setting 'rate'\. Settings name their section")],
+    [("dropout=0.2", r"task\.dropout=0\.2 or model\.dropout=0\.2$"),
+     ("rate=0.5", r"There is no setting 'rate'\. Settings name their section")],
 )
 def test_a_setting_without_a_section_is_not_sent_to_those_of_pretraining(expect_refusal, word, words):
     expect_refusal(words, "classify", "a.csv", word)

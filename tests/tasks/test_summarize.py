@@ -142,7 +142,8 @@ def test_bad_input_gets_one_line(tmp_path, capsys):
 
     good = "article,summary\n" + "a mill by the river,mill\n" * 4
     refused("a.csv:3: this row has no summary", "article,summary\na b c,a\na b c,\n")
-    refused("there is no column 'sumary'; columns: article, summary. Set it by task.target=NAME. Did you mean 'summary'?", good, "task.target=sumary")
+    refused("there is no column 'sumary'; columns: article, summary. Set it by task.target=NAME. Did you mean 'summary'?", good,
+            "task.target=sumary")  # fmt: skip
     refused("can't tell which column", "article,number\n" + "a mill by the river,1\n" * 3)
     refused("leave no room for a prompt in 20 tokens", good, "--max-tokens", 20, "task.max_tokens=19")
     long = "article,summary\n" + "a mill by the river,the mill by the river and the grain that comes to it\n" * 4

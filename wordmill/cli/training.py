@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from wordmill.core.config import Config
     from wordmill.tasks.run import Run
 
-CALLED_ELSEWHERE = {  # to one of these options something may be given
+CALLED_ELSEWHERE = {
     "learning_rate": "--lr", **dict.fromkeys(("num_train_epochs", "num_epochs"), "--epochs"),
     **dict.fromkeys(("max_steps", "max_iters"), "--steps"), **dict.fromkeys(("output_dir", "out_dir"), "--out"),
     "model_name_or_path": "--model", **dict.fromkeys(("max_length", "max_seq_length", "cutoff_len"), "--max-tokens"),
     "lora_rank": "--lora", "lora_r": "--lora", "bf16": "--dtype bf16", "fp16": "--dtype bf16", "resume_from_checkpoint": "--resume",
-    "early_stopping_patience": "patience=…",
-    "eval_file": "--validation", "validation_file": "--validation", "test_file": "--test",
+    "early_stopping_patience": "patience=…", "eval_file": "--validation", "validation_file": "--validation", "test_file": "--test",
 }  # fmt: skip
-"""Options of others' trainers, and what they are called here."""
+"""Options of others' trainers, and what is written here in their place: an option, perhaps with its value, or a setting."""
 STOPPED = {"SIGINT": 130, "SIGTERM": 143}
 
 
