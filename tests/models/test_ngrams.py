@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from wordmill.batches.batch import IGNORE
 from wordmill.batches.examples import Encoded, pack
+from wordmill.core.errors import ModelError
 from wordmill.models.config import RecurrentConfig, TransformerConfig
 from wordmill.models.folder import build_model
 from wordmill.models.heads import HeadConfig, load_headed, save_headed, with_head
@@ -192,5 +194,11 @@ def test_in_a_model_they_add_up_to_the_network_alone_packed_or_not_and_come_back
         torch.testing.assert_close(again.grams(*flat(texts), len(texts)), grams(*flat(texts), len(texts)), atol=0, rtol=0)
     with torch.no_grad():
         torch.testing.assert_close(load_headed(tmp_path)(batch), both, atol=1e-6, rtol=1e-6)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name, wrong in (("grams.idf", tensors["grams.idf"][:-1]), ("grams.weight", None)):
+        changed = {key: (wrong if key == name else x) for key, x in tensors.items() if key != name or wrong is not None}
+        save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=f"the tensor {name} (has shape|is missing)"):
+            load_headed(tmp_path)
     model.to(torch.bfloat16)
     assert model.grams.weight.dtype == torch.float32 and model.out.weight.dtype == torch.bfloat16

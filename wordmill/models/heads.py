@@ -266,14 +266,15 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
     own: dict[str, Tensor] = {}
     for name, called in head_names(model).items():
         parameter = model.get_parameter(name)
-        if called not in stored or stored[called].shape != tuple(parameter.shape):
-            shape = f" has shape {stored[called].shape}, expected {tuple(parameter.shape)}" if called in stored else " is missing"
-            raise ModelError(f"the tensor {called}{shape}", where=folder)
-        tensor = stored.pop(called)
+        tensor = _taken(called, tuple(parameter.shape), stored, folder)
         own[name] = torch.empty(tuple(parameter.shape), dtype=dtype or tensor.dtype)
         tensor.copy_to(own[name], shift=0.0)
     if head.ngrams:
-        model.grams = _stored_grams(stored, device)
+        keys = stored[f"{GRAMS}keys"].shape
+        model.grams = NGrams(keys[0] if keys else 0, len(labels))
+        for name, buffer in model.grams.state_dict().items():
+            _taken(GRAMS + name, tuple(buffer.shape), stored, folder).copy_to(buffer, shift=0.0)
+        model.grams.to(device)
     prefix = model.layout.prefix
     stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
     model.base = folders.assemble(config, stored, folder, device=device, dtype=dtype)
@@ -281,12 +282,12 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
     return model.requires_grad_(False).eval()
 
 
-def _stored_grams(stored: dict[str, Stored], device: torch.device | str) -> NGrams:
-    """The n-grams of a folder, taken out of its tensors."""
-    grams = NGrams(*stored[f"{GRAMS}weight"].shape)
-    for name, buffer in grams.state_dict().items():
-        stored.pop(GRAMS + name).copy_to(buffer, shift=0.0)
-    return grams.to(device)
+def _taken(name: str, shape: tuple[int, ...], stored: dict[str, Stored], folder: Path) -> Stored:
+    """A tensor of the head, taken out of a folder's. Raises `ModelError` where it is missing or has another shape."""
+    if name not in stored or stored[name].shape != shape:
+        found = f" has shape {stored[name].shape}, expected {shape}" if name in stored else " is missing"
+        raise ModelError(f"the tensor {name}{found}", where=folder)
+    return stored.pop(name)
 
 
 def has_ngrams(folder: Path) -> bool:

@@ -51,6 +51,7 @@ from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.config import ModelConfig
 from wordmill.models.folder import LanguageModel
+from wordmill.models.heads import text_numbers
 from wordmill.tasks.asked import without_effect
 from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tokenizer import Tokenizer
@@ -349,12 +350,9 @@ def doc_rows(batch: Batch, places: Tensor) -> tuple[Tensor, Tensor]:
 
 def target_counts(batch: Batch) -> list[int]:
     """How many places with targets each example of the batch has, in its order."""
-    real = batch.positions >= 0
-    documents = torch.zeros_like(batch.positions) if batch.documents is None else batch.documents.long()
-    key = torch.arange(len(real), device=real.device)[:, None] * (int(documents.max()) + 1) + documents
-    _, group = torch.unique_consecutive(key[real], return_inverse=True)
-    found = torch.zeros(int(group[-1]) + 1, dtype=torch.long, device=real.device)
-    return [int(n) for n in found.index_add(0, group, (batch.targets[real] != IGNORE).long())]
+    real = batch.positions.flatten() >= 0
+    _, example = torch.unique_consecutive(text_numbers(batch)[real], return_inverse=True)  # padding is no example
+    return torch.bincount(example[batch.targets.flatten()[real] != IGNORE], minlength=int(example[-1]) + 1).tolist()
 
 
 def padded(rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
