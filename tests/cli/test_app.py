@@ -61,7 +61,7 @@ def test_names_from_elsewhere_are_told_as_they_are_here(words, said, capsys):
 
 
 def test_what_is_said_to_names_from_elsewhere_is_true():
-    from wordmill.cli.training import CALLED_ELSEWHERE
+    from wordmill.cli.names import CALLED_ELSEWHERE
     from wordmill.models.config import RecurrentConfig, TransformerConfig
     from wordmill.train.loop import TrainConfig
     from wordmill.train.optim import OptimConfig

@@ -157,7 +157,7 @@ def run(call: Callable[[], object]) -> int:
 
 def _no_option(name: str, context: Any) -> str:
     """What to say of an option that a command doesn't have: what it is called here, or the nearest."""
-    from wordmill.cli.training import option_called
+    from wordmill.cli.names import option_called
 
     options = [option for each in context.command.params for option in each.opts if option.startswith("--")]
     section = {"pretrain": "model", "finetune": "task"}.get((context.info_name or "").split()[-1])
