@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from wordmill.tasks import finetune as tuning
+from wordmill.tasks.watch import TaskWatch
 
 GOOD = "good fine lovely bright warm kind happy".split()
 BAD = "bad poor awful dark cold mean sad".split()
@@ -31,6 +36,21 @@ def write_table(path: Path, n: int, seed: int, *, names: bool = True) -> Path:
         rows.append(f"{sentence(i % 2, generator)} {seed}{i}\t{'good' if i % 2 else 'bad'}")
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return path
+
+
+@contextmanager
+def stopping(monkeypatch: pytest.MonkeyPatch, when: Callable[[Any, str], bool]) -> Iterator[None]:
+    """Within it, fine-tuning is stopped as by SIGTERM once `when(run, event)` holds."""
+
+    class Stopping(TaskWatch):
+        def __call__(self, run: Any, event: str) -> None:
+            super().__call__(run, event)
+            if when(run, event):
+                run.stop = "SIGTERM"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "TaskWatch", Stopping)
+        yield
 
 
 @pytest.fixture(scope="session")

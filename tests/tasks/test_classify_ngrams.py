@@ -10,14 +10,12 @@ import torch
 
 import wordmill
 from tests.tasks.test_tuned_use import refused
-from tests.tuning import QUICK, write_table
+from tests.tuning import QUICK, stopping, write_table
 from wordmill.cli.app import main
 from wordmill.core.files import read_json, write_json
 from wordmill.models.heads import load_headed
 from wordmill.models.ngrams import balance
 from wordmill.models.tensors import open_weights
-from wordmill.tasks import finetune as tuning
-from wordmill.tasks.watch import TaskWatch
 
 
 def tuned(data: Path, model: object, out: Path, *more: str) -> int:
@@ -71,14 +69,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(more, reviews, small_mo
     data = reviews / "train.tsv"
     assert tuned(data, small_models("lstm"), tmp_path / "whole", *how) == 0
 
-    class Stopping(TaskWatch):
-        def __call__(self, run, event):
-            super().__call__(run, event)
-            if run.step == 5 and event == "step":
-                run.stop = "SIGTERM"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tuning, "TaskWatch", Stopping)
+    with stopping(monkeypatch, lambda run, event: run.step == 5 and event == "step"):
         assert tuned(data, small_models("lstm"), tmp_path / "cut", *how) == 143
     assert main(["finetune", "-o", str(tmp_path / "cut"), "--resume", "--quiet"]) == 0
     first, other = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", "cut"))

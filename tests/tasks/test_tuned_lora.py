@@ -11,11 +11,10 @@ from safetensors.torch import load_file, save_file
 
 import wordmill
 from tests.tasks.test_tag import conll  # noqa: F401
+from tests.tuning import stopping
 from wordmill.cli.app import main
 from wordmill.models.folder import load_model
-from wordmill.tasks import finetune as tuning
 from wordmill.tasks.adapted import open_tuned_adapter
-from wordmill.tasks.watch import TaskWatch
 
 COMMON = ["--lora", "4", "lora.alpha=16", "lora.dropout=0.05", "--seed", "2", "train.evaluations=4", "train.rows=12"]
 
@@ -91,14 +90,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(reviews, small_models, 
     files = [reviews / "train.tsv"]
     assert tuned("classify", files, small_models("bert"), tmp_path / "whole", *how, *more) == 0
 
-    class Stopping(TaskWatch):
-        def __call__(self, run, event):
-            super().__call__(run, event)
-            if run.step == 5 and event == "step":
-                run.stop = "SIGTERM"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tuning, "TaskWatch", Stopping)
+    with stopping(monkeypatch, lambda run, event: run.step == 5 and event == "step"):
         assert tuned("classify", files, small_models("bert"), tmp_path / "cut", *how, *more) == 143
     assert not (tmp_path / "cut" / "model").exists()
     assert main(["finetune", "-o", str(tmp_path / "cut"), "--resume", "--quiet"]) == 0
@@ -110,13 +102,7 @@ def test_resuming_beside_another_base_is_refused(reviews, small_models, tmp_path
     base, out = tmp_path / "base", tmp_path / "run"
     shutil.copytree(small_models("bert"), base)
 
-    class Stopping(TaskWatch):
-        def __call__(self, run, event):
-            super().__call__(run, event)
-            run.stop = "SIGTERM"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tuning, "TaskWatch", Stopping)
+    with stopping(monkeypatch, lambda run, event: True):
         assert tuned("classify", [reviews / "train.tsv"], base, out, "--steps", "8", "--quiet") == 143
     tensors = load_file(base / "model.safetensors")
     save_file({name: x + 0.01 for name, x in tensors.items()}, base / "model.safetensors", metadata={"format": "pt"})

@@ -13,6 +13,7 @@ import torch
 
 import wordmill
 from tests.tasks.test_tag import conll  # noqa: F401
+from tests.tuning import stopping
 from wordmill.cli.app import main
 from wordmill.core.progress import Reporter
 from wordmill.models.adapters import add_lora
@@ -115,14 +116,7 @@ def test_seeds_that_were_stopped_go_on_together_with_the_settings_that_they_had(
     assert main(["finetune", *common, "--seeds", "2", "--seed", "3", "task.text=nowhere"]) == 2
     assert not out.exists(), "what never began leaves nothing"
 
-    class Stopping(TaskWatch):
-        def __call__(self, run, event):
-            super().__call__(run, event)
-            if run.folder.name == "seed-4" and event == "step":
-                run.stop = "SIGTERM"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tuning, "TaskWatch", Stopping)
+    with stopping(monkeypatch, lambda run, event: run.folder.name == "seed-4" and event == "step"):
         assert main(["finetune", *common, "--seeds", "2", "--seed", "3", "--quiet"]) == 143
     said = capsys.readouterr().err.rpartition("Go on with: wordmill ")[2].split()
     for changed, line in ((["--lr", "0.1"], "changed: lr: None → 0.1"), (["task.dropout=0.5"], "changed: options.dropout: None → 0.5")):

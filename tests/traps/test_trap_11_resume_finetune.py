@@ -8,9 +8,8 @@ import random
 
 import pytest
 
+from tests.tuning import stopping
 from wordmill.cli.app import main
-from wordmill.tasks import finetune as tuning
-from wordmill.tasks.watch import TaskWatch
 
 
 def rows(path):
@@ -26,14 +25,7 @@ def test_stopped_at_a_random_step(reviews, small_models, tmp_path, monkeypatch, 
     files = ["classify", str(reviews / "train.tsv"), "--model", str(small_models("bert"))]
     assert main(["finetune", *files, "-o", str(tmp_path / "whole"), *common, "--quiet"]) == 0
 
-    class Stopping(TaskWatch):
-        def __call__(self, run, event):
-            super().__call__(run, event)
-            if run.step == steps and event == "step":
-                run.stop = "SIGTERM"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tuning, "TaskWatch", Stopping)
+    with stopping(monkeypatch, lambda run, event: run.step == steps and event == "step"):
         code = main(["finetune", *files, "-o", str(tmp_path / "cut"), *common])
     assert code == 143 and "--resume" in capsys.readouterr().err
     assert not (tmp_path / "cut" / "model").exists()

@@ -64,12 +64,17 @@ class NGrams(nn.Module):
 
     def forward(self, ids: Tensor, texts: Tensor, n: int) -> Tensor:
         """Logits (N, L) float32 of the tokens `ids` (T,) of `n` texts; `texts` (T,) says which text each belongs to, in rising order."""
-        index, value, start = self.features(ids, texts, n)
-        if not self.training or self.held_weight is None or self.held_bias is None:
-            return _linear(index, value, start, self.weight) + self.bias
-        fold = folds(ids, texts, n)
-        owner = torch.repeat_interleave(torch.arange(n, device=ids.device), _sizes(start, len(index)))
-        return _linear(index + fold[owner] * len(self.keys), value, start, self.held_weight.flatten(0, 1)) + self.held_bias[fold]
+        found = self.features(ids, texts, n)
+        if not self.training or self.held_weight is None:
+            return _linear(*found, self.weight) + self.bias
+        return self.held(*found, folds(ids, texts, n))
+
+    def held(self, index: Tensor, value: Tensor, start: Tensor, fold: Tensor) -> Tensor:
+        """Logits (N, L) of texts with these `features`, each by the fit without its `fold` (N,): while training alone."""
+        assert self.held_weight is not None and self.held_bias is not None
+        sizes = torch.diff(start, append=start.new_tensor([len(index)]))
+        place = index + torch.repeat_interleave(fold, sizes) * len(self.keys)
+        return _linear(place, value, start, self.held_weight.flatten(0, 1)) + self.held_bias[fold]
 
     def added_to(self, network: Tensor, said: Tensor) -> Tensor:
         """Both logits (N, L) together; in training they count alike."""
@@ -79,11 +84,12 @@ class NGrams(nn.Module):
 
     def features(self, ids: Tensor, texts: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Which n-grams the texts have (M,), their share in the text (M,), of norm 1, and where each text begins (N,)."""
+        size = max(len(self.keys), 1)
         keys, owner = grams(ids, texts)
-        place = torch.searchsorted(self.keys, keys).clamp(max=max(len(self.keys) - 1, 0))
+        place = torch.searchsorted(self.keys, keys).clamp(max=size - 1)
         known = self.keys[place] == keys if len(self.keys) else torch.zeros_like(keys, dtype=torch.bool)
-        pairs = torch.unique(owner[known] * len(self.keys) + place[known])
-        owner, index = pairs // max(len(self.keys), 1), pairs % max(len(self.keys), 1)
+        pairs = torch.unique(owner[known] * size + place[known])
+        owner, index = pairs // size, pairs % size
         value = self.idf[index]
         norm = value.new_zeros(n).index_add(0, owner, value.square()).sqrt()
         return index, value / norm[owner], torch.searchsorted(owner, torch.arange(n, device=ids.device))
@@ -119,30 +125,23 @@ def fit(ids: Tensor, texts: Tensor, answers: Tensor, shares: Tensor, labels: int
     model = NGrams(len(kept), labels)
     model.keys = found[kept]
     model.idf = torch.log((1 + n) / (1 + count[kept])) + 1
-    index, value, start = model.features(ids, texts, n)
-    model.weight, model.bias = _regress(index, value, start, answers, shares, (len(kept), labels))
-    fold, held = folds(ids, texts, n), []
-    for number in range(FOLDS):
-        others = torch.where(fold == number, 0.0, shares)
-        held.append(_regress(index, value, start, answers, others, (len(kept), labels)))
+    features, fold, shape = model.features(ids, texts, n), folds(ids, texts, n), (len(kept), labels)
+    model.weight, model.bias = _regress(*features, answers, shares, shape)
+    held = [_regress(*features, answers, torch.where(fold == number, 0.0, shares), shape) for number in range(FOLDS)]
     model.held_weight, model.held_bias = torch.stack([weight for weight, _ in held]), torch.stack([bias for _, bias in held])
-    return model, model.train()(ids, texts, n)
+    return model, model.held(*features, fold)
 
 
 def balance(network: Tensor, said: Tensor, answers: Tensor, shares: Tensor) -> Tensor:
     """How much the network's logits and those of the n-grams (N, L each) should count (2,), always more than nothing: what makes the
     answers of texts that neither has seen likeliest. Of few texts it stays near 1 and 1. `answers` and `shares` as in `fit`."""
     counts = torch.zeros(2, requires_grad=True)  # logarithms
-    solver = torch.optim.LBFGS([counts], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        solver.zero_grad()
         each = _unlikely(counts[0].exp() * network + counts[1].exp() * said, answers)
-        whole = (shares * each).sum() + TRUST * counts.square().sum() / 2
-        whole.backward()
-        return whole
+        return (shares * each).sum() + TRUST * counts.square().sum() / 2
 
-    solver.step(loss)  # type: ignore[arg-type]
+    _least(loss, counts)
     return counts.detach().exp()
 
 
@@ -158,27 +157,31 @@ def _regress(
 ) -> tuple[Tensor, Tensor]:
     """Weights (F, L) and bias (L,) of a logistic regression."""
     weight, bias = torch.zeros(shape, requires_grad=True), torch.zeros(shape[1], requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, history_size=8, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        solver.zero_grad()
         logits = _linear(index, value, start, weight) + bias
-        whole = FIT * (shares * _unlikely(logits, answers)).sum() + weight.square().sum() / 2
-        whole.backward()
-        return whole
+        return FIT * (shares * _unlikely(logits, answers)).sum() + weight.square().sum() / 2
 
-    solver.step(loss)  # type: ignore[arg-type]
+    _least(loss, weight, bias)
     return weight.detach(), bias.detach()
+
+
+def _least(loss: Callable[[], Tensor], *values: Tensor) -> None:
+    """Change `values` so that the loss is least (L-BFGS)."""
+    solver = torch.optim.LBFGS(values, max_iter=ITERATIONS, history_size=8, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        found = loss()
+        found.backward()
+        return found
+
+    solver.step(closure)  # type: ignore[arg-type]
 
 
 def _linear(index: Tensor, value: Tensor, start: Tensor, weight: Tensor) -> Tensor:
     """Σ value · weight[index] over the n-grams of each text (N, L)."""
     return F.embedding_bag(index, weight, start, mode="sum", per_sample_weights=value)
-
-
-def _sizes(start: Tensor, end: int) -> Tensor:
-    """How many n-grams each text has."""
-    return torch.diff(start, append=start.new_tensor([end]))
 
 
 def _mixed(x: Tensor) -> Tensor:

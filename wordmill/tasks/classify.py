@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wordmill.batches.batch import IGNORE, Batch
-from wordmill.batches.examples import Encoded, batches_of
+from wordmill.batches.examples import Encoded
 from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError
 from wordmill.core.progress import Reporter, plural, verb
@@ -32,11 +32,11 @@ from wordmill.models.heads import HeadConfig, Headed, head_layout, with_head
 from wordmill.models.ngrams import LONGEST, NGrams, balance, fit
 from wordmill.tasks.baselines import tfidf_classifier
 from wordmill.tasks.columns import LABELS, PAIRS, find_columns, require_columns
-from wordmill.tasks.doubts import tell_empty, tell_shared
+from wordmill.tasks.doubts import tell_shared
 from wordmill.tasks.examples import Record, Records, no_text, text_of
 from wordmill.tasks.labels import LabelOutcomes, SetOutcomes
 from wordmill.tasks.r_drop import check_dropped, twice
-from wordmill.tasks.task import BATCH_TOKENS, Task, Tools, cut_pair, cut_to, doc_rows, stand_in
+from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows, read_all, stand_in
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
@@ -209,7 +209,7 @@ class Classify(Task):
         """Name what may be wrong, with counts."""
         seen: dict[str, str] = {}
         for name, records in splits.items():
-            tell_empty([*filter(self.lacks, records.records)], name, self.lack, reporter)
+            self.tell_lacking(records.records, name, reporter)
             own: dict[str, list[str]] = {}
             for record in records.records:
                 own.setdefault(self.key(record), []).append(" ".join(self.labels_of(record)))
@@ -351,16 +351,13 @@ class Classify(Task):
         """How much the network and the n-grams count, where the head has these."""
         if model.grams is None:
             return
-        device, training, order, parts = next(model.parameters()).device, model.training, [], []
-        model.eval()
-        with torch.no_grad():
-            for numbers, batch in batches_of(examples, BATCH_TOKENS, capacity=tools.capacity):
-                order += numbers
-                parts.append([x.float().cpu() for x in model.parts(batch.to(device)) if x is not None])
-        model.train(training)
-        network, said = (torch.cat(x) for x in zip(*parts, strict=True))
-        counts = balance(network, said, *self._learned([examples[n] for n in order], [records[n] for n in order]))
-        model.grams.shares = counts.to(device)
+
+        def both(batch: Batch) -> list[tuple[Tensor, ...]]:
+            return list(zip(*(part.float().cpu() for part in model.parts(batch) if part is not None), strict=True))
+
+        network, said = (torch.stack(part) for part in zip(*read_all(model, tools, examples, both), strict=True))
+        counts = balance(network, said, *self._learned(examples, records))
+        model.grams.shares = counts.to(model.grams.shares.device)
         self.spec["grams"]["counts"] = counts.tolist()
         reporter.note(f"the validation examples are likeliest where the network's word counts {counts[0]:.2f} and that of the n-grams "
                       f"{counts[1]:.2f}: so they are added; scores may be other ones than while training")  # fmt: skip

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from wordmill.core.progress import Reporter, plural, verb
-from wordmill.tasks.examples import Record
-
-
-def tell_empty(empty: Sequence[Record], name: str | None, lack: str, reporter: Reporter) -> None:
-    """Say how many examples of the split `name` (None: inputs to be answered) have "no text", or whatever they `lack`."""
-    if empty:
-        counted = plural(len(empty), "input") if name is None else f"{plural(len(empty), 'example')} of {name}"
-        reporter.warn(f"{counted} {verb(len(empty), 'have')} {lack} (first: {empty[0].where})")
 
 
 def tell_shared(keys: Iterable[str], seen: dict[str, str], name: str, what: str, reporter: Reporter) -> None:

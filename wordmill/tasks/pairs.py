@@ -9,7 +9,7 @@ from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import Reporter, plural, verb
 from wordmill.tasks.columns import require_columns
-from wordmill.tasks.doubts import tell_empty, tell_shared
+from wordmill.tasks.doubts import tell_shared
 from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.written import Written, WrittenConfig
 
@@ -128,7 +128,7 @@ class Pairs(Written):
 
     def _doubts(self, name: str, records: Records, seen: dict[str, str], reporter: Reporter) -> None:
         """Name what may be wrong in a split, with counts; `seen`: the keys of the splits before it."""
-        tell_empty([*filter(self.lacks, records.records)], name, self.lack, reporter)
+        self.tell_lacking(records.records, name, reporter)
         same = sum(self.source(record).split() == self.target(record).split() for record in records.records)
         if same > 0.01 * len(records):
             reporter.warn(f"{same:,} of {plural(len(records), 'target')} of {name} {verb(same, 'repeat')} the source word for word")

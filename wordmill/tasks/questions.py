@@ -16,7 +16,6 @@ from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.tasks.answer_scores import HAN, AnswerOutcomes, Measure, f1, is_chinese
 from wordmill.tasks.asked import without_effect
 from wordmill.tasks.baselines import shared_words
-from wordmill.tasks.doubts import tell_empty
 from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tasks.labels import html_table
 from wordmill.tasks.spans import cuts_words, words_of
@@ -202,7 +201,7 @@ class Questions(Task):
                               f"context")
             if torn:
                 reporter.warn(f"{plural(torn, 'question')} of {name} {verb(torn, 'stand')} there with different answers")
-            tell_empty([*filter(self.lacks, records.records)], name, self.lack, reporter)
+            self.tell_lacking(records.records, name, reporter)
             contexts = {context for _, context in own}
             shared = [context for context in contexts if context in seen]
             if shared:

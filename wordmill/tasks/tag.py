@@ -29,7 +29,7 @@ from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.crf import CRF, count_moves
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
-from wordmill.tasks.doubts import tell_empty, tell_shared
+from wordmill.tasks.doubts import tell_shared
 from wordmill.tasks.examples import Record, Records, text_of
 from wordmill.tasks.labels import EntityOutcomes, LabelOutcomes, html_table
 from wordmill.tasks.r_drop import check_dropped, twice
@@ -266,7 +266,7 @@ class Tag(Task):
     def _suspicious(self, splits: Mapping[str, Records], reporter: Reporter) -> None:
         seen: dict[str, str] = {}
         for name, records in splits.items():
-            tell_empty([*filter(self.lacks, records.records)], name, self.lack, reporter)
+            self.tell_lacking(records.records, name, reporter)
             tell_shared(map(self.key, records.records), seen, name, self.keyed, reporter)
             if "spans" in self.spec["fields"]:
                 column = self.spec["fields"]["spans"]

@@ -34,7 +34,7 @@ in which they are called:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -142,6 +142,13 @@ class Task:
         """Whether there is nothing to read in an input: it gets an answer all the same, but not without a word."""
         return False
 
+    def tell_lacking(self, records: Sequence[Record], name: str | None, reporter: Reporter) -> None:
+        """Say how many examples of the split `name` (None: inputs to be answered) have nothing to read."""
+        empty = [record for record in records if self.lacks(record)]
+        if empty:
+            counted = plural(len(empty), "input") if name is None else f"{plural(len(empty), 'example')} of {name}"
+            reporter.warn(f"{counted} {verb(len(empty), 'have')} {self.lack} (first: {empty[0].where})")
+
     def is_answer(self, name: str) -> bool:
         """Whether a field of this name holds what the task answers, so that it can't be an input."""
         return False
@@ -219,18 +226,7 @@ class Task:
     ) -> list[Any]:
         """The model's answer to each record. `encoded` saves encoding them again. The model's mode is put back."""
         examples = encoded or [self.encode(record, tools, answer=False) for record in records]
-        found: list[Any] = [None] * len(examples)
-        device, training = next(model.parameters()).device, model.training
-        model.eval()
-        try:
-            with torch.no_grad(), reporter.task("predicting", total=len(examples)) as task:
-                for numbers, batch in batches_of(examples, BATCH_TOKENS, capacity=tools.capacity):
-                    for number, answer in zip(numbers, self.answers(model, batch.to(device)), strict=True):
-                        found[number] = answer
-                    task.advance(len(numbers))
-        finally:
-            model.train(training)
-        return found
+        return read_all(model, tools, examples, lambda batch: self.answers(model, batch), reporter)
 
     def sketch(self, model: nn.Module, tools: Tools, records: Sequence[Record], encoded: Sequence[Encoded]) -> list[Any]:
         """The answers while training: those of `respond`, or what is had in less time."""
@@ -339,6 +335,24 @@ def check_used(task: Task, settings: Mapping[str, Any], records: Sequence[Record
             reasons.setdefault(why, []).append(f"task.{name}")
     for why, names in reasons.items():
         without_effect(names, why)
+
+
+def read_all(
+    model: nn.Module, tools: Tools, examples: Sequence[Encoded], read: Callable[[Batch], Sequence[Any]], reporter: Reporter = SILENT
+) -> list[Any]:  # fmt: skip
+    """What `read` gives for each example, batch by batch and without gradients. The model's mode is put back."""
+    found: list[Any] = [None] * len(examples)
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        with torch.no_grad(), reporter.task("predicting", total=len(examples)) as task:
+            for numbers, batch in batches_of(examples, BATCH_TOKENS, capacity=tools.capacity):
+                for number, answer in zip(numbers, read(batch.to(device)), strict=True):
+                    found[number] = answer
+                task.advance(len(numbers))
+    finally:
+        model.train(training)
+    return found
 
 
 def doc_rows(batch: Batch, places: Tensor) -> tuple[Tensor, Tensor]:

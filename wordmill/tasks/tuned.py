@@ -25,7 +25,6 @@ from wordmill.models.heads import Headed, load_base, load_headed
 from wordmill.models.hub import resolve_model
 from wordmill.tasks.adapted import open_tuned_adapter
 from wordmill.tasks.aside import kept_of
-from wordmill.tasks.doubts import tell_empty
 from wordmill.tasks.examples import Record, lone_texts, looks_like_conll, read_text
 from wordmill.tasks.finetune import FinetuneConfig, save
 from wordmill.tasks.judge import Judged, judge
@@ -62,7 +61,7 @@ class Tuned:
         """The answers to records, JSON-ready; says how many were cut, and how many have nothing to read."""
         if not records:
             return []
-        tell_empty([*filter(self.task.lacks, records)], None, self.task.lack, reporter)
+        self.task.tell_lacking(records, None, reporter)
         encoded = [self.task.encode(record, self.tools, answer=False) for record in records]
         cut = [one.cut for one in encoded if one.cut]
         if cut:
