@@ -34,6 +34,7 @@ from wordmill.models.folder import LanguageModel, build_model, check_expressible
 from wordmill.models.heads import Headed, has_ngrams, load_base, save_headed
 from wordmill.models.hub import is_hub_name, resolve_model, settled
 from wordmill.models.lora import LoraConfig
+from wordmill.models.shapes import start_from_shapes
 from wordmill.models.transformer import Transformer
 from wordmill.tasks.adapted import base_facts, base_of, check_base, head_facts, save_tuned_adapter
 from wordmill.tasks.aside import set_aside
@@ -440,19 +441,22 @@ def _by_muon(config: FinetuneConfig, ready: Prepared) -> dict[str, Any] | None:
     return None
 
 
-def build(config: FinetuneConfig, model: ModelConfig, task: Task) -> nn.Module:
-    """The model, with the head of its task."""
+def build(config: FinetuneConfig, model: ModelConfig, ready: Prepared) -> nn.Module:
+    """The model, with the head of its task. A new one that labels begins with what tokens look like; one that writes has its embedding as
+    an output layer too, and begins with nothing."""
     base: LanguageModel
     if config.scratch:
         base = build_model(model)
         base.initialise(config.seed)
+        if not ready.task.generative:
+            start_from_shapes(base.embedding.weight, ready.tokenizer.token_texts(), config.seed)
     else:
         base = load_base(config.base).requires_grad_(True)
         if isinstance(base, Transformer):
             base.set_dropout(model.dropout)
         else:
             base.config = base.config.replace(dropout=model.dropout, token_dropout=model.token_dropout)  # type: ignore[union-attr]
-    return task.build(base, config.seed)
+    return ready.task.build(base, config.seed)
 
 
 def assemble(
@@ -460,7 +464,7 @@ def assemble(
     reporter: Reporter,
 ) -> Training:  # fmt: skip
     """The model and everything that trains it. What changes which weights there are, or which of them learn, is done here."""
-    model = build(config, plan.model, ready.task).to(device, dtype)
+    model = build(config, plan.model, ready).to(device, dtype)
     if config.freeze == "base":
         if not isinstance(model, Headed):
             raise UsageError(f"{config.task} has no head that could learn alone", where="freeze", fix="Use freeze=gradual or none")
@@ -518,7 +522,7 @@ def finish(
     pages, tiles = "", dict[str, float]()
 
     def before() -> nn.Module | None:
-        return None if config.scratch else build(config, plan.model, ready.task).to(run.device)
+        return None if config.scratch else build(config, plan.model, ready).to(run.device)
 
     found: dict[str, Judged] = {}
     share = float(run.memory.get("answered", 1.0))
@@ -545,7 +549,7 @@ def finish(
     folders: dict[str, dict[str, Any]] = {"model": {}}
     still = {name for name, _ in run.model.named_parameters()} - set(weights)
     # What is frozen is as it was in the parent: the model at hand may hold it rounded to bfloat16.
-    whole = build(config, plan.model, ready.task).float() if still else run.model
+    whole = build(config, plan.model, ready).float() if still else run.model
     if config.lora is None:
         frozen = {name: weight for name, weight in whole.state_dict().items() if name in still}
         save(run.model, ready.task, folder / "model", {**frozen, **weights})

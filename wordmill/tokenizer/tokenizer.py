@@ -278,6 +278,10 @@ class Tokenizer:
             return self.token_bytes(index).decode("utf-8", "backslashreplace")
         return str(self._backend.id_to_token(index))
 
+    def token_texts(self) -> list[str]:
+        """All tokens as people read them, in the order of their ids; nothing for ids without a token."""
+        return ["" if self._backend.id_to_token(index) is None else self.token_text(index) for index in range(self.vocab_size)]
+
     @cached_property
     def byte_level(self) -> bool:
         """Whether tokens are strings of bytes, so that every text can be written and read back exactly."""
