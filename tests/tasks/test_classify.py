@@ -393,6 +393,8 @@ def test_balanced_order_and_packing_waste_little(reviews, small_models):
 
 def test_python_interface_and_seeds(reviews, small_models, tmp_path):
 
+    unlabelled = tmp_path / "unlabelled.csv"
+    unlabelled.write_text("body\ngood\nbad mill\n", encoding="utf-8")
     common = {
         "task": "classify",
         "data": reviews / "train.tsv",
@@ -406,6 +408,8 @@ def test_python_interface_and_seeds(reviews, small_models, tmp_path):
     assert wordmill.load(run.model_folder).predict(["a good mill"])[0]["label"] in ("good", "bad")
     compared = wordmill.compare(tmp_path / "seeds" / "seed-0", tmp_path / "seeds" / "seed-1", reviews / "test.tsv")
     assert compared.examples == 40 and compared.low <= compared.difference <= compared.high and 0 <= compared.p_value <= 1
+    with pytest.raises(DataError, match=r"seed-0 reads it"):
+        wordmill.compare(tmp_path / "seeds" / "seed-0", tmp_path / "seeds" / "seed-1", unlabelled)
 
 
 def test_seeds_and_baselines_share_one_split(reviews, small_models, tmp_path):

@@ -252,7 +252,10 @@ def compare(
         tuned = load_tuned(place, device=device)
         if sides and sides[0][0].task.name != tuned.task.name:
             raise UsageError(f"{a} was fine-tuned for {sides[0][0].task.name}, {b} for {tuned.task.name}: there is no score that both have")
-        records = tuned.read(paths, reporter=reporter)
+        try:
+            records = tuned.read(paths, reporter=reporter)
+        except DataError as error:
+            raise DataError(f"{error.what} (as {place} reads it)", where=error.where, fix=error.fix) from error
         number = {id(record): n for n, record in enumerate(records)}
         kept = zip(*encode_all(tuned.task, records, tuned.tools, answer=False, reporter=reporter), strict=True)
         sides.append((tuned, {number[id(record)]: (record, encoded) for record, encoded in kept}))
