@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -335,6 +336,27 @@ def test_r_drop_reads_twice(tiny_tokenizer, make_model, crf):
     assert losses[0] != losses[1] and found.n_targets == 10 and found.loss_sum.item() == pytest.approx(expected, rel=1e-5)
     task.settings = task.settings.replace(r_drop=0.5)
     assert task.objective(model.eval(), batch).loss_sum.item() != pytest.approx(expected)
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_a_new_tagger_begins_with_how_often_tags_stand_where(tiny_tokenizer, make_model, crf):
+    tags = [["O", "O", "B-A", "I-A", "O"], ["O", "B-A", "O"], ["O", "O", "O", "O"]]
+    records = [Record({"tokens": ["mill"] * len(each), "tags": each}, "f") for each in tags]
+    task = Tag({"crf": crf, "dropout": 0.0})
+    task.look({"train": Records(records, ["tokens", "tags"], "json", files=["f"])}, SILENT)
+    task.weigh(records)
+    base = make_model("qwen3", vocab_size=tiny_tokenizer.vocab_size)
+    model = task.build(base, 0).eval()
+    model.out.weight.data.zero_()
+    batch, _ = pack([task.encode(record, Tools(tiny_tokenizer, base.config, 64), answer=True) for record in records], 200)
+    labels, flat = task.spec["labels"], [tag for each in tags for tag in each]
+    share = {label: (flat.count(label) + 1) / (len(flat) + len(labels)) for label in labels}
+    by_chance = -sum(math.log(share[tag]) for tag in flat)
+    found = task.objective(model, batch).loss_sum.item()
+    if crf:  # which tag follows which is known too
+        assert found < 0.8 * by_chance
+    else:
+        assert found == pytest.approx(by_chance, rel=1e-5)
 
 
 def test_pieces_are_told_together(small_models):

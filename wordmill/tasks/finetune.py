@@ -448,7 +448,7 @@ def build(config: FinetuneConfig, model: ModelConfig, ready: Prepared) -> nn.Mod
     if config.scratch:
         base = build_model(model)
         base.initialise(config.seed)
-        if not ready.task.generative:
+        if not ready.task.generative and ready.tokenizer.kind != "char":  # a character is its own shape
             start_from_shapes(base.embedding.weight, ready.tokenizer.token_texts(), config.seed)
     else:
         base = load_base(config.base).requires_grad_(True)
