@@ -396,4 +396,5 @@ def test_from_scratch_a_tag_for_each_character_needs_a_token_for_each(tmp_path):
     run = wordmill.finetune("tag", tmp_path / "train.jsonl", model="lstm", out=tmp_path / "run", steps=2,
                             shape={"embedding_size": 8, "hidden_size": 8})  # fmt: skip
     tokenizer = Tokenizer.load(run.model_folder)
+    assert wordmill.load(run.model_folder).model.crf is not None, "the classic BiLSTM-CRF"
     assert tokenizer.kind == "char" and len(tokenizer.encode("王芳在北京")) == 5

@@ -26,6 +26,7 @@ from wordmill.core.config import Config
 from wordmill.core.errors import DataError, UsageError, nearest
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Outcomes
+from wordmill.models.config import RecurrentConfig
 from wordmill.models.crf import CRF, count_moves
 from wordmill.models.folder import LanguageModel
 from wordmill.models.heads import HeadConfig, Headed, with_head
@@ -78,8 +79,8 @@ class TagConfig(Config):
     """The field with the spans; None: found by looking."""
     scheme: Literal["auto", "bio", "bioes", "iob1", "io", "plain"] = "auto"
     """How entities are written in the tags; plain: a tag is a label of one word. auto: found by looking."""
-    crf: bool = False
-    """Whether tags are told together, by a conditional random field."""
+    crf: bool | None = None
+    """Whether tags are told together, by a conditional random field. None: entities by LSTM and GRU. `transformers` has no part for it."""
     max_labels: int = Field(default=500, ge=2)
     """More tags than this are taken for a mistake."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -320,6 +321,10 @@ class Tag(Task):
     def settle(self, tools: Tools, records: Sequence[Record], reporter: Reporter) -> None:
         """Raises `UsageError` for R-Drop where nothing is dropped."""
         check_dropped(self.settings.r_drop, self.settings.dropout, tools.config)
+        usual = self.spec["scheme"] != "plain" and isinstance(tools.config, RecurrentConfig)
+        self.spec["crf"] = usual if self.settings.crf is None else self.settings.crf
+        if usual and self.settings.crf is None:
+            reporter.note("tags are told together, by a CRF (task.crf=false: each by itself)")
 
     def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
         """The sentence's sub-words, those of each word told apart. A sentence of more than `max_tokens` comes with its `pieces`.
@@ -364,7 +369,8 @@ class Tag(Task):
 
     def build(self, base: LanguageModel, seed: int) -> Headed:
         """The base with a head for each token."""
-        head = HeadConfig(kind="token", labels=tuple(self.spec["labels"]), crf=self.settings.crf, dropout=self.settings.dropout)
+        crf = bool(self.spec.get("crf", self.settings.crf))  # a tagger that was told of it in its settings alone is an older one
+        head = HeadConfig(kind="token", labels=tuple(self.spec["labels"]), crf=crf, dropout=self.settings.dropout)
         model = with_head(base, head, seed=seed)
         if self._moves is not None:
             often = self._moves[:, :-1].sum(0) + 1.0
