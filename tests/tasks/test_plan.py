@@ -18,8 +18,10 @@ from wordmill.models.config import RecurrentConfig, TransformerConfig
 from wordmill.models.folder import save_model
 from wordmill.models.recurrent import RecurrentLM
 from wordmill.tasks import plan as planning
+from wordmill.tasks.finetune import FinetuneConfig
 from wordmill.tasks.plan import Plan, check_settings, parse_count, parse_time
 from wordmill.tasks.pretrain import PretrainConfig
+from wordmill.tasks.tuned_shape import tuned_shape
 from wordmill.train import budget
 from wordmill.train.optim import OptimConfig, Optimizer
 
@@ -232,3 +234,12 @@ def test_a_single_step_learns_and_unknown_tokens_are_told(tmp_path):
     rates = [json.loads(line).get("lr") for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert max(rate for rate in rates if rate is not None) > 0
     assert run.metrics
+
+
+@pytest.mark.parametrize(
+    ("asked", "wide"), [({}, 384), ({"time": "2m"}, 200), ({"time": "10m"}, 384), ({"time": "2m", "shape": {"hidden_size": 64}}, 64)]
+)
+def test_a_recurrent_labeller_is_narrow_where_time_is_scant(asked, wide, tiny_tokenizer):
+    config = FinetuneConfig(task="tag", data=("train.conll",), parent="lstm", **asked)
+    model = tuned_shape(config, tiny_tokenizer, 350_000, writes=False)
+    assert isinstance(model, RecurrentConfig) and model.bidirectional and model.hidden_size == wide

@@ -29,8 +29,8 @@ from wordmill.core.lineage import write_lineage
 from wordmill.core.progress import SILENT, Reporter, human_time, plural, verb
 from wordmill.evaluate.watch import best_weights, weights_in
 from wordmill.models.adapters import add_lora
-from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
-from wordmill.models.folder import LanguageModel, build_model, check_expressible, read_config, save_model
+from wordmill.models.config import ModelConfig, TransformerConfig
+from wordmill.models.folder import LanguageModel, build_model, save_model
 from wordmill.models.heads import Headed, has_ngrams, load_base, save_headed
 from wordmill.models.hub import is_hub_name, resolve_model, settled
 from wordmill.models.lora import LoraConfig
@@ -42,7 +42,6 @@ from wordmill.tasks.card import tuned_card
 from wordmill.tasks.examples import Record, Records
 from wordmill.tasks.judge import Judged, judge, sample_page
 from wordmill.tasks.loud import LOUD_RATES, asks_for_muon, check_muon, learned_by
-from wordmill.tasks.plan import parse_count
 from wordmill.tasks.run import (
     FACTS,
     Run,
@@ -61,6 +60,7 @@ from wordmill.tasks.run import (
 from wordmill.tasks.task import Task, Tools, check_used, encode_all, task_class
 from wordmill.tasks.tune_asked import check_asked, model_kind
 from wordmill.tasks.tune_plan import WRITER, TunePlan, longest, row_capacity, tune_plan
+from wordmill.tasks.tuned_shape import tuned_shape
 from wordmill.tasks.watch import TaskWatch, Thaw, every
 from wordmill.tokenizer import Tokenizer, TokenizerConfig
 from wordmill.tokenizer.config import sized_by_text, suggest_vocab
@@ -79,10 +79,6 @@ WRITTEN_MOST = 500
 """Validation examples that are answered in writing in the end, at most (of the test examples all): writing takes long."""
 
 
-LABELLER: dict[str, Any] = {"layers": 1, "width": 384, "dropout": 0.5, "token_dropout": 0.15}
-"""A recurrent model from scratch that labels texts or words, where nothing is asked for (docs/log.md)."""
-SMALL_TEXT = 10_000_000
-"""Bytes of text to learn from below which a Transformer from scratch that labels is 128 wide and has 2 layers, else 256 and 4."""
 MOST_CHARACTERS = 8192
 """Tokens of a tokenizer of characters, at most."""
 
@@ -284,7 +280,7 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     task.weigh(splits["train"].records)
     n_bytes = 0 if config.shaped else _size(task, splits["train"])
     plain = _tokenizer(config, task, splits["train"], n_bytes, folder, reporter)
-    model, tokenizer = _shape(config, task, plain, n_bytes), task.equip(plain)
+    model, tokenizer = tuned_shape(config, plain, n_bytes, writes=task.generative), task.equip(plain)
     if tokenizer.vocab_size > plain.vocab_size:
         new = plural(tokenizer.vocab_size - plain.vocab_size, "new special token")
         if config.lora is not None:
@@ -341,43 +337,6 @@ def _tokenizer(config: FinetuneConfig, task: Task, train: Records, n_bytes: int,
     tokenizer.save(place, lineage={"settings": wanted.plain()})
     reporter.note(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens, trained on the training examples")
     return tokenizer
-
-
-def _shape(config: FinetuneConfig, task: Task, tokenizer: Tokenizer, n_bytes: int) -> ModelConfig:
-    """The model's shape, dropout set: of the folder, or of a new model of the family for so much text to learn from. Raises `ConfigError`
-    for what doesn't fit."""
-    assert config.parent is not None
-    if config.shaped:
-        model = read_config(config.base)
-        if model.vocab_size < tokenizer.vocab_size:
-            raise UsageError(
-                f"the tokenizer has {tokenizer.vocab_size:,} tokens and the model only {model.vocab_size:,}", where=config.parent
-            )
-        if isinstance(model, RecurrentConfig) and model.bidirectional:
-            least = {name: max(LABELLER[name], getattr(model, name)) for name in ("dropout", "token_dropout")}
-            return model.replace(**{**least, **config.shape})
-        return model.replace(dropout=config.shape.get("dropout", max(0.1, model.dropout)))
-    common: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
-                              "pad_id": tokenizer.pad_id}  # fmt: skip
-    if config.parent in budget.RECURRENT:
-        labeller = {name: LABELLER[name] for name in ("layers", "dropout", "token_dropout")}
-        common |= {"dropout": 0.3} if task.generative else {"bidirectional": True, "lm_head": False, **labeller}
-    else:
-        parts = budget.family_shape(config.parent, 64, 1)
-        common |= {"dropout": 0.1, **({} if parts.get("positions") == "relative" else {"max_positions": 1024})}
-        common |= {"decoder_start_id": tokenizer.required("pad", "from which the decoder starts")} if parts.get("encoder_layers") else {}
-    own, rest = budget.sizes(config.shape)
-    common |= rest
-    if config.size is not None:
-        chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common, own)
-    else:
-        usual, layers = (128, 2) if not task.generative and n_bytes < SMALL_TEXT else (256, 4)
-        usual = LABELLER["width"] if common.get("bidirectional") else usual
-        width = int(config.shape.get("width") or config.shape.get("hidden_size") or usual)
-        shape = budget.family_shape(config.parent, width, int(config.shape.get("layers") or layers))
-        chosen = budget.model_config(config.parent, {**shape, **common, **own})
-    check_expressible(chosen)
-    return chosen
 
 
 def _planned(
