@@ -21,7 +21,7 @@ from wordmill.tasks import plan as planning
 from wordmill.tasks.finetune import FinetuneConfig
 from wordmill.tasks.plan import Plan, check_settings, parse_count, parse_time
 from wordmill.tasks.pretrain import PretrainConfig
-from wordmill.tasks.tuned_shape import tuned_shape
+from wordmill.tasks.tuned_shape import narrowed, tuned_shape
 from wordmill.train import budget
 from wordmill.train.optim import OptimConfig, Optimizer
 
@@ -243,3 +243,4 @@ def test_a_recurrent_labeller_is_narrow_where_time_is_scant(asked, wide, tiny_to
     config = FinetuneConfig(task="tag", data=("train.conll",), parent="lstm", **asked)
     model = tuned_shape(config, tiny_tokenizer, 350_000, writes=False)
     assert isinstance(model, RecurrentConfig) and model.bidirectional and model.hidden_size == wide
+    assert narrowed(config, model) == (wide == 200)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from wordmill.tasks.r_drop import apart
 from wordmill.tasks.spans import Span, bio, cuts_words, read_spans, scheme_of, spans_of, words_of
 from wordmill.tasks.tag import Tag, windows
 from wordmill.tasks.task import Tools, padded, target_counts
-from wordmill.tokenizer import Tokenizer
+from wordmill.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 
 NAMES = "anna boris clara".split()
 TOWNS = ["new town", "old mill", "york"]
@@ -398,3 +400,46 @@ def test_from_scratch_a_tag_for_each_character_needs_a_token_for_each(tmp_path):
     tokenizer = Tokenizer.load(run.model_folder)
     assert wordmill.load(run.model_folder).model.crf is not None, "the classic BiLSTM-CRF"
     assert tokenizer.kind == "char" and len(tokenizer.encode("王芳在北京")) == 5
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte", "char", "unigram", "wordpiece"])
+@pytest.mark.parametrize("between", [" ", "\n", "  ", "\t"])
+def test_the_token_that_answers_for_a_word_holds_a_part_of_it(kind, between, make_model):
+    words = ["Emma", "flew", "to", "Xqzvw", "é"]
+    text = between.join(words)
+    texts = ["Emma flew to the old mill, the mill to Emma " * 3, "Xqzvw é"]
+    wanted = TokenizerConfig(kind=kind, vocab=None if kind == "byte" else 300, allow_smaller=True)
+    tokenizer = train_tokenizer(texts, wanted)
+    task = Tag()
+    spans = [{"start": 0, "end": 4, "label": "PER"}]
+    task.look({"train": Records([Record({"text": text, "spans": spans}, "f")], ["text", "spans"], "json", files=["f"])}, SILENT)
+    tools = Tools(tokenizer, make_model("qwen3", vocab_size=tokenizer.vocab_size).config, 200)
+    found = task.encode(Record({"text": text, "spans": spans}, "f"), tools, answer=True)
+    said = [tokenizer.token_text(int(i)).strip(" \u2581") for i in found.ids[found.targets != IGNORE]]
+    assert len(said) == len(words) and all(token.strip() for token in said)
+    assert kind == "wordpiece" or [token[0] for token in said[:4]] == [word[0] for word in words[:4]]
+
+
+def test_a_tagger_goes_on_with_its_head_and_tells_when_it_cannot(conll, small_models, tmp_path):
+    said = io.StringIO()
+
+    def tuned(name: str, model: Path, data: Path, **more: Any) -> Any:
+        files = {"validation": conll / "dev.conll"} if data.parent == conll else {}
+        heard = Reporter(stream=said)
+        return wordmill.finetune("tag", data, model=model, out=tmp_path / name, dtype="fp32", reporter=heard, **{**files, **more})
+
+    first = tuned("first", small_models("bert"), conll / "train.conll", steps=120, lr=0.01, options={"crf": True})
+    score = first.metrics["validation"]["metrics"]["f1"]
+    assert score > 0.7
+    again = tuned("again", first.model_folder, conll / "train.conll", steps=1, lr=1e-9, options={"crf": True})
+    assert again.metrics["validation"]["metrics"]["f1"] == pytest.approx(score, abs=0.02)
+    assert "goes on with the head" in said.getvalue() and "left behind" not in said.getvalue()
+    tuned("bare", first.model_folder, conll / "train.conll", steps=1, lr=1e-9)
+    assert "its CRF is left behind: task.crf=true" in said.getvalue()
+    other = tmp_path / "other.conll"
+    other.write_text("anna B-WHO\nwent O\n\n" * 12, encoding="utf-8")
+    none = tmp_path / "none.conll"
+    none.write_text("anna O\nwent O\n\n" * 3, encoding="utf-8")
+    tuned("other", first.model_folder, other, steps=1, validation=none)
+    assert "validation: none of its examples holds any of what is learned (WHO)" in said.getvalue()
+    assert "the head is new: what it had is for other answers (O, B-LOC" in said.getvalue()

@@ -290,6 +290,21 @@ def _taken(name: str, shape: tuple[int, ...], stored: dict[str, Stored], folder:
     return stored.pop(name)
 
 
+def goes_on(model: Headed, before: Headed) -> bool:
+    """Whether a head answers the same as another, made alike, so that it can begin with what that has learned."""
+    one, other = model.head, before.head
+    return (one.kind, one.labels, one.multi_label) == (other.kind, other.labels, other.multi_label) and model.layout == before.layout
+
+
+@torch.no_grad()
+def take_head(model: Headed, before: Headed) -> None:
+    """Begin with another's head, which `goes_on`; with its CRF, where both have one."""
+    theirs = dict(before.named_parameters())
+    for name, parameter in model.named_parameters():
+        if not name.startswith("base.") and name in theirs:
+            parameter.copy_(theirs[name])
+
+
 def has_ngrams(folder: Path) -> bool:
     """Whether n-grams stand beside the network of the model in a folder."""
     return folders.head_kind(folder) is not None and f"{GRAMS}keys" in open_weights(folder)

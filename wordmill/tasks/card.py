@@ -109,8 +109,8 @@ def tuned_card(name: str, config: FinetuneConfig, model: Any, judged: Mapping[st
     if headed and model.head.kind != "span":
         lines += ["", f"Labels: {', '.join(model.head.labels[:50])}{' …' if len(model.head.labels) > 50 else ''}."]
     if headed and model.crf is not None:
-        lines += ["", "Its labels are told together by a CRF (tensors `crf.*`), which transformers has no part for: "
-                  "it opens the folder and gives each word's own scores."]  # fmt: skip
+        opened = "" if ours else ", which transformers has no part for: it opens the folder and gives each word's own scores"
+        lines += ["", f"Its labels are told together by a CRF (tensors `crf.*`){opened}."]
     for split, found in judged.items():
         others = list(found.baselines)
         lines += ["", f"## On the {split} examples ({found.examples:,}, {found.lost()})", "",

@@ -30,8 +30,8 @@ from wordmill.core.progress import SILENT, Reporter, human_time, plural, verb
 from wordmill.evaluate.watch import best_weights, weights_in
 from wordmill.models.adapters import add_lora
 from wordmill.models.config import ModelConfig, TransformerConfig
-from wordmill.models.folder import LanguageModel, build_model, save_model
-from wordmill.models.heads import Headed, has_ngrams, load_base, save_headed
+from wordmill.models.folder import LanguageModel, build_model, head_kind, save_model
+from wordmill.models.heads import Headed, goes_on, has_ngrams, load_base, load_headed, save_headed, take_head
 from wordmill.models.hub import is_hub_name, resolve_model, settled
 from wordmill.models.lora import LoraConfig
 from wordmill.models.shapes import start_from_shapes
@@ -277,6 +277,11 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     check_used(task, config.options, splits["train"].records)
     if "validation" not in splits and config.validation_share:
         splits = set_aside(config, task, splits, folder, reporter)
+    learned = task.counts(splits["train"].records)
+    for name, records in splits.items():
+        if learned and not task.counts(records.records):
+            what = ", ".join(list(learned)[:5])
+            reporter.warn(f"{name}: none of its examples holds any of what is learned ({what}): its score says nothing")
     task.weigh(splits["train"].records)
     n_bytes = 0 if config.shaped else _size(task, splits["train"])
     plain = _tokenizer(config, task, splits["train"], n_bytes, folder, reporter)
@@ -400,22 +405,33 @@ def _by_muon(config: FinetuneConfig, ready: Prepared) -> dict[str, Any] | None:
     return None
 
 
-def build(config: FinetuneConfig, model: ModelConfig, ready: Prepared) -> nn.Module:
-    """The model, with the head of its task. A new one that labels begins with what tokens look like; one that writes has its embedding as
-    an output layer too, and begins with nothing."""
+def build(config: FinetuneConfig, model: ModelConfig, ready: Prepared, reporter: Reporter = SILENT) -> nn.Module:
+    """The model, with the head of its task: the one that it has, where that gives the same answers. A new model that labels begins with
+    what tokens look like; one that writes has its embedding as an output layer too, and begins with nothing."""
     base: LanguageModel
+    before: Headed | None = None
     if config.scratch:
         base = build_model(model)
         base.initialise(config.seed)
         if not ready.task.generative and ready.tokenizer.kind != "char":  # a character is its own shape
             start_from_shapes(base.embedding.weight, ready.tokenizer.token_texts(), config.seed)
     else:
-        base = load_base(config.base).requires_grad_(True)
+        before = load_headed(config.base) if head_kind(config.base) is not None else None
+        base = cast(LanguageModel, (load_base(config.base) if before is None else before.base).requires_grad_(True))
         if isinstance(base, Transformer):
             base.set_dropout(model.dropout)
         else:
             base.config = base.config.replace(dropout=model.dropout, token_dropout=model.token_dropout)  # type: ignore[union-attr]
-    return ready.task.build(base, config.seed)
+    made = ready.task.build(base, config.seed)
+    if before is not None and isinstance(made, Headed):
+        if goes_on(made, before):
+            take_head(made, before)
+            reporter.note("it goes on with the head that it has")
+        else:
+            reporter.note(f"the head is new: what it had is for other answers ({', '.join(before.head.labels[:8])})")
+        if before.crf is not None and made.crf is None:
+            reporter.note("its CRF is left behind: task.crf=true goes on with it")
+    return made
 
 
 def assemble(
@@ -423,7 +439,7 @@ def assemble(
     reporter: Reporter,
 ) -> Training:  # fmt: skip
     """The model and everything that trains it. What changes which weights there are, or which of them learn, is done here."""
-    model = build(config, plan.model, ready).to(device, dtype)
+    model = build(config, plan.model, ready, reporter).to(device, dtype)
     if config.freeze == "base":
         if not isinstance(model, Headed):
             raise UsageError(f"{config.task} has no head that could learn alone", where="freeze", fix="Use freeze=gradual or none")

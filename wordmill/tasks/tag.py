@@ -1,13 +1,14 @@
 """`tag`: a label for each word: named entities, or any other.
 
-Each word's first sub-word answers for the word: words are trained on, counted and scored, never sub-words. Spans come back with offsets
-into the very text that was given.
+Each word's first sub-word (a space before it counts as none) answers for the word: words are trained on, counted and scored, never
+sub-words. Spans come back with offsets into the very text that was given.
 
 Shapes: N sentences, W words, L tags.
 """
 
 from __future__ import annotations
 
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -62,8 +63,14 @@ ANY = "any"
 """The scheme of a tagger from elsewhere, which may be any."""
 SHOWN = 15
 """Sentences that went most wrong, in the report."""
+SPACE = string.whitespace + "\u2581\u3000\xa0"
+"""What a token that holds nothing of a word consists of; U+2581 is how some vocabularies write a space."""
 DECODED = 256
 """Sentences whose tags a CRF tells at a time."""
+
+
+Word = tuple[list[int], int]
+"""The tokens of a word, and which of them answers for it."""
 
 
 class TagConfig(Config):
@@ -100,7 +107,7 @@ class Tag(Task):
 
     def __init__(self, settings: Mapping[str, Any] | None = None, spec: dict[str, Any] | None = None) -> None:
         super().__init__(settings, spec)
-        self._pieces: dict[str, list[int]] = {}
+        self._pieces: dict[str, Word] = {}
         self._sentences: dict[int, tuple[Record, Sentence]] = {}
         self._moves: Tensor | None = None
 
@@ -257,7 +264,8 @@ class Tag(Task):
                 raise DataError("this sentence has no tags", where=record.where, fix="Label it, or take it out")
             for n, tag in enumerate(sentence.tags):
                 if tag not in known:
-                    raise DataError(f"the tag {tag!r} is not among those trained on ({', '.join(self.spec['labels'][:12])} …)",
+                    few = ", ".join(self.spec["labels"][:12]) + " …" * (len(self.spec["labels"]) > 12)
+                    raise DataError(f"the tag {tag!r} is not among those trained on ({few})",
                                     where=line_of(record, n), fix="The model could never say it: add training examples of it")  # fmt: skip
 
     def lacks(self, record: Record) -> bool:
@@ -332,27 +340,31 @@ class Tag(Task):
         sentence, room = self.sentence(record), tools.max_tokens - tools.tokenizer.wrap_size()
         labels = {label: n for n, label in enumerate(self.spec["labels"])}
         wanted = [labels[tag] for tag in sentence.tags] if answer else [0] * len(sentence.words)
-        words: list[list[int]] = []
+        words: list[Word] = []
         cut = before = 0
         for _, end in sentence.words:
             # The space before a word belongs to its first sub-word in vocabularies of bytes; others drop it.
-            found = self._split(sentence.text[before:end], tools)
+            found, answers = self._split(sentence.text[before:end], tools)
             before, cut = end, cut + max(0, len(found) - room)
-            words.append(found[:room])
+            words.append((found[:room], min(answers, room - 1)))
         whole = _wrapped(words, wanted, 0, len(words), tools)
-        parts = windows([len(word) for word in words], room)
+        parts = windows([len(word) for word, _ in words], room)
         if len(parts) == 1:
             return replace(whole, cut=cut)
         pieces = tuple(_wrapped(words[a:b], wanted[a:b], first - a, last - a, tools) for a, first, last, b in parts)
         return replace(whole, cut=cut, pieces=pieces)
 
-    def _split(self, text: str, tools: Tools) -> list[int]:
-        """The ids of a word (with the space before it), at least one."""
+    def _split(self, text: str, tools: Tools) -> Word:
+        """A word with the space before it: at least one token, and the first that holds more than space answers for the word: what reads
+        from left to right knows nothing of a word before it."""
         found = self._pieces.get(text)
         if found is None:
             tokenizer = tools.tokenizer
-            found = tokenizer.encode(text) or [stand_in(tokenizer, f"the word {text!r}")]
-            self._pieces[text] = found
+            ids = tokenizer.encode(text) or [stand_in(tokenizer, f"the word {text!r}")]
+            space = tokenizer.encode(text[: len(text) - len(text.lstrip())])  # it may be a token that says that it is unknown
+            first = len(space) if ids[: len(space)] == space else 0
+            holds = (n for n in range(first, len(ids)) if tokenizer.token_text(ids[n]).strip(SPACE))
+            found = self._pieces[text] = ids, next(holds, 0)
         return found
 
     def target_text(self, target: int, example: Encoded) -> str | None:
@@ -528,17 +540,17 @@ def _one_each(words: Sequence[str], tags: Sequence[str], where: str) -> None:
         raise DataError(f"{plural(len(words), 'word')} and {plural(len(tags), 'tag')}", where=where, fix="Each word needs one tag")
 
 
-def _wrapped(words: Sequence[list[int]], wanted: Sequence[int], first: int, last: int, tools: Tools) -> Encoded:
-    """Words as the family wraps a text; words `first`…`last` are asked for, at their first sub-word."""
+def _wrapped(words: Sequence[Word], wanted: Sequence[int], first: int, last: int, tools: Tools) -> Encoded:
+    """Words as the family wraps a text; words `first`…`last` are asked for, at the token that answers for each."""
     tokenizer = tools.tokenizer
-    ids = [index for word in words for index in word]
+    ids = [index for word, _ in words for index in word]
     marks = tokenizer.wrap([-1 - n for n in range(len(ids))]).ids
     place = {-1 - index: n for n, index in enumerate(marks) if index < 0}
     whole = np.array([ids[-1 - index] if index < 0 else index for index in marks] or [tokenizer.eos_id or 0], np.int64)
     targets, at = np.full(len(whole), IGNORE, np.int64), 0
-    for n, word in enumerate(words):
+    for n, (word, answers) in enumerate(words):
         if first <= n < last:
-            targets[place[at]] = wanted[n]
+            targets[place[at + answers]] = wanted[n]
         at += len(word)
     return Encoded(whole, targets)
 

@@ -21,6 +21,7 @@ from wordmill.tasks.loud import open_to_muon
 from wordmill.tasks.plan import parse_time
 from wordmill.tasks.run import SavedPlan
 from wordmill.tasks.task import task_class
+from wordmill.tasks.tuned_shape import LABELLER, NARROW, narrowed
 from wordmill.train.budget import count_parameters
 from wordmill.train.loop import TrainConfig
 from wordmill.train.optim import OptimConfig
@@ -142,6 +143,9 @@ def tune_plan(
     if train.ema:
         notes.append(f"an average of the weights ({train.ema:g} a step) is judged and kept")
     open_to = set(task_class(config.task).Settings.model_fields) - set(config.options)
+    if isinstance(model, RecurrentConfig) and scratch and narrowed(config, model):
+        notes.append(f"the time is short for so much text: {NARROW} wide in place of {LABELLER['width']}, which needs longer "
+                     f"(model.hidden_size=… sets it)")  # fmt: skip
     if weights < SMALL and "r_drop" in open_to:
         notes.append("task.r_drop=1 would take twice as long, and often gives so small a model a point or two more")
     if "ngrams" in open_to and scratch and not isinstance(model, RecurrentConfig):

@@ -60,3 +60,9 @@ def tuned_shape(config: FinetuneConfig, tokenizer: Tokenizer, n_bytes: int, *, w
         chosen = budget.model_config(config.parent, {**shape, **common, **own})
     check_expressible(chosen)
     return chosen
+
+
+def narrowed(config: FinetuneConfig, model: RecurrentConfig) -> bool:
+    """Whether a new model is narrower than usual because time is scant."""
+    asked = config.size is not None or {"width", "hidden_size"} & set(config.shape)
+    return model.bidirectional and not config.shaped and not asked and model.hidden_size == NARROW
