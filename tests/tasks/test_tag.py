@@ -442,4 +442,4 @@ def test_a_tagger_goes_on_with_its_head_and_tells_when_it_cannot(conll, small_mo
     none.write_text("anna O\nwent O\n\n" * 3, encoding="utf-8")
     tuned("other", first.model_folder, other, steps=1, validation=none)
     assert "validation: none of its examples holds any of what is learned (WHO)" in said.getvalue()
-    assert "the head is new: what it had is for other answers (O, B-LOC" in said.getvalue()
+    assert "the head is new: the one that it had says or reads something else (O, B-LOC" in said.getvalue()

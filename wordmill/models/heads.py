@@ -292,8 +292,9 @@ def _taken(name: str, shape: tuple[int, ...], stored: dict[str, Stored], folder:
 
 def goes_on(model: Headed, before: Headed) -> bool:
     """Whether a head answers the same as another, made alike, so that it can begin with what that has learned."""
-    one, other = model.head, before.head
-    return (one.kind, one.labels, one.multi_label) == (other.kind, other.labels, other.multi_label) and model.layout == before.layout
+    one, other = ((each.head.kind, each.head.labels, each.head.multi_label, replace(each.layout, architecture="", out=""))
+                  for each in (model, before))  # fmt: skip
+    return one == other
 
 
 @torch.no_grad()

@@ -428,7 +428,8 @@ def build(config: FinetuneConfig, model: ModelConfig, ready: Prepared, reporter:
             take_head(made, before)
             reporter.note("it goes on with the head that it has")
         else:
-            reporter.note(f"the head is new: what it had is for other answers ({', '.join(before.head.labels[:8])})")
+            had = ", ".join(before.head.labels[:8])
+            reporter.note(f"the head is new: the one that it had says or reads something else ({had})")
         if before.crf is not None and made.crf is None:
             reporter.note("its CRF is left behind: task.crf=true goes on with it")
     return made

@@ -8,7 +8,6 @@ Shapes: N sentences, W words, L tags.
 
 from __future__ import annotations
 
-import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -63,8 +62,6 @@ ANY = "any"
 """The scheme of a tagger from elsewhere, which may be any."""
 SHOWN = 15
 """Sentences that went most wrong, in the report."""
-SPACE = string.whitespace + "\u2581\u3000\xa0"
-"""What a token that holds nothing of a word consists of; U+2581 is how some vocabularies write a space."""
 DECODED = 256
 """Sentences whose tags a CRF tells at a time."""
 
@@ -327,7 +324,7 @@ class Tag(Task):
         return [self.sentence(record).text]
 
     def settle(self, tools: Tools, records: Sequence[Record], reporter: Reporter) -> None:
-        """Raises `UsageError` for R-Drop where nothing is dropped."""
+        """Whether there is a CRF. Raises `UsageError` for R-Drop where nothing is dropped."""
         check_dropped(self.settings.r_drop, self.settings.dropout, tools.config)
         usual = self.spec["scheme"] != "plain" and isinstance(tools.config, RecurrentConfig)
         self.spec["crf"] = usual if self.settings.crf is None else self.settings.crf
@@ -363,7 +360,8 @@ class Tag(Task):
             ids = tokenizer.encode(text) or [stand_in(tokenizer, f"the word {text!r}")]
             space = tokenizer.encode(text[: len(text) - len(text.lstrip())])  # it may be a token that says that it is unknown
             first = len(space) if ids[: len(space)] == space else 0
-            holds = (n for n in range(first, len(ids)) if tokenizer.token_text(ids[n]).strip(SPACE))
+            texts = [tokenizer.token_text(index).replace("\u2581", " ") for index in ids]  # some vocabularies write a space so
+            holds = (n for n in range(first, len(ids)) if texts[n].strip())
             found = self._pieces[text] = ids, next(holds, 0)
         return found
 
