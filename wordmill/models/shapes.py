@@ -4,7 +4,8 @@
 each token's first embedding is drawn once for its shape (a space before it or none, capitals, small letters, digits, other letters, marks)
 and shared by all tokens of that shape: what is learned about one holds for the others from the first step on, and for tokens that no
 example has. The idea of shapes as features is as old as taggers (Collins 2002, "Ranking algorithms for named-entity extraction"); here
-nothing is added to the model, which has the embedding that it would have had.
+nothing is added to the model, which has the embedding that it would have had. For taggers: what a whole text says hangs on which words it
+has more than on how they are written (docs/log.md).
 """
 
 from __future__ import annotations

@@ -406,14 +406,13 @@ def _by_muon(config: FinetuneConfig, ready: Prepared) -> dict[str, Any] | None:
 
 
 def build(config: FinetuneConfig, model: ModelConfig, ready: Prepared, reporter: Reporter = SILENT) -> nn.Module:
-    """The model, with the head of its task: the one that it has, where that gives the same answers. A new model that labels begins with
-    what tokens look like; one that writes has its embedding as an output layer too, and begins with nothing."""
+    """The model, with the head of its task: the one that it has, where that gives the same answers."""
     base: LanguageModel
     before: Headed | None = None
     if config.scratch:
         base = build_model(model)
         base.initialise(config.seed)
-        if not ready.task.generative and ready.tokenizer.kind != "char":  # a character is its own shape
+        if ready.task.by_shape and ready.tokenizer.kind != "char":  # a character is its own shape
             start_from_shapes(base.embedding.weight, ready.tokenizer.token_texts(), config.seed)
     else:
         before = load_headed(config.base) if head_kind(config.base) is not None else None

@@ -90,6 +90,8 @@ class Task:
     """What an input has in which there is nothing to read (`lacks`)."""
     writes: ClassVar[bool] = False
     """Whether answers are written token by token, which takes far longer than reading: then few are, while training."""
+    by_shape: ClassVar[bool] = False
+    """Whether a new model begins with how tokens are written (models/shapes.py)."""
     before: ClassVar[str | None] = None
     """Where the model can do the task before it is tuned for it, what that baseline is called."""
     longest: ClassVar[int] = 512
