@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -311,9 +311,16 @@ def has_ngrams(folder: Path) -> bool:
     return folders.head_kind(folder) is not None and f"{GRAMS}keys" in open_weights(folder)
 
 
-def load_base(folder: str | Path, *, dtype: torch.dtype | None = None) -> LanguageModel:
-    """The model in a folder, to be fine-tuned for a task; of one that was fine-tuned before, what stands below its head."""
+def load_start(folder: str | Path, *, dtype: torch.dtype | None = None) -> tuple[LanguageModel, Headed | None]:
+    """The model in a folder, to be fine-tuned for a task; of one that was fine-tuned before, what stands below its head, and the whole."""
     folder = Path(folder)
     folders.read_config(folder)
-    model: Any = folders.load_model(folder, dtype=dtype) if folders.head_kind(folder) is None else load_headed(folder, dtype=dtype).base
-    return cast(LanguageModel, model)
+    if folders.head_kind(folder) is None:
+        return folders.load_model(folder, dtype=dtype), None
+    before = load_headed(folder, dtype=dtype)
+    return before.base, before
+
+
+def load_base(folder: str | Path, *, dtype: torch.dtype | None = None) -> LanguageModel:
+    """The model alone of `load_start`."""
+    return load_start(folder, dtype=dtype)[0]

@@ -30,8 +30,8 @@ from wordmill.core.progress import SILENT, Reporter, human_time, plural, verb
 from wordmill.evaluate.watch import best_weights, weights_in
 from wordmill.models.adapters import add_lora
 from wordmill.models.config import ModelConfig, TransformerConfig
-from wordmill.models.folder import LanguageModel, build_model, head_kind, save_model
-from wordmill.models.heads import Headed, goes_on, has_ngrams, load_base, load_headed, save_headed, take_head
+from wordmill.models.folder import LanguageModel, build_model, save_model
+from wordmill.models.heads import Headed, goes_on, has_ngrams, load_start, save_headed, take_head
 from wordmill.models.hub import is_hub_name, resolve_model, settled
 from wordmill.models.lora import LoraConfig
 from wordmill.models.shapes import start_from_shapes
@@ -415,8 +415,8 @@ def build(config: FinetuneConfig, model: ModelConfig, ready: Prepared, reporter:
         if ready.task.by_shape and ready.tokenizer.kind != "char":  # a character is its own shape
             start_from_shapes(base.embedding.weight, ready.tokenizer.token_texts(), config.seed)
     else:
-        before = load_headed(config.base) if head_kind(config.base) is not None else None
-        base = cast(LanguageModel, (load_base(config.base) if before is None else before.base).requires_grad_(True))
+        base, before = load_start(config.base)
+        base.requires_grad_(True)
         if isinstance(base, Transformer):
             base.set_dropout(model.dropout)
         else:

@@ -143,7 +143,7 @@ def tune_plan(
     if train.ema:
         notes.append(f"an average of the weights ({train.ema:g} a step) is judged and kept")
     open_to = set(task_class(config.task).Settings.model_fields) - set(config.options)
-    if isinstance(model, RecurrentConfig) and scratch and narrowed(config, model):
+    if isinstance(model, RecurrentConfig) and narrowed(config, model):
         notes.append(f"the time is short for so much text: {NARROW} wide in place of {LABELLER['width']}, which needs longer "
                      f"(model.hidden_size=… sets it)")  # fmt: skip
     if weights < SMALL and "r_drop" in open_to:
