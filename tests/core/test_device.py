@@ -64,3 +64,20 @@ def test_float32_products_that_are_as_exact_and_faster_stay(monkeypatch):
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_cpu_without_bfloat16_never_multiplies_in_it(monkeypatch):
+    """It would take a second a product: twelve of each run's seconds."""
+    monkeypatch.setattr(device, "has_bf16", lambda _: False)
+    monkeypatch.setattr(device, "tune_float32", lambda: False)
+    multiplied, mm = [], torch.mm
+
+    def product(a, *rest, **named):
+        multiplied.append(a.dtype)
+        return mm(a, *rest, **named)
+
+    monkeypatch.setattr(torch, "mm", product)
+    speeds = device.product_speeds.__wrapped__()
+    monkeypatch.setattr(device, "product_speeds", lambda: speeds)
+    assert set(multiplied) == {torch.float32} and set(speeds) == {"fp32", "fp32 fast"}
+    assert choose_dtype("auto", CPU) == torch.float32 and choose_numbers("auto", CPU, whole=True) == "fp32"

@@ -95,7 +95,10 @@ def test_activations_within_the_product(name: str, bias: bool) -> None:
     addend = draw(40, seed=2).bfloat16() if bias else None
     assert not kernels.activates(x, name), "with gradients what goes in between is needed"
     with torch.no_grad():
-        assert kernels.activates(x, name) and not kernels.activates(x.float(), name) and not kernels.activates(x, "silu")
+        assert not kernels.activates(x.float(), name) and not kernels.activates(x, "silu")
+        assert kernels.activates(x, name) == kernels._layers()
+        if not kernels._layers():
+            pytest.skip("oneDNN has no layers in bfloat16 for this CPU")
         found = kernels.activated(x, weight, addend, name)
     exact = ACTIVATIONS[name](F.linear(x.double(), weight.double(), None if addend is None else addend.double()))
     torch.testing.assert_close(found.double(), exact, rtol=2 * ROUNDING[torch.bfloat16], atol=0.01)

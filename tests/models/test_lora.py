@@ -235,7 +235,7 @@ def test_an_adapter_can_be_removed_and_learned_beside_another(folders):
     load_adapter(model, folders / "one", "one")
     with_one = logits(model)
     add_lora(model, LoraConfig(rank=2), 0, "mine")
-    assert torch.allclose(logits(model), with_one, atol=1e-6)  # a product with more columns may add up in another order
+    assert torch.allclose(logits(model), with_one, atol=1e-5)  # a product with more columns may add up in another order
     assert {name.split(".adapters.")[1].split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"mine"}
     remove_adapter(model, "one")
     assert torch.equal(logits(model), plain) and active_adapters(model) == {"mine": 1.0}

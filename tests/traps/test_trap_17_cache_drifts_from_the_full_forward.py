@@ -94,5 +94,5 @@ def test_beams_share_what_was_read_of_their_source(make_model, shape, moves):
             ids = torch.cat((ids[move], new), 1)
             hidden, state = model(new, None, None, state)
             full, _ = model(ids, memory=model.encode(source[owners], places[owners]))
-            assert torch.allclose(hidden[:, -1], full[:, -1], atol=1e-5, rtol=1e-5)
+            assert torch.allclose(hidden[:, -1], full[:, -1], atol=5e-5, rtol=1e-5)
             assert len(state.cross[0][0]) == len(owners.unique_consecutive())

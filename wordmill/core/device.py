@@ -137,14 +137,15 @@ def mixed_gain() -> float:
 
 
 def bf16_gain() -> float:
-    """How many times as fast a CPU's bfloat16 products are as its float32 ones, as wordmill computes these."""
+    """How many times as fast a CPU's bfloat16 products are as its float32 ones, as wordmill computes these. 0 where it has none."""
     speeds = product_speeds()
-    return speeds["bf16"] / (speeds["fp32 fast"] if tune_float32() else 1.0)
+    return speeds.get("bf16", 0.0) / (speeds["fp32 fast"] if tune_float32() else 1.0)
 
 
 @cache
 def product_speeds() -> dict[str, float]:
-    """How fast a CPU's matrix products are as multiples of float32's usual way (`fp32`: 1): `fp32 fast`, `bf16`. Takes a third of a second.
+    """How fast a CPU's matrix products are as multiples of float32's usual way (`fp32`: 1): `fp32 fast`, and `bf16` where it has
+    instructions for it (without, one product takes a second). Takes a third of a second.
 
     The instructions alone don't tell: one CPU with bfloat16 dot products is 2.5 × as fast with them, another (its matrix
     units hidden by a virtual machine) half as fast. The ways take turns and the best of each counts, so that noise falls on all alike.
@@ -157,7 +158,9 @@ def product_speeds() -> dict[str, float]:
         return lambda: torch.mm(a, b, out=out)
 
     before = torch.get_float32_matmul_precision()
-    ways = {"fp32": ("highest", work(torch.float32)), "fp32 fast": ("medium", work(torch.float32)), "bf16": (before, work(torch.bfloat16))}
+    ways = {"fp32": ("highest", work(torch.float32)), "fp32 fast": ("medium", work(torch.float32))}
+    if has_bf16(torch.device("cpu")):
+        ways["bf16"] = (before, work(torch.bfloat16))
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(9):
         for name, (precision, product) in ways.items():

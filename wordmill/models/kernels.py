@@ -124,8 +124,15 @@ def activated(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -
 
 @cache
 def _layers() -> bool:
-    """Whether oneDNN's layers can be called."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether oneDNN has layers in bfloat16 for this CPU: without vectors of 512 bits it has none."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    x = torch.zeros(1, 1, dtype=torch.bfloat16)
+    try:
+        torch.ops.mkldnn._linear_pointwise(x, x, x[0], "none", [], "")
+    except RuntimeError:
+        return False
+    return True
 
 
 def across(a: Tensor, b: Tensor) -> Tensor:
