@@ -11,7 +11,10 @@ Shapes: N texts, T tokens in all of them one after the other, F n-grams, L label
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,9 +128,10 @@ def fit(ids: Tensor, texts: Tensor, answers: Tensor, shares: Tensor, labels: int
     model = NGrams(len(kept), labels)
     model.keys = found[kept]
     model.idf = torch.log((1 + n) / (1 + count[kept])) + 1
-    features, fold, shape = model.features(ids, texts, n), folds(ids, texts, n), (len(kept), labels)
-    model.weight, model.bias = _regress(*features, answers, shares, shape)
-    held = [_regress(*features, answers, torch.where(fold == number, 0.0, shares), shape) for number in range(FOLDS)]
+    features, fold = model.features(ids, texts, n), folds(ids, texts, n)
+    table = _Table.of(*features, (n, len(kept)))
+    model.weight, model.bias = _regress(table, answers, shares, labels)
+    held = [_regress(table, answers, torch.where(fold == number, 0.0, shares), labels) for number in range(FOLDS)]
     model.held_weight, model.held_bias = torch.stack([weight for weight, _ in held]), torch.stack([bias for _, bias in held])
     return model, model.held(*features, fold)
 
@@ -152,14 +156,43 @@ def _unlikely(logits: Tensor, answers: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, answers, reduction="none").sum(-1)
 
 
-def _regress(
-    index: Tensor, value: Tensor, start: Tensor, answers: Tensor, shares: Tensor, shape: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _Table:
+    """The shares of all n-grams in all texts, by rows of texts (N, F) and by rows of n-grams (F, N): both products of a step read their
+    table in its own order (by `embedding_bag`, which sorts the n-grams anew in each step, a fit took fifteen times as long)."""
+
+    texts: Tensor
+    grams: Tensor
+
+    @classmethod
+    def of(cls, index: Tensor, value: Tensor, start: Tensor, shape: tuple[int, int]) -> _Table:
+        """From the `features` of N texts."""
+        ends = torch.cat([start, start.new_tensor([len(index)])])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse .* in beta", UserWarning)
+            texts = torch.sparse_csr_tensor(ends, index, value, shape, check_invariants=True)
+            return cls(texts, texts.t().to_sparse_csr())
+
+
+class _Product(torch.autograd.Function):
+    """Table (N, F) · weight (F, L)."""
+
+    @staticmethod
+    def forward(ctx: Any, table: _Table, weight: Tensor) -> Tensor:
+        ctx.table = table
+        return table.texts @ weight
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.table.grams @ gradient
+
+
+def _regress(table: _Table, answers: Tensor, shares: Tensor, labels: int) -> tuple[Tensor, Tensor]:
     """Weights (F, L) and bias (L,) of a logistic regression."""
-    weight, bias = torch.zeros(shape, requires_grad=True), torch.zeros(shape[1], requires_grad=True)
+    weight, bias = torch.zeros(len(table.grams), labels, requires_grad=True), torch.zeros(labels, requires_grad=True)
 
     def loss() -> Tensor:
-        logits = _linear(index, value, start, weight) + bias
+        logits = _Product.apply(table, weight) + bias
         return FIT * (shares * _unlikely(logits, answers)).sum() + weight.square().sum() / 2
 
     _least(loss, weight, bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 
 from wordmill.core.errors import ModelError, nearest
 from wordmill.models.families._base import Family, Weight
@@ -11,8 +12,9 @@ from wordmill.models.families._base import Family, Weight
 __all__ = ["Family", "Weight", "families", "family"]
 
 
+@cache
 def families() -> dict[str, Family]:
-    """Name → family."""
+    """Name → family. Looked for once: the head of each example asks."""
     modules = (
         importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
     )
