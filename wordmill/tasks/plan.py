@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,7 +102,8 @@ def make_plan(
     reporter: Reporter,
 ) -> Plan:
     """Choose what was not asked for. `started` is the monotonic time at which a time budget began."""
-    dtype = choose_dtype(config.dtype, device)
+    # weights in bfloat16 can't be moved by so little
+    dtype = choose_dtype("fp32" if config.dtype == "auto" and config.train.get("sam") else config.dtype, device)
     peak = 1e9 * matmul_rate(device, dtype)
     seconds = parse_time(config.time) if config.time is not None else None
     asked = _Asked(config, train, validation, tokenizer, device, processes, started, dtype, seconds, _context(config, device, seconds))
@@ -437,7 +438,10 @@ def _measure(
         recompute_blocks(trial)
     batches = training_rows(asked.config, model, asked.train, asked.tokenizer, asked.context, rows)
     objective = OBJECTIVES[asked.config.objective or "clm"]
-    return budget.measure_speed(trial.to(asked.device, asked.dtype), objective, batches, optim, micro, seconds=seconds)
+    speed = budget.measure_speed(trial.to(asked.device, asked.dtype), objective, batches, optim, micro, seconds=seconds)
+    if asked.config.train.get("sam"):  # each step is read and learned from twice
+        speed = replace(speed, seconds=2 * speed.seconds, flops=2 * speed.flops)
+    return speed
 
 
 def parse_time(text: str) -> float:

@@ -127,6 +127,8 @@ def tune_plan(
         length = f"{plural(steps, 'step')} ({steps / steps_per_epoch:.3g} epochs{'' if config.steps else why})"
     train = TrainConfig.of(merge(values, config.train), where="train")
     numbers = choose_numbers(config.dtype, device, whole=not scratch and config.lora is None)
+    if train.sam and config.dtype == "auto" and numbers == "bf16":
+        numbers = "mixed"  # weights in bfloat16 can't be moved by so little
     kind = model.cell if isinstance(model, RecurrentConfig) else model.family
     origin = "from scratch" if scratch else f"from {config.parent}"
     summary = (f"{config.task}: {kind} of {human_count(weights)} weights {origin}, {n:,} training and {n_validation:,} validation "

@@ -7,6 +7,7 @@ Evaluation, samples, logs and checkpoints come in as callbacks. Shapes: B rows o
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -32,6 +33,7 @@ from wordmill.train.distributed import World, asked, exchange
 from wordmill.train.objectives import Objective
 from wordmill.train.optim import OptimConfig, Optimizer
 from wordmill.train.schedule import ScheduleConfig, factor
+from wordmill.train.sharpness import check_radius, uphill
 
 
 class TrainConfig(Config):
@@ -61,6 +63,8 @@ class TrainConfig(Config):
     """The learning rate over the run."""
     clip: float = 1.0
     """Largest norm of the gradient; larger ones are scaled down to it (0: off)."""
+    sam: float = Field(default=0.0, ge=0)
+    """Radius of sharpness-aware minimisation (train/sharpness.py), 0.05 as a rule: a step takes twice the time (0: off)."""
     ema: float = 0.0
     """Decay of the average of the weights, per step (0: no average). Where there is one, it is what is evaluated and saved."""
     evaluations: int = Field(default=10, ge=0)
@@ -138,6 +142,7 @@ class Training:
         if self.config.recompute:
             recompute_blocks(self.model)
         self.optimizer = Optimizer(self.model, self.config.optim)
+        check_radius(self.config.sam, self.optimizer)
         self.average = {name: w.clone() for name, w in self.optimizer.master.items()} if self.config.ema else {}
         self.module = asked(self.model, self.objective, self.world)
         self.started = time.monotonic()
@@ -178,7 +183,15 @@ def fit(run: Training) -> None:
             raise TrainingError(
                 f"step {run.step + 1} has no target that counts", fix="Look at the data: every answer was cut away or masked"
             )
-        loss = gradients(run, batch.to(run.device), n_targets)
+        here = batch.to(run.device)
+        carried = copy.deepcopy(run.carry) if config.sam else {}  # a call changes the state that it goes on from
+        loss = gradients(run, here, n_targets)
+        if config.sam:
+            after, run.carry = run.carry, carried
+            checkpoint.step_seed(config.seed, run.step, world.rank)  # the same parts are dropped
+            with uphill(run.optimizer, config.sam):
+                gradients(run, here, n_targets)
+            run.carry = after
         norm = run.optimizer.gradient_norm()
         if config.clip:
             run.optimizer.scale_gradients((config.clip / (norm + 1e-6)).clamp(max=1.0))
