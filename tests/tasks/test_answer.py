@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,7 @@ def test_long_contexts_are_learned_and_answered_in_windows(models, tmp_path, cap
     assert judged["metrics"]["f1"] > 0.7 and judged["cut"] == 0
     assert judged["details"]["in_several_windows"] > 30 and judged["details"]["windows"] > 100
     assert "read in pieces that overlap" in out.err
+    assert re.search(r", 270 \([\d,]+ pieces\) training and 30 validation examples, ", out.err)
     assert main(["finetune", "answer", files[0], "--model", str(models("bert")), "--preview", "--max-tokens", "24"]) == 0
     assert "pieces that overlap" in capsys.readouterr().out
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -9,6 +10,7 @@ from wordmill.core.errors import ConfigError, ModelError, UsageError
 from wordmill.core.lineage import write_lineage
 from wordmill.models.adapters import add_lora, save_adapter
 from wordmill.models.folder import save_model
+from wordmill.models.heads import HeadConfig, save_headed, with_head
 from wordmill.models.lora import LoraConfig
 from wordmill.tasks.info import info, shape_config, text
 from wordmill.train.optim import OptimConfig, Optimizer
@@ -114,3 +116,21 @@ def test_what_can_not_be_described_is_refused(tmp_path):
         with pytest.raises(kind, match=part):
             call()
     assert shape_config("gru:hidden_size=64").cell == "gru"
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "said"),
+    [
+        ("sequence", {}, "one of 2 labels: no, yes"),
+        ("sequence", {"multi_label": True}, "any number of 2 labels: no, yes"),
+        ("token", {"crf": True}, "for each word one of 2 labels, told together by a CRF: no, yes"),
+        ("span", {}, "where an answer begins and ends"),
+    ],
+)
+def test_a_head_is_named_with_its_labels(make_model, tmp_path, kind, more, said):
+    model = with_head(make_model("bert"), HeadConfig(kind=kind, labels=("no", "yes"), **more), seed=0)
+    save_headed(model, tmp_path)
+    facts = info(tmp_path)
+    assert facts["head"]["labels"] == ["no", "yes"]
+    assert re.search(rf"^head +{re.escape(said)}$", text(facts), re.MULTILINE)
+    assert "head" not in info(shape="bert:layers=1,width=64")

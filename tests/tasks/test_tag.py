@@ -20,7 +20,9 @@ from wordmill.core.errors import DataError
 from wordmill.core.progress import SILENT, Reporter
 from wordmill.models.folder import read_config
 from wordmill.models.heads import load_base
+from wordmill.tasks.aside import kept_of
 from wordmill.tasks.examples import Record, Records, read_examples
+from wordmill.tasks.finetune import FinetuneConfig
 from wordmill.tasks.labels import EntityOutcomes
 from wordmill.tasks.r_drop import apart
 from wordmill.tasks.spans import Span, bio, cuts_words, read_spans, scheme_of, spans_of, words_of
@@ -443,3 +445,14 @@ def test_a_tagger_goes_on_with_its_head_and_tells_when_it_cannot(conll, small_mo
     tuned("other", first.model_folder, other, steps=1, validation=none)
     assert "validation: none of its examples holds any of what is learned (WHO)" in said.getvalue()
     assert "the head is new: the one that it had says or reads something else (O, B-LOC" in said.getvalue()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sentences_with_an_entity_are_shared_out(seed):
+    """A tenth of those that have one: of few in many a split by chance may set aside none, and nothing is judged."""
+    sentences = [{"tokens": ["at", f"mill{n}"], "tags": ["O", "O" if n % 10 else "B-LOC"]} for n in range(200)]
+    records = Records([Record(values, f"f:{n}") for n, values in enumerate(sentences)], ["tokens", "tags"], "json", True, ["f"])
+    task = Tag()
+    task.look({"train": records}, SILENT)
+    kept = kept_of(task, records.records, FinetuneConfig(task="tag", parent="lstm", seed=seed))
+    assert len(kept) == 180 and sum("B-LOC" in record.values["tags"] for record in kept) == 18

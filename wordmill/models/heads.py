@@ -250,17 +250,8 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
     """
     folder = Path(folder)
     config = folders.read_config(folder).replace(lm_head=False)
-    kind, values = folders.head_kind(folder), read_json(folder / "config.json")
-    if kind is None:
-        raise ModelError(
-            "this model has no head for a task: it is a language model", where=folder, fix="Fine-tune it first: wordmill finetune"
-        )
     stored = open_weights(folder)
-    named = values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    labels = tuple(str(named[key]) for key in sorted(named, key=int))
-    head = HeadConfig(kind=cast(Kind, kind), labels=labels, multi_label=values.get("problem_type") == "multi_label_classification",
-                      pooling="mean" if values.get(POOLING) == "mean" else "usual", crf="crf.transitions" in stored,
-                      ngrams=f"{GRAMS}keys" in stored, dropout=values.get("classifier_dropout") or 0.0)  # fmt: skip
+    head = read_head(folder, stored)
     with without_weights():
         model = Headed(folders.build_model(config), head)
     own: dict[str, Tensor] = {}
@@ -271,7 +262,7 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
         tensor.copy_to(own[name], shift=0.0)
     if head.ngrams:
         keys = stored[f"{GRAMS}keys"].shape
-        model.grams = NGrams(keys[0] if keys else 0, len(labels))
+        model.grams = NGrams(keys[0] if keys else 0, len(head.labels))
         for name, buffer in model.grams.state_dict().items():
             _taken(GRAMS + name, tuple(buffer.shape), stored, folder).copy_to(buffer, shift=0.0)
         model.grams.to(device)
@@ -280,6 +271,20 @@ def load_headed(folder: str | Path, *, device: torch.device | str = "cpu", dtype
     model.base = folders.assemble(config, stored, folder, device=device, dtype=dtype)
     model.load_state_dict({name: tensor.to(device) for name, tensor in own.items()}, strict=False, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def read_head(folder: Path, stored: Mapping[str, Stored]) -> HeadConfig:
+    """The head of the model in a folder with the tensors `stored`. Raises `ModelError` where there is none."""
+    kind, values = folders.head_kind(folder), read_json(folder / "config.json")
+    if kind is None:
+        raise ModelError(
+            "this model has no head for a task: it is a language model", where=folder, fix="Fine-tune it first: wordmill finetune"
+        )
+    named = values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    labels = tuple(str(named[key]) for key in sorted(named, key=int))
+    return HeadConfig(kind=cast(Kind, kind), labels=labels, multi_label=values.get("problem_type") == "multi_label_classification",
+                      pooling="mean" if values.get(POOLING) == "mean" else "usual", crf="crf.transitions" in stored,
+                      ngrams=f"{GRAMS}keys" in stored, dropout=values.get("classifier_dropout") or 0.0)  # fmt: skip
 
 
 def _taken(name: str, shape: tuple[int, ...], stored: dict[str, Stored], folder: Path) -> Stored:

@@ -56,7 +56,7 @@ def set_aside(config: FinetuneConfig, task: Task, splits: dict[str, Records], fo
     place.parent.mkdir(exist_ok=True)
     lines = (json.dumps(whole.records[i].values, ensure_ascii=False, default=str) for i in aside)
     write_text(place, "".join(f"{line}\n" for line in lines))
-    shares = "the same share of each label, " if len({*strata}) > 1 else ""
+    shares = f"the same share of {task.shared}, " if len({*strata}) > 1 else ""
     reporter.note(f"no validation files: {len(aside):,} of {plural(len(whole), 'example')} {verb(len(aside), 'are')} set aside "
                   f"({shares}equal texts on one side): "
                   f"{place.relative_to(folder)} of the run")  # fmt: skip

@@ -357,15 +357,16 @@ def _planned(
         read, _ = in_pieces(ready.encoded["train"])
         wide = max(max(len(one.ids), one.length - len(one.ids)) for one in read)
         targets = sum(int((one.targets != IGNORE).sum()) for one in read) / len(read)
-        made = tune_plan(config, ready.model, n=len(read), n_validation=len(ready.encoded.get("validation", ())), cut=cut,
-                         longest_example=wide, targets=targets, task=ready.task.plain(), data=ready.data, device=device, started=started,
-                         by_muon=_by_muon(config, ready))  # fmt: skip
+        whole, aside = len(ready.encoded["train"]), len(ready.encoded.get("validation", ()))
+        made = tune_plan(config, ready.model, n=len(read), whole=whole, n_validation=aside, cut=cut,
+                         longest_example=wide, targets=targets, task=ready.task.plain(), data=ready.data, device=device,
+                         started=started, by_muon=_by_muon(config, ready))  # fmt: skip
         if any(ready.left_out.values()):
             made.notes.append(f"left out as too long: {', '.join(f'{n:,} of {name}' for name, n in ready.left_out.items() if n)}")
-        whole = sum(1 for examples in ready.encoded.values() for one in examples if one.pieces)
-        if whole:
-            are = verb(whole, "are")
-            made.notes.append(f"{plural(whole, 'example')} {are} longer than that and {are} read in pieces that overlap")
+        long = sum(1 for examples in ready.encoded.values() for one in examples if one.pieces)
+        if long:
+            are = verb(long, "are")
+            made.notes.append(f"{plural(long, 'example')} {are} longer than that and {are} read in pieces that overlap")
         model = ready.model
         family = model.family if isinstance(model, TransformerConfig) else model.cell
         beneath = model if ready.task.generative else model.replace(lm_head=False)

@@ -10,18 +10,21 @@ from typing import Any
 from wordmill.core.config import parse_overrides
 from wordmill.core.errors import ConfigError, ModelError, UsageError, nearest
 from wordmill.core.lineage import read_lineage
-from wordmill.core.progress import human_bytes, human_count
+from wordmill.core.progress import human_bytes, human_count, plural
 from wordmill.models.adapters import adapter_base, is_adapter, read_adapter
 from wordmill.models.config import UNLIMITED, ModelConfig, RecurrentConfig, TransformerConfig
 from wordmill.models.families import families
 from wordmill.models.folder import build_model, head_kind, read_config, read_config_file, whole_config
+from wordmill.models.heads import read_head
 from wordmill.models.hub import resolve_model
 from wordmill.models.meta import without_weights
-from wordmill.models.tensors import OLD_WEIGHTS, WEIGHTS
+from wordmill.models.tensors import OLD_WEIGHTS, WEIGHTS, open_weights
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.budget import flops_per_token
 from wordmill.train.optim import OptimConfig, assign
 
+SHOWN_LABELS = 12
+"""Labels that are named."""
 SHOWN_CONTEXT = 2048
 """Context for which operations are counted, where the model reaches further."""
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
@@ -153,6 +156,10 @@ def _folder_facts(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     if head_kind(folder) is not None:
         config = config.replace(lm_head=False)  # type: ignore[assignment]  # a head for a task stands in the output layer's place
     facts: dict[str, Any] = {"weights": has_weights, "tokenizer": _tokenizer(folder, config)}
+    if head_kind(folder) is not None:
+        head = read_head(folder, open_weights(folder) if has_weights else {})
+        facts["head"] = {"kind": head.kind, "labels": list(head.labels), "several": head.multi_label, "crf": head.crf,
+                         "ngrams": head.ngrams}  # fmt: skip
     lineage = read_lineage(folder)
     return config, {**facts, "lineage": lineage} if lineage else facts
 
@@ -192,6 +199,8 @@ def text(facts: Mapping[str, Any]) -> str:
         ("arithmetic", f"{human_count(flops['forward'])} operations a token to read, {human_count(flops['training'])} to train, "
                        f"at a context of {flops['context']:,}"),
     ]  # fmt: skip
+    if "head" in facts:
+        rows.append(("head", _head_text(facts["head"])))
     if "adapter" in facts:
         rows.append(("adapter", _adapter_text(facts["adapter"])))
     if facts.get("weights") is False:
@@ -200,6 +209,14 @@ def text(facts: Mapping[str, Any]) -> str:
     rows += [(f"lineage: {name}", value) for name, value in lineage_rows(facts.get("lineage") or {})]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+
+
+def _head_text(facts: Mapping[str, Any]) -> str:
+    labels = facts["labels"]
+    shown = ", ".join(labels[:SHOWN_LABELS]) + (" …" if len(labels) > SHOWN_LABELS else "")
+    told = {"sequence": "any number of" if facts["several"] else "one of", "token": "for each word one of"}.get(facts["kind"])
+    beside = "".join([", told together by a CRF"] * facts["crf"] + [", n-grams beside the network"] * facts["ngrams"])
+    return f"{told} {plural(len(labels), 'label')}{beside}: {shown}" if told else "where an answer begins and ends"
 
 
 def _adapter_text(facts: Mapping[str, Any]) -> str:

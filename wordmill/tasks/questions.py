@@ -53,6 +53,7 @@ class Questions(Task):
 
     name: ClassVar[str] = "answer"
     keyed: ClassVar[str] = "context"
+    shared: ClassVar[str] = "questions with an answer"
     lack: ClassVar[str] = "an empty question or context"
     settings: QuestionConfig
     way: ClassVar[str]

@@ -99,6 +99,7 @@ class Tag(Task):
     name: ClassVar[str] = "tag"
     keyed: ClassVar[str] = "sentence"
     lack: ClassVar[str] = "no word"
+    shared: ClassVar[str] = "sentences with an entity"
     by_shape: ClassVar[bool] = True
     Settings: ClassVar[type[Config]] = TagConfig
     settings: TagConfig
@@ -319,6 +320,10 @@ class Tag(Task):
     def key(self, record: Record) -> str:
         """The text."""
         return " ".join(self.sentence(record).text.split())
+
+    def stratum(self, record: Record) -> str:
+        """Whether there is an entity, where tags are those of entities: few sentences of many may have one."""
+        return str(any(tag != "O" for tag in self.sentence(record).tags)) if self.spec["scheme"] != "plain" else ""
 
     def texts(self, record: Record) -> list[str]:
         """The text."""

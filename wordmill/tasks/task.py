@@ -86,6 +86,8 @@ class Task:
     """Whether the model stays a language model (saved as one, and able to generate)."""
     keyed: ClassVar[str] = "text"
     """What `key` tells apart, in a word."""
+    shared: ClassVar[str] = "each label"
+    """What a split keeps the share of (`stratum`), in words."""
     lack: ClassVar[str] = "no text"
     """What an input has in which there is nothing to read (`lacks`)."""
     writes: ClassVar[bool] = False

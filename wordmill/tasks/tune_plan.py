@@ -94,10 +94,10 @@ def row_capacity(model: ModelConfig, device: torch.device) -> int:
 def tune_plan(
     config: FinetuneConfig, model: ModelConfig, *, n: int, n_validation: int, longest_example: int, cut: Mapping[str, int],
     task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float,
-    targets: float = 1.0, by_muon: Mapping[str, Any] | None = None,
+    targets: float = 1.0, by_muon: Mapping[str, Any] | None = None, whole: int | None = None,
 ) -> TunePlan:  # fmt: skip
     """Choose what was not asked for; `n` training examples with `targets` places to learn from each on average, `cut`: examples cut by
-    split, `by_muon`: how Muon trains this model (None: AdamW does)."""
+    split, `by_muon`: how Muon trains this model (None: AdamW does), `whole`: the examples of which these are pieces (None: none is)."""
     scratch = config.scratch
     weights = count_parameters(model.replace(lm_head=False))
     optim = _optim(config, weights, recurrent=isinstance(model, RecurrentConfig), by_muon=by_muon)
@@ -130,8 +130,9 @@ def tune_plan(
     if train.sam and config.dtype == "auto" and numbers == "bf16":
         numbers = "mixed"  # weights in bfloat16 can't be moved by so little
     kind = model.cell if isinstance(model, RecurrentConfig) else model.family
+    told = f"{n:,}" if whole in (n, None) else f"{whole:,} ({n:,} pieces)"
     origin = "from scratch" if scratch else f"from {config.parent}"
-    summary = (f"{config.task}: {kind} of {human_count(weights)} weights {origin}, {n:,} training and {n_validation:,} validation "
+    summary = (f"{config.task}: {kind} of {human_count(weights)} weights {origin}, {told} training and {n_validation:,} validation "
                f"examples, {length}, {plural(train.rows, 'example')} a step, {told_rates(train.optim)}, "
                f"{numbers} on {device}")  # fmt: skip
     most = longest(config, model)
