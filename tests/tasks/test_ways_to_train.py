@@ -252,3 +252,30 @@ def test_a_long_run_keeps_an_average_of_the_weights(small_models):
                          device=torch.device("cpu"), started=time.monotonic()).train.ema  # fmt: skip
 
     assert planned(steps=999) == 0 < planned(steps=1000) == planned(time="1h") < 1 and planned(steps=1000, train={"ema": 0.0}) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["lstm", "model.width=64"], "unknown setting 'width'. It is called 'hidden_size' here"),
+        (["modernbert", "model.width=wide"], "width must be a whole number above 0, not 'wide'"),
+        (["modernbert", "model.layers=0"], "layers must be a whole number above 0, not 0"),
+        (["modernbert", "model.heads=5"], "heads (5) must be a multiple of kv_heads"),
+    ],
+)
+def test_a_shape_that_can_not_be_is_refused_before_anything_is_read(asked, said, files, tmp_path, capsys):
+    assert main(["finetune", "classify", files["classify"], "-o", str(tmp_path / "run"), "--model", *asked]) == 2
+    told = capsys.readouterr().err
+    assert said in told and "columns" not in told
+
+
+def test_sharpness_aware_steps_are_in_wide_enough_numbers(monkeypatch):
+    for name, value in (("bf16_gain", 3.0), ("mixed_gain", 0.1)):
+        monkeypatch.setattr(f"wordmill.core.device.{name}", lambda value=value: value)
+    monkeypatch.setattr("wordmill.core.device.has_bf16", lambda _: True)
+    for sam, dtype in ((0.0, "bf16"), (0.05, "mixed")):
+        config = FinetuneConfig(task="classify", parent="bert", train={"sam": sam})
+        model = budget.model_config("bert", budget.family_shape("bert", 64, 1))
+        plan = tune_plan(config, model, n=100, n_validation=10, longest_example=20, cut={}, task={}, data={}, device=torch.device("cpu"),
+                         started=0.0)  # fmt: skip
+        assert plan.dtype == dtype

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from wordmill.core.errors import UsageError
+from wordmill.core.errors import ConfigError, UsageError
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.folder import check_expressible, read_config
 from wordmill.tasks.plan import parse_count, parse_time
@@ -19,6 +20,8 @@ LABELLER: dict[str, Any] = {"layers": 1, "width": 384, "dropout": 0.5, "token_dr
 NARROW, SCANT = 200, 0.75e-3
 """How wide it is where less time is given than so many seconds for a byte of text: fifteen readings by the usual one take about a
 millisecond for each on a core with matrix units, and a narrow one that has read enough knows more than a wide one that hasn't."""
+SMALLEST = 128, 2
+"""Width and layers of the smallest Transformer that is chosen."""
 SMALL_TEXT = 10_000_000
 """Bytes of text to learn from below which a Transformer from scratch that labels is 128 wide and has 2 layers, else 256 and 4."""
 
@@ -51,15 +54,26 @@ def tuned_shape(config: FinetuneConfig, tokenizer: Tokenizer, n_bytes: int, *, w
     if config.size is not None:
         chosen = budget.for_size(config.parent, parse_count(config.size, "--size"), common, own)
     else:
-        usual, layers = (128, 2) if not writes and n_bytes < SMALL_TEXT else (256, 4)
+        usual, layers = SMALLEST if not writes and n_bytes < SMALL_TEXT else (256, 4)
         if common.get("bidirectional"):
             scant = config.time is not None and parse_time(config.time) < SCANT * n_bytes
             usual = NARROW if scant else LABELLER["width"]
-        width = int(config.shape.get("width") or config.shape.get("hidden_size") or usual)
-        shape = budget.family_shape(config.parent, width, int(config.shape.get("layers") or layers))
+        shape = budget.family_shape(config.parent, *asked_sizes(config.shape, (usual, layers)))
         chosen = budget.model_config(config.parent, {**shape, **common, **own})
     check_expressible(chosen)
     return chosen
+
+
+def asked_sizes(shape: Mapping[str, Any], usual: tuple[int, int]) -> tuple[int, int]:
+    """Width and layers of a new model: those asked for, or the usual. Raises `ConfigError` for what is no number of them."""
+    found = []
+    for names, size in zip((("width", "hidden_size"), ("layers",)), usual, strict=True):
+        name = next((name for name in names if name in shape), names[0])
+        value = shape.get(name, size)
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{name} must be a whole number above 0, not {value!r}", where="model")
+        found.append(value)
+    return found[0], found[1]
 
 
 def narrowed(config: FinetuneConfig, model: RecurrentConfig) -> bool:
