@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from wordmill.core import measure
-from wordmill.core.measure import Rates, describe_machine, fast_float32, float32_error, matmul_rate, memory_rates, relative_error
+from wordmill.core.measure import (
+    Rates,
+    describe_machine,
+    fast_float32,
+    float32_error,
+    matmul_rate,
+    measure_rates,
+    memory_rates,
+    relative_error,
+)
 
 CPU = torch.device("cpu")
 
@@ -52,3 +61,13 @@ def test_relative_error():
 def test_bf16_gain():
     assert Rates("cpu", {"fp32": 50.0, "fp32 fast": 100.0, "bf16": 150.0}, 1e-6, 10.0, 10.0).bf16_gain == 3
     assert Rates("cuda", {"fp32": 50.0, "fp32 fast": 100.0}, 1e-6, 10.0, 10.0).bf16_gain == 0
+
+
+def test_without_instructions_for_bfloat16_none_is_measured(monkeypatch):
+    """A product of the size measured takes ten seconds there, and was repeated four times."""
+    measured = []
+    monkeypatch.setattr(measure, "has_bf16", lambda _: False)
+    monkeypatch.setattr(measure, "matmul_rate", lambda _, dtype: measured.append(dtype) or 1.0)
+    monkeypatch.setattr(measure, "memory_rates", lambda _: (1.0, 1.0))
+    rates = measure_rates(torch.device("cpu"))
+    assert set(measured) == {torch.float32} and rates.bf16_gain == 0

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wordmill.core.device import has_bf16
+
 SECONDS_PER_RATE = 0.35
 MATMUL_CPU, MATMUL_GPU = (2048, 1024, 2048), (8192, 8192, 8192)
 """Rows, inner and columns of the product measured: as large as a small model's on a CPU, filling a GPU's units there."""
@@ -94,13 +96,14 @@ def usable_cores() -> int:
 
 
 def measure_rates(device: torch.device) -> Rates:
-    """Matrix products and memory of one device. Takes about two seconds."""
+    """Matrix products and memory of one device; bfloat16 ones where it has instructions for them (else it would take minutes). Takes
+    about two seconds."""
     matmul: dict[str, float] = {}
     matmul["fp32"] = matmul_rate(device, torch.float32)
     with fast_float32(device):
         matmul["fp32 fast"] = matmul_rate(device, torch.float32)
         error = float32_error(device)
-    if device.type != "cuda" or torch.cuda.is_bf16_supported():
+    if has_bf16(device):
         matmul["bf16"] = matmul_rate(device, torch.bfloat16)
     read, copy = memory_rates(device)
     return Rates(str(device), matmul, error, read, copy)
