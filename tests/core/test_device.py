@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wordmill.core import device
-from wordmill.core.device import choose_dtype, choose_numbers, products
+from wordmill.core.device import choose_dtype, choose_numbers, crawls, products
 from wordmill.core.errors import UsageError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -81,3 +81,11 @@ def test_a_cpu_without_bfloat16_never_multiplies_in_it(monkeypatch):
     monkeypatch.setattr(device, "product_speeds", lambda: speeds)
     assert set(multiplied) == {torch.float32} and set(speeds) == {"fp32", "fp32 fast"}
     assert choose_dtype("auto", CPU) == torch.float32 and choose_numbers("auto", CPU, whole=True) == "fp32"
+
+
+def test_numbers_that_a_cpu_is_slow_with_are_told(monkeypatch):
+    monkeypatch.setattr(device, "has_bf16", lambda _: False)
+    assert "no instructions for bfloat16" in str(crawls("bf16", CPU))
+    assert [crawls(numbers, place) for numbers, place in (("fp32", CPU), ("auto", CPU), ("mixed", CPU), ("bf16", GPU))] == [None] * 4
+    monkeypatch.setattr(device, "has_bf16", lambda _: True)
+    assert crawls("bf16", CPU) is None

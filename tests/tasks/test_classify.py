@@ -351,17 +351,6 @@ def test_what_is_no_text_is_an_error(value, said):
         task.texts(task.as_record({"text": value}, "input 1"))
 
 
-def test_suspicious_data_are_named_with_counts():
-    rows = [
-        {"text": t, "label": label}
-        for t, label in [("a mill", "x"), ("a mill", "y"), ("  ", "x"), *[(f"river {i}", "xy"[i % 2]) for i in range(9)]]
-    ]
-    _, reporter = look(rows, ["text", "label"])
-    told = "\n".join(reporter.warnings)
-    assert "1 text of train stands there with different labels, for example 'a mill'" in told
-    assert "1 example of train has no text (first: f:3)" in told
-
-
 def test_scores_agree_with_their_definitions():
     truth, said = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0])
     p = np.full((5, 3), 0.1)

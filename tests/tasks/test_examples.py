@@ -142,3 +142,26 @@ def test_the_numbers_that_pandas_writes_first_have_no_name(tmp_path):
     assert rows[0] == {"1": "", "2": "ham"} and len(rows) == 10
     rows, _ = _read(tmp_path / "a.csv", [",egg", *(f"message {n},{'ham' if n % 3 else 'spam'}" for n in range(9))])
     assert rows[0] == {"1": "", "2": "egg"} and len(rows) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('text\nabc\n""\n   \nxyz\n\n', ["abc", "", "   ", "xyz"]),
+        ("text,label\n\nabc,a\n,\nxyz,b\n,\n,\n", ["abc", "", "xyz"]),
+        (",\ntext,label\nabc,a\n  \nxyz,b\n", ["abc", "xyz"]),
+        ("text\tlabel\nabc\ta\n\t\nxyz\tb\n\t\n\n", ["abc", "", "xyz"]),
+    ],
+)
+def test_a_row_of_nothing_between_others_stays_a_row(tmp_path, text, expected):
+    """Answers would stand beside the wrong lines; empty rows at the ends, as spreadsheets leave them, are none."""
+    path = tmp_path / ("a.tsv" if "\t" in text else "a.csv")
+    path.write_text(text)
+    assert [record.values["text"] for record in read_examples([path]).records] == expected
+
+
+@pytest.mark.parametrize("text", [",\n,\n", "\t\t\n\n\t\t\n"])
+def test_a_table_of_nothing_is_refused(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match="no row of this table holds anything|empty"):
+        read_examples([tmp_path / "a.csv"])

@@ -456,3 +456,6 @@ def test_sentences_with_an_entity_are_shared_out(seed):
     task.look({"train": records}, SILENT)
     kept = kept_of(task, records.records, FinetuneConfig(task="tag", parent="lstm", seed=seed))
     assert len(kept) == 180 and sum("B-LOC" in record.values["tags"] for record in kept) == 18
+    few = [r for n, r in enumerate(records.records) if n % 10 or n < 30]
+    kept = kept_of(task, few, FinetuneConfig(task="tag", parent="lstm", seed=seed))
+    assert sum("B-LOC" in record.values["tags"] for record in kept) == 2

@@ -258,8 +258,8 @@ def test_a_long_run_keeps_an_average_of_the_weights(small_models):
     ("asked", "said"),
     [
         (["lstm", "model.width=64"], "unknown setting 'width'. It is called 'hidden_size' here"),
-        (["modernbert", "model.width=wide"], "width must be a whole number above 0, not 'wide'"),
-        (["modernbert", "model.layers=0"], "layers must be a whole number above 0, not 0"),
+        (["modernbert", "model.width=wide"], "model.width: a whole number from 1 on is needed, not 'wide'"),
+        (["modernbert", "model.layers=0"], "model.layers: a whole number from 1 on is needed, not 0"),
         (["modernbert", "model.heads=5"], "heads (5) must be a multiple of kv_heads"),
     ],
 )

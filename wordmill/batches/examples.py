@@ -25,6 +25,12 @@ WIDTHS = 8
 the longest just is, these took 0.4 GB of a run's memory (docs/log.md)."""
 
 
+FILLED = (1.0, 0.75, 0.5)
+"""Shares of a row's capacity that are tried."""
+ACROSS = 1000
+"""Width of rows at which looking at all pairs of a row costs as much as all else, about: a BERT of width 384 on a CPU (docs/log.md)."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One example as the model sees it."""
@@ -106,7 +112,7 @@ def pack(examples: Sequence[Encoded], capacity: int = 0, *, like: Encoded | None
         return Batch(batch.input_ids, batch.targets.fill_(IGNORE), batch.positions, batch.documents, batch.source, None, batch.types,
                      batch.extra), []  # fmt: skip
     lengths = [max(len(e.ids), 0 if e.source is None else len(e.source)) for e in examples]
-    bins = balanced(lengths, max(capacity, *lengths, 1))
+    bins = cheapest(lengths, capacity)
     order = [index for row in bins for index in row]
     rows = [[examples[index] for index in row] for row in bins]
     source = None
@@ -127,7 +133,11 @@ def pack(examples: Sequence[Encoded], capacity: int = 0, *, like: Encoded | None
 
 def _width(rows: Sequence[Sequence[Ids]]) -> int:
     """How wide the rows are, padding included."""
-    return -(-max(sum(map(len, row)) for row in rows) // WIDTHS) * WIDTHS
+    return _padded(max(sum(map(len, row)) for row in rows))
+
+
+def _padded(length: int) -> int:
+    return -(-length // WIDTHS) * WIDTHS
 
 
 def side_by_side(rows: Sequence[Sequence[Ids]], fill: int = 0, *, width: int = 0, dtype: type = np.int64) -> npt.NDArray[Any]:
@@ -156,6 +166,18 @@ def _extra(examples: Sequence[Encoded], bins: list[list[int]]) -> dict[str, Tens
                 values[row, number] = examples[index].extra[name]
         found[name] = tensor(values)
     return found
+
+
+def cheapest(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Numbers of the items in rows of at most `capacity` (or as many as the longest item has) or a share of it: whichever costs least,
+    padding and the pairs that attention looks at within a row counted."""
+    tried = {max(round(share * capacity), *lengths, 1): None for share in FILLED}
+
+    def cost(bins: list[list[int]]) -> float:
+        width = _padded(max(sum(lengths[i] for i in row) for row in bins))
+        return len(bins) * width * (1 + width / ACROSS)
+
+    return min((balanced(lengths, most) for most in tried), key=cost)
 
 
 def balanced(lengths: Sequence[int], capacity: int) -> list[list[int]]:

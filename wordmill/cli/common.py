@@ -94,13 +94,15 @@ def open_model(model: str, device: str, dtype: str, *, reading: bool = False, fa
     from wordmill.models.hub import resolve_model
 
     folder = resolve_model(model)
-    from wordmill.core.device import choose_device, choose_dtype, tune_float32
+    from wordmill.core.device import choose_device, choose_dtype, crawls, tune_float32
     from wordmill.generate.loaded import load_on
     from wordmill.models.adapters import read_shape
 
     read_shape(folder)
     chosen = choose_device(device)
     numbers = choose_dtype(dtype, chosen, reading=reading)
+    if (slow := crawls(dtype, chosen)) is not None:
+        reporter(quiet=True).warn(slow)
     if fast and chosen.type == "cpu" and str(numbers) == "torch.float32":
         tune_float32()
     return load_on(folder, chosen, numbers)

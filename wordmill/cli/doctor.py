@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wordmill.cli.common import DeviceOption, JsonOption, QuietOption, emit, reporter
-from wordmill.core.progress import human_bytes
+from wordmill.core.progress import human_bytes, plural
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def choose(device: torch.device, machine: Machine, rates: Rates) -> dict[str, st
             else f"the exact way: the faster one ({faster:.1f} ×) rounds to fewer bits, with a relative error of {error:.1e}"
         )
         chosen["memory"] = "freed buffers are kept, large ones come in huge pages" if tune_memory() else "as the C library does it"
-    chosen["threads"] = f"{machine.threads} of {machine.cores} cores"
+    chosen["threads"] = f"{machine.threads} of {plural(machine.cores, 'core')}"
     if device.type == "cpu":
         found = native.load(Path(kernels.__file__).with_name("kernels.c"))
         chosen["kernels"] = (
@@ -94,7 +94,7 @@ def _text(machine: Machine, rates: Rates, checks: list[KernelCheck], choices: di
     lines += _rows(
         {
             "system": machine.system,
-            "processor": f"{machine.processor}, {machine.cores} cores, {machine.threads} threads",
+            "processor": f"{machine.processor}, {plural(machine.cores, 'core')}, {plural(machine.threads, 'thread')}",
             "instructions": ", ".join(machine.instructions) or "unknown",
             "memory": f"{human_bytes(machine.memory)}, {human_bytes(machine.memory_free)} free",
             "disk": f"{human_bytes(machine.disk_free)} free",

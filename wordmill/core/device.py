@@ -122,6 +122,13 @@ def has_bf16(device: torch.device) -> bool:
     return any(check() for check in capabilities if check is not None)
 
 
+def crawls(numbers: str, device: torch.device) -> str | None:
+    """What is to be said of numbers that this device computes with many times as slowly as with others; None for the rest."""
+    if numbers != "bf16" or device.type != "cpu" or has_bf16(device):
+        return None
+    return "this CPU has no instructions for bfloat16: float32 is many times as fast (--dtype fp32)"
+
+
 WORTH_IT = 1.2
 """How many times as fast as float32 products bfloat16 ones must be on a CPU to be used in training."""
 

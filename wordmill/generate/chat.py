@@ -195,6 +195,7 @@ class Dialogue:
     def _fitting(self) -> list[int]:
         """The prompt, without the oldest turns if it would leave no room for an answer."""
         room = self.context - min(self.config.max_tokens, self.context // 2)
+        longer = f"the conversation, with room for an answer, is longer than the context of {self.context:,} tokens"
         head = [turn for turn in self.messages[:1] if turn["role"] == "system"]
         rest = self.messages[len(head) :]
         starts = [i for i, turn in enumerate(rest) if turn["role"] == "user" and i >= self._forgotten]
@@ -204,14 +205,14 @@ class Dialogue:
             if len(ids) <= size:
                 self._forgotten = start
                 if start > before:
-                    self.reporter.warn(f"the conversation is longer than the context of {self.context:,} tokens: the oldest {start} of "
+                    self.reporter.warn(f"{longer}: the oldest {start} of "
                                        f"{plural(len(rest), 'turn')} {verb(start, 'are')} forgotten")  # fmt: skip
                 return ids
             size = room // 2  # make room for some more turns, since everything is read again now
             last = ids
         if len(last) <= room:
             self._forgotten = starts[-1]
-            self.reporter.warn(f"the conversation is longer than the context of {self.context:,} tokens: all turns before are forgotten")
+            self.reporter.warn(f"{longer}: all turns before are forgotten")
             return last
         what = f"this message has {plural(len(last), 'token')}, and {room:,} fit with room for an answer"
         raise UsageError(what, fix="Shorten it, or take a longer --context")

@@ -189,7 +189,7 @@ class TransformerConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads}), those for keys and values: set both")
         turned = int(self.head_size * self.rope_share)
         if self.positions == "rotary" and (turned % 2 or not 2 <= turned <= self.head_size):
             raise ValueError(f"rotary positions turn an even number of a head's entries, not {turned} of {self.head_size}")

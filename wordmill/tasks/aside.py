@@ -22,7 +22,7 @@ def _sides(task: Task, records: Sequence[Record], config: FinetuneConfig) -> tup
     """The strata of the records, and which are kept to train on and which set aside."""
     strata, keys = ([ask(r) for r in records] for ask in (task.stratum, task.key))
     seed = config.seed if config.split_seed is None else config.split_seed
-    return strata, split_off(strata, keys, config.validation_share, seed)
+    return strata, split_off(strata, keys, config.validation_share, seed, least=task.scarce)
 
 
 def kept_of(task: Task, records: Sequence[Record], config: FinetuneConfig) -> list[Record]:

@@ -40,6 +40,8 @@ from wordmill.tasks.task import Task, Tools, cut_pair, cut_to, doc_rows, read_al
 from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
+SEPARATORS = ";|,"
+"""What may stand between several labels of a text."""
 SHOWN = 20
 """Examples that went most wrong, in the report."""
 
@@ -224,6 +226,24 @@ class Classify(Task):
         rare = {label: count for label, count in self.counts(splits["train"].records).items() if count < 5}
         if rare:
             reporter.warn(f"labels with fewer than 5 training examples: {', '.join(f'{k} ({v})' for k, v in list(rare.items())[:8])}")
+        self._odd_labels(splits["train"].records, reporter)
+
+    def _odd_labels(self, train: Sequence[Record], reporter: Reporter) -> None:
+        """Name labels that are read otherwise than they are written, and such as look like several in one."""
+        values = [record.values[self.spec["columns"]["label"]] for record in train]
+        floats = [str(value) for value in values if not isinstance(value, list) and _FLOAT.fullmatch(str(value).strip())]
+        if floats:
+            reporter.warn(f"labels written with a fraction are taken for whole numbers, and answered so: {plural(len(floats), 'example')}, "
+                          f"such as {floats[0]!r} for {_label(floats[0])!r}")  # fmt: skip
+        if self.spec["multi_label"]:
+            return
+        for separator in SEPARATORS:
+            parts = [[part.strip() for part in label.split(separator)] for label in self.spec["labels"]]
+            joined, each = [one for one in parts if len(one) > 1], Counter(part for one in parts for part in set(one))
+            if len(joined) > 1 and all(all(one) and any(each[part] > 1 for part in one) for one in joined):
+                reporter.warn(f"labels such as {separator.join(joined[0])!r} look like several in one: if they are, task.multi_label=true "
+                              f"task.separator={separator!r}")  # fmt: skip
+                break
 
     def equip(self, tokenizer: Tokenizer) -> Tokenizer:
         """The tokenizer; where it has no padding token, with its end token as that too, unless texts end with it: `transformers` finds the
@@ -501,6 +521,7 @@ def _calibration(outcomes: LabelOutcomes) -> str:
 
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
+_FLOAT = re.compile(r"[+-]?\d+\.0")
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
 
 

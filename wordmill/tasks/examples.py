@@ -311,7 +311,7 @@ def _table(path: Path, text: str, reporter: Reporter) -> Records:
     separator = _separator(path, text)
     lines = text.split("\n")
     if separator == "\t":
-        numbered = [(n, line.split("\t")) for n, line in enumerate(lines, 1) if line.strip()]
+        numbered = [(n, line.split("\t")) for n, line in enumerate(lines, 1)]
     else:
         reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
         numbered = []
@@ -323,8 +323,10 @@ def _table(path: Path, text: str, reporter: Reporter) -> Records:
                 break
             except csv.Error as error:
                 raise DataError(f"broken row: {error}", where=f"{path}:{number}", fix="Is a quote missing?") from error
-            if any(cell.strip() for cell in row):
-                numbered.append((number, row))
+            numbered.append((number, row))
+    numbered = _filled(numbered)
+    if not numbered:
+        raise DataError("no row of this table holds anything", where=path, fix="Is it the right file?")
     headed = _has_header([row for _, row in numbered[:200]])
     names = [name.strip() for name in numbered[0][1]] if headed else [str(n) for n in range(1, _usual_width(numbered) + 1)]
     names = [name or f"column {n}" for n, name in enumerate(names, 1)]
@@ -339,6 +341,17 @@ def _table(path: Path, text: str, reporter: Reporter) -> Records:
                             fix="Write what is missing, or take the line out" if len(row) < len(names) else fix)  # fmt: skip
         records.append(Record(dict(zip(names, row, strict=True)), f"{path}:{number}"))
     return Records(records, names, "table", headed, [str(path)])
+
+
+def _filled(rows: Sequence[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The rows without blank lines, and without rows of empty cells before the first and behind the last that holds something (spreadsheets
+    leave such). One between others is an example: to leave it out would shift all answers behind it. A quoted nothing is a text."""
+    several = any(len(row) > 1 for _, row in rows)
+    rows = [(n, row) for n, row in rows if len(row) > several or any(map(str.strip, row))]
+    if not several:
+        return rows
+    held = [place for place, (_, row) in enumerate(rows) if any(map(str.strip, row))]
+    return rows[held[0] : held[-1] + 1] if held else []
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
@@ -456,8 +469,8 @@ def lone_texts(records: Records, name: str, is_answer: Callable[[str], bool], re
 # ── splits ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def split_off(strata: Sequence[str], keys: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of the examples that stay, and of those set aside: about `share` of each stratum, at least one where it has five or more.
+def split_off(strata: Sequence[str], keys: Sequence[str], share: float, seed: int, *, least: int = 5) -> tuple[list[int], list[int]]:
+    """Numbers of the examples that stay, and of those set aside: about `share` of each stratum, one at least where it has `least` or more.
 
     Examples with the same key (the same text) always land on the same side. A function of its arguments alone.
     """
@@ -471,7 +484,7 @@ def split_off(strata: Sequence[str], keys: Sequence[str], share: float, seed: in
     for number, stratum in enumerate(sorted(by_stratum)):
         alike = by_stratum[stratum]
         order = np.random.Generator(np.random.Philox(key=[seed, number])).permutation(len(alike))
-        wanted = round(share * len(alike)) or int(len(alike) >= 5)
+        wanted = round(share * len(alike)) or int(len(alike) >= least)
         aside += [index for place in order[:wanted] for index in alike[int(place)]]
     held = set(aside)
     return [index for index in range(len(keys)) if index not in held], sorted(aside)

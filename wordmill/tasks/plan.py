@@ -15,7 +15,7 @@ from wordmill.batches.corrupted import learned_share, objective_rows
 from wordmill.batches.pack import CarriedRows, PackedRows
 from wordmill.batches.store import TokenStore
 from wordmill.core.config import check_names, merge
-from wordmill.core.device import choose_dtype
+from wordmill.core.device import choose_dtype, crawls
 from wordmill.core.errors import ConfigError, ModelError, UsageError
 from wordmill.core.measure import matmul_rate
 from wordmill.core.progress import Reporter, human_count, human_time, plural
@@ -119,6 +119,8 @@ def make_plan(
         f"measured: {human_count(speed.tokens_per_second)} tokens/s, {100 * speed.rate / peak:.0f} % of the "
         f"{human_count(peak)} FLOP/s of a plain matrix product"
     ]
+    if (slow := crawls(config.dtype, device)) is not None:
+        notes.append(slow)
     if epochs > 2:
         kept = "best weights by validation kept"
         notes.append(f"the corpus will be seen {epochs:.1f} times: dropout {guard['dropout']}, weight decay {guard['weight_decay']}, "
@@ -189,15 +191,13 @@ def check_settings(config: PretrainConfig) -> None:
                 own = "It is a group of its own: corruption.rate=… and the like"
                 raise ConfigError(f"{name} is no part of {section}", where=f"{section}.{name}",
                                   fix=own if name == "corruption" else f"Say it without {section}. before it")  # fmt: skip
-    for name in budget.SIZES:
-        if name in config.model and (not isinstance(config.model[name], int) or config.model[name] < 1):
-            raise ConfigError(f"a whole number from 1 on is needed, not {config.model[name]!r}", where=f"model.{name}")
+    check_sizes(config.model)
     if config.parent is not None and config.tokenizer_folder is not None:
         raise UsageError(f"the tokenizer of {config.parent} is settled: its weights mean nothing with another", where="--tokenizer",
                          fix="Leave --tokenizer away with --from")  # fmt: skip
     if config.parent is None:
         budget.family_shape(config.family, 64, 1)
-        _check_model(config)
+        check_shape(config.family, config.model, _usual_size(config.model), settled=not (config.time or config.size))
     elif set(config.model) - {"dropout"}:
         raise UsageError(
             f"the shape of {config.parent} is settled: {', '.join(sorted(set(config.model) - {'dropout'}))} can't be set",
@@ -207,20 +207,27 @@ def check_settings(config: PretrainConfig) -> None:
     TrainConfig.of({"steps": 1, **config.train}, where="train")
 
 
-def _check_model(config: PretrainConfig) -> None:
-    """The model's settings on their own, before there is a tokenizer; how sizes fit one another only where none is left to choose."""
-    check_names(RecurrentConfig if config.family in budget.RECURRENT else TransformerConfig, config.model, "model")
-    own, rest = budget.sizes(config.model)
-    width, layers = _usual_size(own)
-    fitted = own if {"width", "hidden_size"} & set(own) or not (config.time or config.size) else {}
-    shape = budget.family_shape(config.family, width, layers)
+def check_sizes(settings: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` for sizes of a model that are none."""
+    for name in budget.SIZES:
+        if name in settings and (type(settings[name]) is not int or settings[name] < 1):
+            raise ConfigError(f"a whole number from 1 on is needed, not {settings[name]!r}", where=f"model.{name}")
+
+
+def check_shape(name: str, settings: Mapping[str, Any], usual: tuple[int, int], *, settled: bool) -> None:
+    """The settings of a new model of the family on their own, before there is a tokenizer; how sizes fit one another only where none is
+    left to choose, because they are `settled` or the width is asked for. `usual`: width and layers then. Raises `ConfigError`."""
+    check_names(RecurrentConfig if name in budget.RECURRENT else TransformerConfig, settings, "model")
+    own, rest = budget.sizes(settings)
+    fitted = own if settled or {"width", "hidden_size"} & set(own) else {}
+    shape = budget.family_shape(name, *usual)
     some = {"vocab_size": 1000, "bos_id": 0, "eos_id": 0, "pad_id": 0, **({"decoder_start_id": 0} if "encoder_layers" in shape else {})}
     try:
-        check_expressible(budget.model_config(config.family, {**some, **shape, **rest, **fitted}))
+        check_expressible(budget.model_config(name, {**some, **shape, **rest, **fitted}))
     except ModelError as error:
         if error.where != "config.json":
             raise
-        raise ConfigError(f"{config.family} can't have such a shape: {error.what}", where="model",
+        raise ConfigError(f"{name} can't have such a shape: {error.what}", where="model",
                           fix="Let model.width be a multiple of model.heads") from None  # fmt: skip
 
 

@@ -99,6 +99,7 @@ class Tag(Task):
     name: ClassVar[str] = "tag"
     keyed: ClassVar[str] = "sentence"
     lack: ClassVar[str] = "no word"
+    scarce: ClassVar[int] = 3
     shared: ClassVar[str] = "sentences with an entity"
     by_shape: ClassVar[bool] = True
     Settings: ClassVar[type[Config]] = TagConfig

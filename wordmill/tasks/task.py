@@ -86,6 +86,8 @@ class Task:
     """Whether the model stays a language model (saved as one, and able to generate)."""
     keyed: ClassVar[str] = "text"
     """What `key` tells apart, in a word."""
+    scarce: ClassVar[int] = 5
+    """Examples of one kind from which one at least is set aside to validate on."""
     shared: ClassVar[str] = "each label"
     """What a split keeps the share of (`stratum`), in words."""
     lack: ClassVar[str] = "no text"

@@ -12,7 +12,7 @@ from wordmill.core.errors import UsageError
 from wordmill.models.folder import read_config
 from wordmill.tasks.adapted import check_lora
 from wordmill.tasks.asked import ELSEWHERE, check_training, named, without_effect
-from wordmill.tasks.plan import parse_time
+from wordmill.tasks.plan import check_shape, check_sizes, parse_time
 from wordmill.tasks.task import task_class
 from wordmill.tasks.tuned_shape import SMALLEST, asked_sizes
 from wordmill.tokenizer import Tokenizer
@@ -47,8 +47,8 @@ def check_asked(config: FinetuneConfig, given: Mapping[str, Any]) -> None:
         if "/" in config.parent or config.parent.startswith("."):
             raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
         budget.family_shape(config.parent, 64, 1)
-        if config.size is None:
-            _check_shape(config)
+        check_sizes(config.shape)
+        check_shape(config.parent, config.shape, asked_sizes(config.shape, SMALLEST), settled=config.size is None)
         if config.fresh:
             raise UsageError(f"{config.parent} is a family: its weights are new anyway", where="--fresh", fix="Leave --fresh away")
     else:
@@ -60,13 +60,6 @@ def check_asked(config: FinetuneConfig, given: Mapping[str, Any]) -> None:
                              fix="Only model.dropout can; a family's name starts from scratch")  # fmt: skip
     _check_split(config, given)
     kinds.suited(model_kind(config), config.options)
-
-
-def _check_shape(config: FinetuneConfig) -> None:
-    """Raises `ConfigError` for settings of a new model that there are not, or that don't fit each other in the smallest that is chosen."""
-    assert config.parent is not None
-    own, rest = budget.sizes(config.shape)
-    budget.model_config(config.parent, {**budget.family_shape(config.parent, *asked_sizes(config.shape, SMALLEST)), **rest, **own})
 
 
 def _check_split(config: FinetuneConfig, given: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wordmill.core.config import merge
-from wordmill.core.device import choose_numbers
+from wordmill.core.device import choose_numbers, crawls
 from wordmill.core.errors import ConfigError, UsageError
 from wordmill.core.files import read_json
 from wordmill.core.progress import human_count, human_time, plural
@@ -139,6 +139,8 @@ def tune_plan(
     notes = [
         f"at most {most} tokens an example; cut: {', '.join(f'{count:,} of {name}' for name, count in cut.items() if count) or 'none'}"
     ]
+    if (slow := crawls(numbers, device)) is not None:
+        notes.append(slow)
     if n_validation:
         notes.append(f"the best weights on the validation examples are kept; it ends after {plural(config.patience, 'evaluation')} "
                      f"without a gain"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from wordmill.core.errors import ConfigError, UsageError
+from wordmill.core.errors import UsageError
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.folder import check_expressible, read_config
 from wordmill.tasks.plan import parse_count, parse_time
@@ -65,15 +65,8 @@ def tuned_shape(config: FinetuneConfig, tokenizer: Tokenizer, n_bytes: int, *, w
 
 
 def asked_sizes(shape: Mapping[str, Any], usual: tuple[int, int]) -> tuple[int, int]:
-    """Width and layers of a new model: those asked for, or the usual. Raises `ConfigError` for what is no number of them."""
-    found = []
-    for names, size in zip((("width", "hidden_size"), ("layers",)), usual, strict=True):
-        name = next((name for name in names if name in shape), names[0])
-        value = shape.get(name, size)
-        if type(value) is not int or value < 1:
-            raise ConfigError(f"{name} must be a whole number above 0, not {value!r}", where="model")
-        found.append(value)
-    return found[0], found[1]
+    """Width and layers of a new model: those asked for, or the usual."""
+    return shape.get("width") or shape.get("hidden_size") or usual[0], shape.get("layers") or usual[1]
 
 
 def narrowed(config: FinetuneConfig, model: RecurrentConfig) -> bool:

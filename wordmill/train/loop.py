@@ -63,7 +63,7 @@ class TrainConfig(Config):
     """The learning rate over the run."""
     clip: float = 1.0
     """Largest norm of the gradient; larger ones are scaled down to it (0: off)."""
-    sam: float = Field(default=0.0, ge=0)
+    sam: float = Field(default=0.0, ge=0, lt=1)
     """Radius of sharpness-aware minimisation (train/sharpness.py), 0.05 as a rule: a step takes twice the time (0: off)."""
     ema: float = 0.0
     """Decay of the average of the weights, per step (0: no average). Where there is one, it is what is evaluated and saved."""
