@@ -43,6 +43,8 @@ ADAPTER = 10.0
 AVERAGE, AVERAGED_FROM = 0.99, 1000
 """Decay of the average over steps that is judged and kept in place of the last weights, and the fewest steps of a run of so many that has
 one (docs/log.md)."""
+FEW = 30_000
+"""Examples below which it is said what more than one reading of each would bring."""
 SMALL = 10_000_000
 """Weights below which a model goes over the data as often as one that has learned nothing yet (docs/log.md)."""
 LONGEST = 512
@@ -153,6 +155,9 @@ def tune_plan(
                      f"(model.hidden_size=… sets it)")  # fmt: skip
     if weights < SMALL and "r_drop" in open_to:
         notes.append("task.r_drop=1 would take twice as long, and often gives so small a model a point or two more")
+    whole_learns = not scratch and config.lora is None and config.freeze == "none" and train.optim.kind == "adamw"
+    if config.task == "classify" and whole_learns and n < FEW and "sam" not in config.train:
+        notes.append("train.sam=0.05 (sharpness-aware steps) would take twice as long; MiniLM is a point better for it on SST-2's sentences")
     if "ngrams" in open_to and scratch and not isinstance(model, RecurrentConfig):
         notes.append("task.ngrams=true would let single words and phrases speak beside the network: often two points more for a model from "
                      "scratch, but transformers has no class for it")  # fmt: skip
