@@ -157,7 +157,7 @@ def tune_plan(
         notes.append("task.r_drop=1 would take twice as long, and often gives so small a model a point or two more")
     whole_learns = not scratch and config.lora is None and config.freeze == "none" and train.optim.kind == "adamw"
     if config.task == "classify" and whole_learns and n < FEW and "sam" not in config.train:
-        notes.append("train.sam=0.05 (sharpness-aware steps) would take twice as long; MiniLM is a point better for it on SST-2's sentences")
+        notes.append("train.sam=0.05 (sharpness-aware steps) would take twice as long; MiniLM is a point better for it on SST-2")
     if "ngrams" in open_to and scratch and not isinstance(model, RecurrentConfig):
         notes.append("task.ngrams=true would let single words and phrases speak beside the network: often two points more for a model from "
                      "scratch, but transformers has no class for it")  # fmt: skip
