@@ -36,12 +36,13 @@ class BenchmarkError(RuntimeError):
 
 @dataclass(frozen=True)
 class Measured:
-    """One finished process: what it printed, its wall time in seconds and its peak resident memory in bytes."""
+    """One finished process: what it printed, its wall time and its processor's time in seconds, its peak resident memory in bytes."""
 
     stdout: str
     stderr: str
     seconds: float
     peak_bytes: int
+    cpu: float
 
     def json(self) -> dict[str, Any]:
         """The last line of standard output that is a JSON object."""
@@ -77,7 +78,7 @@ def measure(command: Sequence[str], *, env: Mapping[str, str] | None = None, tim
     if status != 0:
         raise BenchmarkError(f"{' '.join(command)}\nexit code {status}\n{stdout[-1500:]}\n{stderr[-3000:]}")
     scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, kilobytes on Linux
-    return Measured(stdout, stderr, seconds, usage.ru_maxrss * scale)
+    return Measured(stdout, stderr, seconds, usage.ru_maxrss * scale, usage.ru_utime + usage.ru_stime)
 
 
 def _wait(child: subprocess.Popen[bytes], deadline: float) -> tuple[int, resource.struct_rusage]:
