@@ -311,7 +311,7 @@ def _table(path: Path, text: str, reporter: Reporter) -> Records:
     separator = _separator(path, text)
     lines = text.split("\n")
     if separator == "\t":
-        numbered = [(n, line.split("\t")) for n, line in enumerate(lines, 1)]
+        numbered = [(n, line.split("\t")) for n, line in enumerate(lines, 1) if line]
     else:
         reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
         numbered = []
