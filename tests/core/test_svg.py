@@ -6,7 +6,7 @@ import xml.etree.ElementTree as tree
 
 import pytest
 
-from wordmill.core.svg import MOST_POINTS, _Axis, line_plot, short_number
+from wordmill.core.svg import COLOURS, MOST_POINTS, _Axis, line_plot, matrix_plot, short_number
 
 
 def _labels(svg: str) -> list[str]:
@@ -65,3 +65,12 @@ def test_a_high_beginning_does_not_squeeze_the_rest():
 )
 def test_short_numbers(value, text):
     assert short_number(value) == text
+
+
+def test_viewers_without_variables_see_the_colours_too():
+    """Most programs but browsers know no CSS variables, and drew no line at all: a plain colour stands before each."""
+    plots = [line_plot({"a": [(1, 2), (2, 3)], "b": [(1, 1)]}, title="t", x_label="x", y_label="y", marks=True, highlight=(1.5, "best")),
+             matrix_plot(["a", "b"], [[9, 1], [2, 8]], title="t")]  # fmt: skip
+    for svg in plots:
+        used = re.findall(r"(?:([a-z]+):(#\w+);)?([a-z]+):var\(--(\w+)\)", svg)
+        assert used and all((plain, colour) == (what, COLOURS[name]) for plain, colour, what, name in used)

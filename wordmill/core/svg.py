@@ -15,15 +15,25 @@ LEFT, RIGHT, TOP, BOTTOM = 68, 18, 58, 46
 MOST_POINTS = 240
 """Points drawn a series: longer ones are averaged within bins, about two pixels each."""
 
-STYLE = """
-.plot{--ink:#1f2933;--faint:#6b7785;--grid:#e4e7eb;--c0:#2266b3;--c1:#d0601f;--c2:#23875b;--c3:#8b4aa8;--c4:#a67c00;--c5:#c03a63;
-font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans CJK SC',sans-serif;width:100%;height:auto}
-@media (prefers-color-scheme:dark){.plot{--ink:#e6e9ee;--faint:#98a3b0;--grid:#333b45;
---c0:#6cb0f5;--c1:#f2955e;--c2:#5fc795;--c3:#c994e3;--c4:#d9b64a;--c5:#ee86a6}}
-.plot text{fill:var(--faint);font-size:13px}.plot .title{fill:var(--ink);font-size:15px;font-weight:600}.plot .name{fill:var(--ink)}
-.plot .grid{stroke:var(--grid);stroke-width:1}.plot .axis{stroke:var(--faint);stroke-width:1}
-.plot polyline{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
-.plot .hit{fill:var(--ink);fill-opacity:0}.plot .hit:hover{fill-opacity:.09}
+COLOURS = {"ink": "#1f2933", "faint": "#6b7785", "grid": "#e4e7eb", "c0": "#2266b3", "c1": "#d0601f", "c2": "#23875b", "c3": "#8b4aa8",
+           "c4": "#a67c00", "c5": "#c03a63"}  # fmt: skip
+
+
+def paint(what: str, colour: str) -> str:
+    """`what` (stroke, fill) in one of `COLOURS`, as CSS; viewers without variables, as most outside of browsers are, take the light one."""
+    return f"{what}:{COLOURS[colour]};{what}:var(--{colour})"
+
+
+STYLE = f"""
+.plot{{{"".join(f"--{name}:{colour};" for name, colour in COLOURS.items())}
+font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans CJK SC',sans-serif;width:100%;height:auto}}
+@media (prefers-color-scheme:dark){{.plot{{--ink:#e6e9ee;--faint:#98a3b0;--grid:#333b45;
+--c0:#6cb0f5;--c1:#f2955e;--c2:#5fc795;--c3:#c994e3;--c4:#d9b64a;--c5:#ee86a6}}}}
+.plot text{{{paint("fill", "faint")};font-size:13px}}.plot .title{{{paint("fill", "ink")};font-size:15px;font-weight:600}}
+.plot .name{{{paint("fill", "ink")}}}.plot .grid{{{paint("stroke", "grid")};stroke-width:1}}
+.plot .axis{{{paint("stroke", "faint")};stroke-width:1}}
+.plot polyline{{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}}
+.plot .hit{{{paint("fill", "ink")};fill-opacity:0}}.plot .hit:hover{{fill-opacity:.09}}
 """.strip().replace("\n", "")
 
 Points = Sequence[tuple[float, float]]
@@ -106,16 +116,16 @@ def line_plot(
         return head + f'<text x="{LEFT}" y="{HEIGHT / 2}">nothing measured yet</text></svg>'
     x_axis, y_axis = _axes(clean, log_x, x_seconds, y_skip, y_from_zero)
     parts = [head, _legend(list(clean)) if len(clean) > 1 else "", _grid(x_axis, y_axis, x_label, y_label, x_format, y_format)]
-    parts.append(f'<svg x="{LEFT}" y="{TOP - 4}" width="{WIDTH - LEFT - RIGHT + 4}" ')
-    parts.append(f'height="{HEIGHT - TOP - BOTTOM + 4}" viewBox="{LEFT} {TOP - 4} {WIDTH - LEFT - RIGHT + 4} {HEIGHT - TOP - BOTTOM + 4}">')
+    left, top, width, height = LEFT - 4, TOP - 4, WIDTH - LEFT - RIGHT + 8, HEIGHT - TOP - BOTTOM + 4  # room for half a mark
+    parts.append(f'<svg x="{left}" y="{top}" width="{width}" height="{height}" viewBox="{left} {top} {width} {height}">')
     for index, points in enumerate(clean.values()):
-        colour = f"var(--c{index % 6})"
+        colour = f"c{index % 6}"
         places = [(x_axis.at(x), y_axis.at(y)) for x, y in points]
         if len(places) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            parts.append(f'<polyline points="{path}" style="stroke:{colour}"/>')
+            parts.append(f'<polyline points="{path}" style="{paint("stroke", colour)}"/>')
         if marks or len(places) == 1:
-            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" style="fill:{colour}"/>' for x, y in places]
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" style="{paint("fill", colour)}"/>' for x, y in places]
     parts.append("</svg>")
     if highlight is not None and _shows(highlight[0], 0.0, log_x):
         x = x_axis.at(highlight[0])
@@ -180,7 +190,7 @@ def _grid(x: _Axis, y: _Axis, x_label: str, y_label: str, x_format: Callable[[fl
 def _legend(names: Sequence[str]) -> str:
     parts, x = [], float(LEFT)
     for index, name in enumerate(names):
-        parts.append(f'<line x1="{x:.0f}" x2="{x + 16:.0f}" y1="38" y2="38" style="stroke:var(--c{index % 6});stroke-width:3"/>')
+        parts.append(f'<line x1="{x:.0f}" x2="{x + 16:.0f}" y1="38" y2="38" style="{paint("stroke", f"c{index % 6}")};stroke-width:3"/>')
         parts.append(f'<text class="name" x="{x + 22:.0f}" y="42">{escape(name)}</text>')
         # A letter is about 6.6 pixels wide, a Chinese character 12.
         x += 44 + sum(12 if ord(letter) > 0x2E80 else 6.6 for letter in name)
@@ -234,7 +244,8 @@ def matrix_plot(labels: Sequence[str], counts: Sequence[Sequence[int]], *, title
             told = f"{down} {label}, {across} {labels[column]}: {count:,} ({100 * share:.1f} % of the row)"
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" rx="2" '
-                f'style="fill:var(--c{int(row != column)});fill-opacity:{0.06 + 0.8 * share:.3f}"><title>{escape(told)}</title></rect>'
+                f'style="{paint("fill", f"c{int(row != column)}")};fill-opacity:{0.06 + 0.8 * share:.3f}">'
+                f"<title>{escape(told)}</title></rect>"
             )
             if cell >= 30 and count:
                 at = f'x="{x + cell / 2:.0f}" y="{y + cell / 2 + 4:.0f}"'
