@@ -27,6 +27,8 @@ def test_suspicious_data_are_named_with_counts():
         (["new york", "york"], None),
         (["a;b", "c"], None),
         ([1, 5], None),
+        (["-1.0", "yes"], None),
+        ([-1.0, 1.0], "such as '-1.0' for '-1'"),
     ],
 )
 def test_labels_that_are_not_what_they_seem_are_named(labels, said):

@@ -159,7 +159,7 @@ def _unlikely(logits: Tensor, answers: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class _Table:
     """The shares of all n-grams in all texts, by rows of texts (N, F) and by rows of n-grams (F, N): both products of a step read their
-    table in its own order (by `embedding_bag`, which sorts the n-grams anew in each step, a fit took fifteen times as long)."""
+    table in its own order (by `embedding_bag`, which sorts the n-grams anew in each step, a fit took six times as long)."""
 
     texts: Tensor
     grams: Tensor

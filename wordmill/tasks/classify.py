@@ -231,10 +231,10 @@ class Classify(Task):
     def _odd_labels(self, train: Sequence[Record], reporter: Reporter) -> None:
         """Name labels that are read otherwise than they are written, and such as look like several in one."""
         values = [record.values[self.spec["columns"]["label"]] for record in train]
-        floats = [str(value) for value in values if not isinstance(value, list) and _FLOAT.fullmatch(str(value).strip())]
+        floats = [value for value in values if isinstance(value, float | str) and _label(value) != str(value).strip()]
         if floats:
             reporter.warn(f"labels written with a fraction are taken for whole numbers, and answered so: {plural(len(floats), 'example')}, "
-                          f"such as {floats[0]!r} for {_label(floats[0])!r}")  # fmt: skip
+                          f"such as {str(floats[0])!r} for {_label(floats[0])!r}")  # fmt: skip
         if self.spec["multi_label"]:
             return
         for separator in SEPARATORS:
@@ -521,7 +521,6 @@ def _calibration(outcomes: LabelOutcomes) -> str:
 
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
-_FLOAT = re.compile(r"[+-]?\d+\.0")
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
 
 

@@ -153,10 +153,9 @@ def _folder_facts(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     has_weights = any((folder / f"{name}{end}").exists() for name in (WEIGHTS, OLD_WEIGHTS) for end in ("", ".index.json"))
     if has_weights:
         config = whole_config(folder)
-    if head_kind(folder) is not None:
-        config = config.replace(lm_head=False)  # type: ignore[assignment]  # a head for a task stands in the output layer's place
     facts: dict[str, Any] = {"weights": has_weights, "tokenizer": _tokenizer(folder, config)}
     if head_kind(folder) is not None:
+        config = config.replace(lm_head=False)  # type: ignore[assignment]  # a head for a task stands in the output layer's place
         head = read_head(folder, open_weights(folder) if has_weights else {})
         facts["head"] = {"kind": head.kind, "labels": list(head.labels), "several": head.multi_label, "crf": head.crf,
                          "ngrams": head.ngrams}  # fmt: skip

@@ -196,8 +196,7 @@ def check_settings(config: PretrainConfig) -> None:
         raise UsageError(f"the tokenizer of {config.parent} is settled: its weights mean nothing with another", where="--tokenizer",
                          fix="Leave --tokenizer away with --from")  # fmt: skip
     if config.parent is None:
-        budget.family_shape(config.family, 64, 1)
-        check_shape(config.family, config.model, _usual_size(config.model), settled=not (config.time or config.size))
+        check_shape(config.family, config.model, asked_size(config.model), settled=not (config.time or config.size))
     elif set(config.model) - {"dropout"}:
         raise UsageError(
             f"the shape of {config.parent} is settled: {', '.join(sorted(set(config.model) - {'dropout'}))} can't be set",
@@ -217,10 +216,10 @@ def check_sizes(settings: Mapping[str, Any]) -> None:
 def check_shape(name: str, settings: Mapping[str, Any], usual: tuple[int, int], *, settled: bool) -> None:
     """The settings of a new model of the family on their own, before there is a tokenizer; how sizes fit one another only where none is
     left to choose, because they are `settled` or the width is asked for. `usual`: width and layers then. Raises `ConfigError`."""
+    shape = budget.family_shape(name, *usual)
     check_names(RecurrentConfig if name in budget.RECURRENT else TransformerConfig, settings, "model")
     own, rest = budget.sizes(settings)
     fitted = own if settled or {"width", "hidden_size"} & set(own) else {}
-    shape = budget.family_shape(name, *usual)
     some = {"vocab_size": 1000, "bos_id": 0, "eos_id": 0, "pad_id": 0, **({"decoder_start_id": 0} if "encoder_layers" in shape else {})}
     try:
         check_expressible(budget.model_config(name, {**some, **shape, **rest, **fitted}))
@@ -231,10 +230,10 @@ def check_shape(name: str, settings: Mapping[str, Any], usual: tuple[int, int], 
                           fix="Let model.width be a multiple of model.heads") from None  # fmt: skip
 
 
-def _usual_size(own: Mapping[str, Any]) -> tuple[int, int]:
-    """Width and layers where nothing is measured: as asked for, or usual for a small model."""
-    width = int(own.get("width") or own.get("hidden_size") or 384)
-    return width, int(own.get("layers") or max(1, round(width / 64)))
+def asked_size(settings: Mapping[str, Any], width: int = 384, layers: int | None = None) -> tuple[int, int]:
+    """Width and layers where nothing is measured: as asked for, or else these (None: as many layers as suit the width)."""
+    width = settings.get("width") or settings.get("hidden_size") or width
+    return width, settings.get("layers") or layers or max(1, round(width / 64))
 
 
 def _context(config: PretrainConfig, device: torch.device, seconds: float | None) -> int:
@@ -271,7 +270,7 @@ def _model(asked: _Asked) -> tuple[ModelConfig, float]:
     elif asked.seconds is not None and not sized:
         chosen = budget.for_operations(config.family, rate * max(1.0, asked.left), common)
     else:
-        chosen = budget.model_config(config.family, {**budget.family_shape(config.family, *_usual_size(own)), **common})
+        chosen = budget.model_config(config.family, {**budget.family_shape(config.family, *asked_size(own)), **common})
     model = budget.model_config(config.family, {**chosen.plain(), **own})
     _check_fits(model, asked)
     return model, rate

@@ -12,9 +12,9 @@ from wordmill.core.errors import UsageError
 from wordmill.models.folder import read_config
 from wordmill.tasks.adapted import check_lora
 from wordmill.tasks.asked import ELSEWHERE, check_training, named, without_effect
-from wordmill.tasks.plan import check_shape, check_sizes, parse_time
+from wordmill.tasks.plan import asked_size, check_shape, check_sizes, parse_time
 from wordmill.tasks.task import task_class
-from wordmill.tasks.tuned_shape import SMALLEST, asked_sizes
+from wordmill.tasks.tuned_shape import SMALLEST
 from wordmill.tokenizer import Tokenizer
 from wordmill.train import budget
 from wordmill.train.loop import TrainConfig
@@ -46,9 +46,8 @@ def check_asked(config: FinetuneConfig, given: Mapping[str, Any]) -> None:
     if not config.shaped:
         if "/" in config.parent or config.parent.startswith("."):
             raise UsageError("no such model folder", where=config.parent, fix="Give the folder that a training command wrote")
-        budget.family_shape(config.parent, 64, 1)
         check_sizes(config.shape)
-        check_shape(config.parent, config.shape, asked_sizes(config.shape, SMALLEST), settled=config.size is None)
+        check_shape(config.parent, config.shape, asked_size(config.shape, *SMALLEST), settled=config.size is None)
         if config.fresh:
             raise UsageError(f"{config.parent} is a family: its weights are new anyway", where="--fresh", fix="Leave --fresh away")
     else:

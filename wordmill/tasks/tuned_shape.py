@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wordmill.core.errors import UsageError
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.folder import check_expressible, read_config
-from wordmill.tasks.plan import parse_count, parse_time
+from wordmill.tasks.plan import asked_size, parse_count, parse_time
 from wordmill.tokenizer import Tokenizer
 from wordmill.train import budget
 
@@ -58,15 +57,10 @@ def tuned_shape(config: FinetuneConfig, tokenizer: Tokenizer, n_bytes: int, *, w
         if common.get("bidirectional"):
             scant = config.time is not None and parse_time(config.time) < SCANT * n_bytes
             usual = NARROW if scant else LABELLER["width"]
-        shape = budget.family_shape(config.parent, *asked_sizes(config.shape, (usual, layers)))
+        shape = budget.family_shape(config.parent, *asked_size(config.shape, usual, layers))
         chosen = budget.model_config(config.parent, {**shape, **common, **own})
     check_expressible(chosen)
     return chosen
-
-
-def asked_sizes(shape: Mapping[str, Any], usual: tuple[int, int]) -> tuple[int, int]:
-    """Width and layers of a new model: those asked for, or the usual."""
-    return shape.get("width") or shape.get("hidden_size") or usual[0], shape.get("layers") or usual[1]
 
 
 def narrowed(config: FinetuneConfig, model: RecurrentConfig) -> bool:
