@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import wordmill
+from tests.tasks.test_answer import squad  # noqa: F401
 from tests.tasks.test_tag import conll  # noqa: F401
 from tests.tuning import stopping
 from wordmill.cli.app import main
@@ -23,6 +24,8 @@ from wordmill.models.heads import HeadConfig, with_head
 from wordmill.models.lora import LoraConfig
 from wordmill.models.recurrent import RecurrentLM
 from wordmill.tasks import finetune as tuning
+from wordmill.tasks import task as base_of_tasks
+from wordmill.tasks import watch as watching
 from wordmill.tasks.classify import Classify
 from wordmill.tasks.examples import Record
 from wordmill.tasks.finetune import FinetuneConfig, depths
@@ -36,8 +39,8 @@ QUICK = ["--steps", "6", "train.evaluations=2", "train.rows=8", "--quiet"]
 
 
 @pytest.fixture
-def files(reviews, conll):  # noqa: F811
-    return {"classify": str(reviews / "train.tsv"), "tag": str(conll / "train.conll")}
+def files(reviews, conll, squad):  # noqa: F811
+    return {"classify": str(reviews / "train.tsv"), "tag": str(conll / "train.conll"), "answer": str(squad / "train.json")}
 
 
 def _base(folder):
@@ -160,6 +163,31 @@ def test_training_ends_early_enough_for_the_answers_in_the_end_and_no_earlier(re
     whole, limit, seconds = limits[-1]
     assert whole - limit == pytest.approx(0.6 + 1.1 * 1.4 + 2.0, abs=0.6), "a look, the answers and a tenth more, and the rest"
     assert limits[0][1] is None and abs(seconds - limit) < 1.2, "until then it trains"
+
+
+@pytest.mark.parametrize(("task", "more"), [("classify", ()), ("classify", ("task.class_weights=balanced", "task.r_drop=1")),
+                                            ("tag", ()), ("tag", ("task.crf=true",)), ("answer", ())])  # fmt: skip
+def test_a_look_reads_the_validation_examples_once(task, more, files, small_models, tmp_path, monkeypatch):
+    """Answers and loss come from one reading, and the loss is the one that the objective gives to the same examples."""
+    look, reads, told = TaskWatch._look, [], []
+
+    def watched(self, run):
+        reads.clear()
+        with run.model.base.register_forward_hook(lambda *_: reads.append(1)):
+            look(self, run)
+        once = len(reads)
+        costs = list(self._costs(run))
+        told.append((once, len(costs), sum(float(cost.loss_sum) for cost in costs) / sum(cost.n_targets for cost in costs)))
+
+    monkeypatch.setattr(TaskWatch, "_look", watched)
+    monkeypatch.setattr(base_of_tasks, "BATCH_TOKENS", 40)
+    monkeypatch.setattr(watching, "BATCH_TOKENS", 40)
+    assert main(["finetune", task, files[task], "--model", str(small_models("bert")), "-o", str(tmp_path / "run"), *QUICK, *more]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert len(losses) == len(told) == 2
+    for loss, (once, batches, expected) in zip(losses, told, strict=True):
+        assert once == batches > 1 and loss == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("whole", "look", "answer", "in_the_end"), [(600, 3.0, 0.2, 1500), (300, 8.0, 0.25, 500), (120, 4.0, 0.4, 1500)])

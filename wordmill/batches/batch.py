@@ -63,6 +63,13 @@ class Batch:
         return int((self.targets >= 0).sum())
 
     @property
+    def places(self) -> Tensor:
+        """Where targets are not `IGNORE`, counted over all rows: (N,). At least one place, whose target is `IGNORE` where none counts, so
+        that a process without targets still takes part in the exchange of gradients."""
+        found = (self.targets.flatten() != IGNORE).nonzero()[:, 0]
+        return found if len(found) else found.new_zeros(1)
+
+    @property
     def n_tokens(self) -> int:
         """How many places hold something to be read, the source's included."""
         return sum(int((x.positions >= 0).sum()) for x in (self, self.source) if x is not None)

@@ -14,7 +14,7 @@ from wordmill.batches.store import TokenStore
 from wordmill.generate.score import Score, counted_losses, evaluating
 from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
-from wordmill.train.objectives import counted, read
+from wordmill.train.objectives import counted
 
 FEW, MANY = 2048, 8192
 """Tokens at once: for a CPU with a Transformer, and else."""
@@ -95,12 +95,11 @@ def evaluate_rows(model: LanguageModel, rows: PackedRows, *, max_rows: int | Non
     with evaluating(model):
         for step in range(-(-total // rows.rows)):
             batch = rows.batch(step, 0, min(rows.rows, total - step * rows.rows)).to(device)
-            hidden, _ = read(model, batch)
             wanted = batch.n_targets
             if not wanted:
                 continue
             size = max(1, LOGITS // model.config.vocab_size)
-            for part, right in zip(*(x.split(size) for x in counted(hidden, batch.targets)), strict=True):
+            for part, right in zip(*(x.split(size) for x in counted(model, batch)), strict=True):
                 logits = model.logits(part).float() if part.dtype != torch.float64 else model.logits(part)
                 nats += F.cross_entropy(logits, right, reduction="sum")
                 correct += (logits.argmax(-1) == right).sum()

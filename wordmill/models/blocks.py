@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from wordmill.models import kernels
 from wordmill.models.config import TransformerConfig
 from wordmill.models.masks import View
-from wordmill.models.ops import attend, dropout, rms_norm, rotate
+from wordmill.models.ops import attend, dropout, picked, rms_norm, rotate
 
 ACTIVATIONS = {
     "relu": F.relu,
@@ -67,7 +67,8 @@ class Attention(nn.Module):
         self.q_norm = Norm(config.head_size, "rmsnorm", config.norm_eps) if config.qk_norm else None
         self.k_norm = Norm(config.head_size, "rmsnorm", config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x_BTD: Tensor, view: View) -> Tensor:
+    def forward(self, x_BTD: Tensor, view: View, only: Tensor | None = None) -> Tensor:
+        """(B, T, D), or (N, D) of the places `only` (see `picked`)."""
         batch, length, _ = x_BTD.shape
         qkv = self.qkv(x_BTD).view(batch, length, self.heads + 2 * self.groups, self.size)
         rotary = view.rotary.get(self.window)
@@ -77,7 +78,7 @@ class Attention(nn.Module):
             first, last = view.stretches[self.window]
             mixed = kernels.attention(qkv, q_weight, k_weight, rotary, first, last, heads=self.heads, groups=self.groups,
                                       scale=self.scale, eps=self.eps)  # fmt: skip
-            return self.output(mixed)  # type: ignore[no-any-return]
+            return self.output(picked(mixed, only))  # type: ignore[no-any-return]
         q_BTHK, k_BTGK, v_BTGK = qkv.split((self.heads, self.groups, self.groups), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHK, k_BTGK = self.q_norm(q_BTHK), self.k_norm(k_BTGK)
@@ -87,7 +88,7 @@ class Attention(nn.Module):
             k_BTGK, v_BTGK = view.cache.write(self.layer, k_BTGK, v_BTGK)
         causal = self.causal and view.cache is None
         mixed = attend(q_BTHK, k_BTGK, v_BTGK, view.biases[self.window], causal=causal, scale=self.scale, softcap=self.cap)
-        return self.output(mixed.reshape(batch, length, self.heads * self.size))  # type: ignore[no-any-return]
+        return self.output(picked(mixed.reshape(batch, length, self.heads * self.size), only))  # type: ignore[no-any-return]
 
 
 class CrossAttention(nn.Module):
@@ -170,14 +171,16 @@ class Block(nn.Module):
         self.cross_out_norm = norm() if sandwich and config.encoder_layers else None
         self.ffn_out_norm = norm() if sandwich else None
 
-    def forward(self, x: Tensor, view: View) -> Tensor:
+    def forward(self, x: Tensor, view: View, only: Tensor | None = None) -> Tensor:
+        """(B, T, D); `only` (N,), in a block without cross-attention: (N, D), the states of these places (see `picked`)."""
         if self.post:
-            x = self.attention_norm(x, self._drop(self.attention(x, view)))
+            x = self.attention_norm(picked(x, only), self._drop(self.attention(x, view, only)))
             if self.cross_attention is not None and self.cross_norm is not None:
                 x = self.cross_norm(x, self._drop(self.cross_attention(x, view)))
             return self.ffn_norm(x, self._drop(self.ffn(x)))  # type: ignore[no-any-return]
-        before = x
-        x = x + self._drop(self._out(self.attention(self.attention_norm(x), view), self.attention_out_norm))
+        mixed = self.attention(self.attention_norm(x), view, only)
+        before = x = picked(x, only)
+        x = x + self._drop(self._out(mixed, self.attention_out_norm))
         if self.cross_attention is not None and self.cross_norm is not None:
             x = x + self._drop(self._out(self.cross_attention(self.cross_norm(x), view), self.cross_out_norm))
         return x + self._drop(self._out(self.ffn(self.ffn_norm(before if self.parallel else x)), self.ffn_out_norm))

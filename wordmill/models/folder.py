@@ -43,6 +43,8 @@ def compile_blocks(model: LanguageModel) -> None:
     """Compile each block on its own: all of them share one compilation, a sixth of the time that the whole model takes."""
     for block in [*getattr(model, "blocks", []), *getattr(getattr(model, "encoder", None), "blocks", [])]:
         block.compile(dynamic=False)
+    for stack in _stacks(model):
+        stack.uniform = True
 
 
 def recompute_blocks(model: nn.Module) -> None:
@@ -51,11 +53,15 @@ def recompute_blocks(model: nn.Module) -> None:
 
     Raises `ConfigError` for a recurrent model, which has no blocks.
     """
-    stacks = [module for module in model.modules() if isinstance(module, Stack)]
+    stacks = _stacks(model)
     if not stacks:
         raise ConfigError("a recurrent model has no blocks that could be computed again", where="train.recompute", fix="Leave it away")
     for stack in stacks:
         stack.recompute = True
+
+
+def _stacks(model: nn.Module) -> list[Stack]:
+    return [module for module in model.modules() if isinstance(module, Stack)]
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -13,15 +13,16 @@ Shapes: B rows, T tokens, D width, N answers, L labels, W words of the longest t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from wordmill.batches.batch import IGNORE, Batch
+from wordmill.batches.batch import Batch
 from wordmill.core.config import Config
 from wordmill.core.errors import ModelError
 from wordmill.core.files import read_json, write_atomic, write_json
@@ -34,7 +35,7 @@ from wordmill.models.families._base import Head
 from wordmill.models.folder import LanguageModel
 from wordmill.models.meta import without_weights
 from wordmill.models.ngrams import NGrams
-from wordmill.models.ops import dropout
+from wordmill.models.ops import dropout, picked
 from wordmill.models.tensors import WEIGHTS, Stored, open_weights
 from wordmill.models.transformer import Transformer
 
@@ -94,24 +95,25 @@ class Headed(nn.Module):
         self.crf = CRF(n) if head.crf else None
         self.grams: NGrams | None = None
         """Where the head has n-grams: they are fitted, or loaded, when the model is there."""
+        self._recent: list[Any] | None = None
 
     @property
     def config(self) -> ModelConfig:
         """The base's shape."""
         return self.base.config
 
-    def states(self, batch: Batch) -> Tensor:
-        """The base's states (B, T, D). An encoder–decoder's decoder reads the text too, one place late, as `transformers` has it;
-        for answers about each token its encoder is read alone."""
+    def states(self, batch: Batch, only: Tensor | None = None) -> Tensor:
+        """The base's states (B, T, D), or (N, D) of the places `only`. An encoder–decoder's decoder reads the text too, one place late, as
+        `transformers` has it; for answers about each token its encoder is read alone."""
         base, ids = self.base, batch.input_ids
         if isinstance(base, Transformer) and base.encoder is not None:
             memory = base.encode(ids, batch.positions, batch.documents)
             if self.head.kind != "sequence":
-                return memory.hidden
+                return picked(memory.hidden, only)
             late = torch.where(batch.positions == 0, base.config.decoder_start_id or 0, ids.roll(1, 1))
-            return base(late, batch.positions, batch.documents, memory=memory)[0]
+            return base(late, batch.positions, batch.documents, memory=memory, only=only)[0]
         named = {"types": batch.types} if batch.types is not None and isinstance(base, Transformer) and base.config.token_types else {}
-        return base(ids, batch.positions, batch.documents, **named)[0]
+        return base(ids, batch.positions, batch.documents, only=only, **named)[0]
 
     def logits(self, states: Tensor) -> Tensor:
         """(…, D) → (…, L)."""
@@ -123,18 +125,29 @@ class Headed(nn.Module):
         return self.out(dropout(states, share, self.training))
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits (N, L) at the places where `batch.targets` is not `IGNORE`, row by row; at least one, as in `objectives.counted`."""
+        """Logits (N, L) at the places where `batch.targets` is not `IGNORE`, row by row; at least one, as in `Batch.places`."""
+        if self._recent and self._recent[0] is batch:
+            return cast(Tensor, self._recent[1])
         network, said = self.parts(batch)
-        return network if self.grams is None or said is None else self.grams.added_to(network, said)
+        logits = network if self.grams is None or said is None else self.grams.added_to(network, said)
+        if self._recent is not None:
+            self._recent = [batch, logits]
+        return logits
+
+    @contextmanager
+    def reading_once(self) -> Iterator[None]:
+        """Inside, the same batch read twice is read once: what it costs and what is answered come from the same logits."""
+        self._recent = []
+        try:
+            yield
+        finally:
+            self._recent = None
 
     def parts(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """The logits of the network, and those of the n-grams, where there are any."""
-        states = self.states(batch)
-        places = (batch.targets.flatten() != IGNORE).nonzero()[:, 0]
-        if not len(places):
-            places = places.new_zeros(1)
-        read = _means(states, batch) if self.head.kind == "sequence" and self.layout.reads == "mean" else states.flatten(0, 1)
-        logits = self.logits(read.index_select(0, places))
+        places = batch.places
+        mean = self.head.kind == "sequence" and self.layout.reads == "mean"
+        logits = self.logits(_means(self.states(batch), batch).index_select(0, places) if mean else self.states(batch, places))
         if self.grams is None:
             return logits, None
         texts = text_numbers(batch)

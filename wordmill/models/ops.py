@@ -33,6 +33,11 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
     return kernels.dropout(x, share) if kernels.usable(x) else F.dropout(x, share)
 
 
+def picked(x: Tensor, only: Tensor | None) -> Tensor:
+    """The places `only` (N,), counted over all rows, of (B, T, D) → (N, D). None: all, as they are."""
+    return x if only is None else x.flatten(0, 1).index_select(0, only)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / sqrt(mean(x²) + eps) · weight` over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467)."""
     wide = x.to(_accumulate(x))

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from wordmill.core.errors import UsageError
 from wordmill.models.config import RecurrentConfig
 from wordmill.models.kernels import biased
-from wordmill.models.ops import dropout
+from wordmill.models.ops import dropout, picked
 
 GATES = {"lstm": 4, "gru": 3}
 
@@ -356,17 +356,19 @@ class RecurrentLM(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.lm_head else None
 
     def forward(
-        self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None, state: RecurrentState | None = None
+        self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None, state: RecurrentState | None = None,
+        *, only: Tensor | None = None,
     ) -> tuple[Tensor, RecurrentState]:
         """Hidden states for `ids` (B, T), ready for the output layer → (B, T, D), and the state after the last token.
 
         `positions` (B, T): 0 starts a document (the state is reset before that token), −1 marks padding (the state
         passes through unchanged), any other number goes on; None goes on from `state`, or starts when there is none.
         `documents` is not needed here. A `state` given is updated and returned. A bidirectional model (D = 2H, without a projection)
-        reads whole documents, from both ends; its state means nothing.
+        reads whole documents, from both ends; its state means nothing. `only` (N,): the states of these places alone, counted over all
+        rows, → (N, D).
         """
         if self.back:
-            return self._both_ways(ids, positions), self.new_state(ids.shape[0], 0)
+            return picked(self._both_ways(ids, positions), only), self.new_state(ids.shape[0], 0)
         if state is None:
             state = self.new_state(ids.shape[0], 0)
         first, marks, end = (None, None, state.used + ids.shape[1]) if positions is None else _read(positions)
@@ -380,7 +382,7 @@ class RecurrentLM(nn.Module):
                 state.c[i] = c
             x = self._drop(x)
         state.used = max(state.used, end)
-        return self._out(x), state
+        return picked(self._out(x), only), state
 
     def _both_ways(self, ids: Tensor, positions: Tensor | None) -> Tensor:
         """Every layer over time in both directions: (B, T) → (B, T, D). Read backwards, a document starts at its last token."""

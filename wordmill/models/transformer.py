@@ -24,7 +24,7 @@ from wordmill.models.blocks import ACTIVATIONS, Block, Linear, Norm
 from wordmill.models.cache import KVCache
 from wordmill.models.config import TransformerConfig
 from wordmill.models.masks import Memory, View
-from wordmill.models.ops import dropout, rotary_table
+from wordmill.models.ops import dropout, picked, rotary_table
 from wordmill.models.positions import distance_buckets, rotary_rates, sinusoids
 
 
@@ -36,6 +36,8 @@ class Stack(nn.Module):
         self.config = config
         self.recompute = False
         """Whether training keeps only what goes into each block, and computes the rest again in the backward pass."""
+        self.uniform = False
+        """Whether all blocks get tensors of one shape, however few states are wanted: compiled ones are made for it."""
         if tokens:
             self.embedding = nn.Embedding(tokens, config.width)
         learned = config.max_positions + config.position_offset if config.positions == "learned" else 0
@@ -57,15 +59,19 @@ class Stack(nn.Module):
             x = x + sinusoids(positions, self.config.width).to(x.dtype)
         return x if self.embedding_norm is None else self.embedding_norm(x)  # type: ignore[no-any-return]
 
-    def run(self, x: Tensor, view: View, states: list[Tensor] | None = None) -> Tensor:
-        """(B, T, D) through all blocks. `states` receives what goes into each of them, and the result."""
+    def run(self, x: Tensor, view: View, states: list[Tensor] | None = None, only: Tensor | None = None) -> Tensor:
+        """(B, T, D) through all blocks. `states` receives what goes into each of them, and the result. `only` (N,): the states of these
+        places alone, (N, D); what comes after the last block's attention is not done for the others."""
         x = dropout(x, self.config.dropout, self.training)
         again = self.recompute and self.training and view.cache is None and torch.is_grad_enabled()
+        early = not self.uniform and not self.config.encoder_layers
         for block in self.blocks:
             if states is not None:
                 states.append(x)
+            wanted = only if early and block is self.blocks[-1] else None
             # The random state is kept with what goes in, so that dropout drops the same places again.
-            x = checkpoint(block, x, view, use_reentrant=False) if again else block(x, view)
+            x = checkpoint(block, x, view, wanted, use_reentrant=False) if again else block(x, view, wanted)
+        x = x if early else picked(x, only)
         x = x if self.norm is None else self.norm(x)
         if states is not None:
             states.append(x)
@@ -154,6 +160,7 @@ class Transformer(Stack):
         memory: Memory | None = None,
         types: Tensor | None = None,
         prefix: Tensor | None = None,
+        only: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:
         """Hidden states for `ids` (B, T) → (B, T, D), and the state given (a cache, extended in place).
 
@@ -161,10 +168,11 @@ class Transformer(Stack):
         which document of the row a token belongs to (each a run without gaps); tokens see their own document only.
         None: one document a row. `types` (B, T): the kind of each token, 0 by default. `memory`: what `encode` made of the
         source, read where the document numbers agree; a state remembers it after its first call. `prefix` (B, T) bool: tokens
-        that all of their document see, also those before them (a prefix LM).
+        that all of their document see, also those before them (a prefix LM). `only` (N,): the states of these places alone, counted over
+        all rows, → (N, D): the same, for less work in the last block.
         Raises `UsageError` for a memory that is missing, or that the model has no use for.
         """
-        return self._forward(ids, positions, documents, state, memory, types, None, prefix)
+        return self._forward(ids, positions, documents, state, memory, types, None, prefix, only)
 
     def encode(self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None) -> Memory:
         """The separate encoder's view of a source, `ids` (B, S); the rest as in `forward`."""
@@ -190,7 +198,7 @@ class Transformer(Stack):
 
     def _forward(
         self, ids: Tensor, positions: Tensor | None, documents: Tensor | None, state: KVCache | None, memory: Memory | None,
-        types: Tensor | None, states: list[Tensor] | None, prefix: Tensor | None = None,
+        types: Tensor | None, states: list[Tensor] | None, prefix: Tensor | None = None, only: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:  # fmt: skip
         if positions is None:
             positions = _places(ids, state.used if state is not None else 0)
@@ -200,7 +208,7 @@ class Transformer(Stack):
         view = self._view(positions, documents, state, x.dtype, prefix)
         if memory is not None or self.encoder is not None:
             view = self._crossing(view, positions, documents, memory, x.dtype)
-        return self.run(x, view, states), state
+        return self.run(x, view, states, only), state
 
     def _encode(self, ids: Tensor, positions: Tensor | None, documents: Tensor | None, states: list[Tensor] | None) -> Memory:
         if self.encoder is None:

@@ -307,8 +307,7 @@ class ChatTask(Task):
 
     def objective(self, model: Any, batch: Batch, state: Any = None) -> LossSum:
         """−Σ log p(token | all before it in its conversation) over the assistant's words and end tokens."""
-        hidden, _ = read(model, batch)
-        return LossSum(output_loss(model, *counted(hidden, batch.targets)), batch.n_targets)
+        return LossSum(output_loss(model, *counted(model, batch)), batch.n_targets)
 
     # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
 

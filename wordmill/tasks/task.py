@@ -51,7 +51,7 @@ from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.evaluate.bootstrap import Outcomes
 from wordmill.models.config import ModelConfig
 from wordmill.models.folder import LanguageModel
-from wordmill.models.heads import text_numbers
+from wordmill.models.heads import Headed, text_numbers
 from wordmill.tasks.asked import without_effect
 from wordmill.tasks.examples import Record, Records, read_examples
 from wordmill.tokenizer import Tokenizer
@@ -75,6 +75,8 @@ class Tools:
     """Tokens of an example at most, special ones included; what is beyond is cut, and counted."""
     capacity: int = 0
     """Tokens in a row of several examples; 0: as many as the longest has."""
+    costs: list[LossSum] | None = None
+    """Receives the loss of each batch that is answered, where one reading gives both. None: nobody asks for it."""
 
 
 class Task:
@@ -232,7 +234,15 @@ class Task:
     ) -> list[Any]:
         """The model's answer to each record. `encoded` saves encoding them again. The model's mode is put back."""
         examples = encoded or [self.encode(record, tools, answer=False) for record in records]
-        return read_all(model, tools, examples, lambda batch: self.answers(model, batch), reporter)
+
+        def read(batch: Batch) -> list[Any]:
+            if tools.costs is None or not isinstance(model, Headed):
+                return self.answers(model, batch)
+            with model.reading_once():
+                tools.costs.append(self.objective(model, batch))
+                return self.answers(model, batch)
+
+        return read_all(model, tools, examples, read, reporter)
 
     def sketch(self, model: nn.Module, tools: Tools, records: Sequence[Record], encoded: Sequence[Encoded]) -> list[Any]:
         """The answers while training: those of `respond`, or what is had in less time."""

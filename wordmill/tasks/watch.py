@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -17,6 +17,7 @@ from wordmill.tasks.examples import Record
 from wordmill.tasks.task import BATCH_TOKENS, Task, Tools
 from wordmill.train.log import Log
 from wordmill.train.loop import Event, Training
+from wordmill.train.objectives import LossSum
 
 SPLITS = 2
 """Validation and test examples, of both of which there are samples in the end."""
@@ -110,14 +111,15 @@ class TaskWatch(Watch):
             return
         started = time.monotonic()
         records, encoded = self._some()
-        answers = self.task.sketch(run.model, self.tools, records, encoded)
+        costs: list[LossSum] = []
+        answers = self.task.sketch(run.model, replace(self.tools, costs=costs), records, encoded)
         self.each = (time.monotonic() - started) / max(1, len(records))
         if self.whole is not None and not self.sampling:
             started = time.monotonic()
             self.task.samples(run.model, self.tools, self.records)
             self.sampling = SPLITS * (time.monotonic() - started)
         outcomes = self.task.outcomes(records, answers)
-        loss: float = getattr(outcomes, "loss", None) or self._loss(run)
+        loss: float = getattr(outcomes, "loss", None) or _per_target(costs or self._costs(run))
         scores = outcomes.metrics()
         score, memory = scores[outcomes.headline], run.memory
         self.log.write({"step": run.step, "time": round(run.seconds, 3), "tokens": run.tokens, "validation_loss": loss,
@@ -147,14 +149,19 @@ class TaskWatch(Watch):
         step = every(len(self.records), most) if self.task.writes else 1
         return self.records[::step], self.encoded[::step]
 
-    def _loss(self, run: Training) -> float:
-        """Nats a target on the validation examples."""
-        total, targets = 0.0, 0
+    def _costs(self, run: Training) -> Iterator[LossSum]:
+        """Of the validation examples, where answering them doesn't tell it."""
         with evaluating(run.model):
             for _, batch in batches_of(in_pieces(self.encoded)[0], BATCH_TOKENS, capacity=self.tools.capacity):
-                found: Any = self.task.objective(run.model, batch.to(run.device))
-                total, targets = total + float(found.loss_sum), targets + found.n_targets
-        return total / max(1, targets)
+                yield self.task.objective(run.model, batch.to(run.device))
+
+
+def _per_target(costs: Iterable[LossSum]) -> float:
+    """Nats a target."""
+    total, targets = 0.0, 0
+    for cost in costs:
+        total, targets = total + float(cost.loss_sum), targets + cost.n_targets
+    return total / max(1, targets)
 
 
 class Thaw:

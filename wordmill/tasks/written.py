@@ -35,7 +35,7 @@ from wordmill.models.folder import LanguageModel
 from wordmill.tasks.examples import Record
 from wordmill.tasks.task import Task, Tools
 from wordmill.tokenizer import Tokenizer
-from wordmill.train.objectives import LossSum, counted, output_loss, read
+from wordmill.train.objectives import LossSum, counted, output_loss
 
 ROWS, TOKENS = 64, 16_384
 """Most answers, and most tokens of them with their prompts, that are written side by side (beams count)."""
@@ -182,8 +182,7 @@ class Written(Task):
 
     def objective(self, model: LanguageModel, batch: Batch, state: Any = None) -> LossSum:
         """−Σ log p(token of the answer | prompt, answer before it), the end token included."""
-        hidden, _ = read(model, batch)
-        return LossSum(output_loss(model, *counted(hidden, batch.targets)), batch.n_targets)
+        return LossSum(output_loss(model, *counted(model, batch)), batch.n_targets)
 
     # ── use ──────────────────────────────────────────────────────────────────────────────────────────────────
 

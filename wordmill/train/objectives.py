@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from wordmill.batches.batch import IGNORE, Batch
+from wordmill.batches.batch import Batch
 from wordmill.core.errors import UsageError
 from wordmill.models.folder import LanguageModel
 from wordmill.models.ops import linear_cross_entropy
@@ -56,27 +56,27 @@ def masked(model: LanguageModel, batch: Batch, state: Any = None) -> LossSum:
     count alone, some 15 % of the tokens. Raises `UsageError` for a model whose tokens see only those before them."""
     if getattr(model.config, "causal", True):
         raise UsageError("masked language modelling needs a model that looks both ways", fix="Take an encoder (model.causal=false)")
-    hidden, _ = read(model, batch)
-    return LossSum(output_loss(model, *counted(hidden, batch.targets)), batch.n_targets)
+    return LossSum(output_loss(model, *counted(model, batch)), batch.n_targets)
 
 
 def denoise(model: LanguageModel, batch: Batch, state: Any = None) -> LossSum:
     """Read a corrupted text and write what was hidden (T5) or the whole (BART): −Σ log p(target | source, targets before it)."""
     assert batch.source is not None
-    hidden, _ = read(model, batch)
-    return LossSum(output_loss(model, *counted(hidden, batch.targets)), batch.n_targets)
+    return LossSum(output_loss(model, *counted(model, batch)), batch.n_targets)
 
 
 def prefix(model: LanguageModel, batch: Batch, state: Any = None) -> LossSum:
     """Predict each next token after a prefix that is seen from both directions: −Σ log p(target | prefix, targets before it)."""
     assert batch.prefix is not None
-    hidden, _ = read(model, batch)
-    return LossSum(output_loss(model, *counted(hidden, batch.targets)), batch.n_targets)
+    return LossSum(output_loss(model, *counted(model, batch)), batch.n_targets)
 
 
-def read(model: LanguageModel, batch: Batch, state: Any = None) -> tuple[Tensor, Any]:
-    """Hidden states (B, T, D) of a batch, and the state after it: what a batch holds says how it is read."""
+def read(model: LanguageModel, batch: Batch, state: Any = None, *, only: Tensor | None = None) -> tuple[Tensor, Any]:
+    """Hidden states (B, T, D) of a batch, or (N, D) of the places `only` of it, and the state after it: what a batch holds says how it is
+    read."""
     call: Callable[..., tuple[Tensor, Any]] = model
+    if only is not None:
+        call = partial(call, only=only)
     if batch.types is not None:
         call = partial(call, types=batch.types)
     if batch.source is not None:
@@ -88,13 +88,10 @@ def read(model: LanguageModel, batch: Batch, state: Any = None) -> tuple[Tensor,
     return call(batch.input_ids, batch.positions, batch.documents, state)
 
 
-def counted(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of `hidden` (B, T, D) whose targets (B, T) count, and these targets: (N, D) and (N,). At least one row, whose target is
-    `IGNORE` where none counts, so that a process without targets still takes part in the exchange of gradients."""
-    places = (targets.flatten() != IGNORE).nonzero()[:, 0]
-    if not len(places):
-        places = places.new_zeros(1)
-    return hidden.flatten(0, -2).index_select(0, places), targets.flatten().index_select(0, places)
+def counted(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The states (N, D) of a batch at the places whose targets count (`Batch.places`), and these targets (N,)."""
+    places = batch.places
+    return read(model, batch, only=places)[0], batch.targets.flatten().index_select(0, places)
 
 
 def output_loss(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tensor:
