@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from wordmill.batches.batch import IGNORE, Batch
 from wordmill.core.errors import ConfigError
 from wordmill.models.config import RecurrentConfig
 from wordmill.train import budget
+from wordmill.train.objectives import OBJECTIVES
 
 COMMON = {"vocab_size": 4096}
 
@@ -49,3 +53,21 @@ def test_small_corpora_are_regularised():
 def test_rows_are_powers_of_two(tokens):
     rows = budget.rows_for(tokens, 256)
     assert rows >= 1 and rows & (rows - 1) == 0
+
+
+@pytest.mark.parametrize(("family", "prefixed"), [("bert", False), ("modernbert", False), ("qwen3", True), ("qwen3", False)])
+def test_operations_are_those_that_are_done(make_model, family, prefixed):
+    """Against the library's count of what it multiplies, where few of the places are targets."""
+    model = make_model(family, windows=(0, 0)).double().requires_grad_(True)
+    ids = torch.randint(1, 97, (3, 16), generator=torch.Generator().manual_seed(0))
+    targets = torch.full_like(ids, IGNORE)
+    targets[:, ::4] = ids[:, ::4]
+    prefix = torch.zeros_like(ids, dtype=torch.bool) if prefixed else None
+    batch = Batch(ids, targets, torch.arange(16).expand(3, 16), None, prefix=prefix)
+    objective = OBJECTIVES["prefix" if prefixed else "clm" if model.config.causal else "mlm"]
+    with FlopCounterMode(display=False) as counter:
+        objective(model, batch).loss_sum.backward()
+    expected = budget.step_flops(model.config, batch, 16)
+    if objective is OBJECTIVES["clm"]:  # all rows go through the output layer there, also those that are no targets
+        expected += 6.0 * (48 - 12) * 97 * 48
+    assert counter.get_total_flops() == pytest.approx(expected, rel=1e-9)

@@ -359,9 +359,12 @@ def flops_per_token(config: TransformerConfig, context: int) -> float:
     return training_flops(config, context, 1, 1, source=1 if config.encoder_layers else 0)
 
 
-def training_flops(config: TransformerConfig, context: int, tokens: float, targets: float, *, source: float = 0) -> float:
+def training_flops(
+    config: TransformerConfig, context: int, tokens: float, targets: float, *, source: float = 0, states: float | None = None
+) -> float:
     """Floating-point operations to train on `tokens` tokens (of the decoder, in an encoder–decoder), `targets` of which go through
-    the output layer, and on `source` tokens that a separate encoder reads; rows are `context` tokens long.
+    the output layer, and on `source` tokens that a separate encoder reads; rows are `context` tokens long. `states`: how many of the tokens
+    go all through the last block, where few are wanted (`only` in `Transformer.forward`); None: all.
 
     6 for each weight of a matrix product, and 12·width per key for the attention scores (Kaplan et al. 2020, arXiv 2001.08361,
     table 1; full context counted).
@@ -372,6 +375,8 @@ def training_flops(config: TransformerConfig, context: int, tokens: float, targe
     reach = sum(min((2 if w and not config.causal else 1) * w or context, context) for w in map(config.window, range(config.layers)))
     scores = 12.0 * config.heads * config.head_size
     total = tokens * (6.0 * config.layers * (attention + ffn) + scores * reach) + 6.0 * targets * head
+    if states is not None:
+        total -= 6.0 * (tokens - states) * (config.width * config.heads * config.head_size + ffn)
     if config.encoder_layers:
         across = config.width * config.heads * config.head_size * 2, config.width * config.kv_heads * config.head_size * 2
         total += config.layers * (tokens * (6.0 * across[0] + scores * context) + source * 6.0 * across[1])

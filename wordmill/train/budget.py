@@ -168,7 +168,8 @@ def step_flops(config: ModelConfig, batch: Batch, context: int) -> float:
     if isinstance(config, RecurrentConfig):
         return batch.n_tokens * recurrent.flops_per_token(config, context)
     read = int((batch.positions >= 0).sum())
-    return transformer.training_flops(config, context, read, batch.n_targets, source=batch.n_tokens - read)
+    few = batch.n_targets if batch.prefix is not None or not config.causal else None
+    return transformer.training_flops(config, context, read, batch.n_targets, source=batch.n_tokens - read, states=few)
 
 
 @dataclass(frozen=True)
