@@ -24,7 +24,6 @@ from wordmill.core.errors import DataError, ModelError, UsageError
 from wordmill.core.files import read_json
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.generate.score import evaluating
-from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
 from wordmill.models.transformer import Transformer
 from wordmill.tokenizer import Tokenizer
@@ -258,8 +257,9 @@ def _embed_rows(
     told_apart = None if alone else torch.from_numpy(numbers).to(device)
     if isinstance(model, Transformer) and model.encoder is not None:
         hidden = model.encode(read, places, told_apart).hidden
-    elif isinstance(model.config, RecurrentConfig):
-        hidden, _ = model(read, places, told_apart, None)
+    elif pooling in ("cls", "last"):
+        only = torch.tensor(starts if pooling == "cls" else [end - 1 for end in ends], device=device)
+        return model(read, places, told_apart, only=only)[0].float().cpu(), int((positions < 0).sum())
     else:
         hidden, _ = model(read, places, told_apart)
     return _pool(hidden.flatten(0, 1).float().cpu(), starts, ends, pooling), int((positions < 0).sum())

@@ -164,18 +164,20 @@ class Batch:
                 part = prompt[start : start + width]
                 ids[row, : len(part)] = torch.tensor(part, dtype=torch.long)
                 positions[row, : len(part)] = torch.arange(first + start, first + start + len(part))
-            hidden, self.state = self._read(ids.to(self.device), positions.to(self.device))
-            for row, prompt in enumerate(prompts):
-                if start < len(prompt) <= start + width:
-                    last[row] = hidden[row, len(prompt) - 1 - start]
+            ending = [row for row, prompt in enumerate(prompts) if start < len(prompt) <= start + width]
+            places = torch.tensor([row * width + len(prompts[row]) - 1 - start for row in ending] or [0], device=self.device)
+            hidden, self.state = self._read(ids.to(self.device), positions.to(self.device), places)
+            for row, state in zip(ending, hidden, strict=False):  # where none ends, one state is there nevertheless
+                last[row] = state
         return self.model.logits(torch.stack([x for x in last if x is not None]))
 
-    def _read(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Any]:
-        """Hidden states and state; the first call hands the decoder its source, which the state remembers from then on."""
+    def _read(self, ids: Tensor, positions: Tensor, only: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Hidden states, of the places `only`, and the state after all; the first call hands the decoder its source, which the state
+        remembers from then on."""
         if self.memory is None:
-            return self.model(ids, positions, None, self.state)
+            return self.model(ids, positions, None, self.state, only=only)
         memory, self.memory = self.memory, None
-        return self.model(ids, positions, None, self.state, memory=memory)
+        return self.model(ids, positions, None, self.state, memory=memory, only=only)
 
     def extend(self, first: int, ids: Sequence[int]) -> None:
         """One row alone: read `ids` from position `first` on, in place of what was read there. A recurrent model can't go back: `first` is

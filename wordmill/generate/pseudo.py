@@ -16,10 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from wordmill.batches.batch import IGNORE
 from wordmill.batches.vocabulary import Flags, Ids, Vocabulary
 from wordmill.core.errors import ModelError, UsageError
-from wordmill.generate.score import BUFFER, DocumentScore, counted_losses, evaluating
+from wordmill.generate.score import BUFFER, DocumentScore, evaluating, target_losses
 from wordmill.models.folder import LanguageModel
 
 
@@ -159,14 +158,15 @@ def _score_group(model: LanguageModel, group: Sequence[Sequence[Hidden]], mask: 
 def _losses(model: LanguageModel, batch: Sequence[Hidden], mask: int) -> list[float]:
     width = len(batch[0].ids)
     ids = torch.zeros(len(batch), width, dtype=torch.long)
-    targets, positions = torch.full_like(ids, IGNORE), torch.full_like(ids, -1)
+    positions = torch.full_like(ids, -1)
     for row, copy in enumerate(batch):
         length = len(copy.ids)
         ids[row, :length], positions[row, :length] = torch.as_tensor(copy.ids), torch.arange(length)
-        targets[row, copy.place] = copy.ids[copy.place]
         ids[row, copy.place : copy.end] = mask
+    places = torch.tensor([row * width + copy.place for row, copy in enumerate(batch)])
+    targets = torch.tensor([int(copy.ids[copy.place]) for copy in batch])
     # Padding is a document of its own, since a token that looks both ways would see it.
     documents = None if bool((positions >= 0).all()) else torch.where(positions >= 0, 0, -1).to(torch.int32)
     device = next(model.parameters()).device
-    hidden, _ = model(ids.to(device), positions.to(device), None if documents is None else documents.to(device))
-    return counted_losses(model, hidden, targets.to(device)).sum(-1, dtype=torch.float64).tolist()
+    hidden, _ = model(ids.to(device), positions.to(device), None if documents is None else documents.to(device), only=places.to(device))
+    return target_losses(model, hidden, targets.to(device)).tolist()

@@ -194,11 +194,16 @@ def _window_losses(model: LanguageModel, batch: Sequence[Window]) -> list[float]
 def counted_losses(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tensor:
     """−log p in nats (B, T) of `targets` (B, T), 0 where they are `IGNORE`: the output layer runs on counted rows only."""
     counted = targets != IGNORE
-    weight, bias = model.output_layer()
     losses = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
-    softcap = getattr(model.config, "logit_softcap", 0.0)
-    losses[counted] = token_losses(model.head_input(hidden[counted]), weight, bias, targets[counted], softcap=softcap).double()
+    losses[counted] = target_losses(model, hidden[counted], targets[counted])
     return losses
+
+
+def target_losses(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tensor:
+    """−log p in nats (N,) float64 of each of `targets` (N,) after the states `hidden` (N, D)."""
+    weight, bias = model.output_layer()
+    softcap = getattr(model.config, "logit_softcap", 0.0)
+    return token_losses(model.head_input(hidden), weight, bias, targets, softcap=softcap).double()
 
 
 def _score_recurrent(model: LanguageModel, documents: Iterable[Sequence[int]], batch_tokens: int) -> Iterator[DocumentScore]:
