@@ -57,6 +57,17 @@ def conll(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_where_no_entity_is_to_be_found_f1_is_not_compared(conll, small_models, tmp_path, capsys):
+    none = tmp_path / "none.conll"
+    none.write_text("the O\nmill O\n\na O\nriver O\n", encoding="utf-8")
+    words = ["finetune", "tag", str(conll / "train.conll"), "--model", str(small_models("lstm")), "--steps", "2"]
+    assert main([*words, "-o", str(tmp_path / "run"), "--validation", str(none)]) == 0
+    told = capsys.readouterr().err
+    assert "no better than" not in told and "nothing in these examples counts for f1: it is 0 whatever the model says" in told
+    assert main([*words, "-o", str(tmp_path / "other"), "--validation", str(conll / "dev.conll")]) == 0
+    assert "no better than" in capsys.readouterr().err, "where there are some it is"
+
+
 @pytest.mark.parametrize(("family", "crf"), [("bert", False), ("qwen3", False), ("t5", False), ("lstm", True)])
 def test_from_conll_to_spans(family, crf, conll, small_models, tmp_path, capsys, monkeypatch):
     files = [str(conll / "train.conll"), "--validation", str(conll / "dev.conll"), "--test", str(conll / "test.conll")]

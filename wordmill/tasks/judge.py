@@ -39,6 +39,8 @@ class Judged:
     """What has to be known beside the scores."""
     lower_is_better: bool = False
     """Whether a lower headline is a better one."""
+    empty: bool = False
+    """Whether the examples hold nothing that the headline metric counts, so that it says nothing."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """What a generative model said to a few of the examples."""
 
@@ -59,7 +61,9 @@ class Judged:
         return "\n".join([*lines, *self.remarks])
 
     def not_better(self) -> str | None:
-        """What is had without this model and is as good, in words; None when the model is better."""
+        """What is had without this model and is as good, in words; None when the model is better, or nothing can be said."""
+        if self.empty:
+            return None
         sign = -1 if self.lower_is_better else 1
         scores = {name: other[self.headline] for name, other in self.baselines.items() if self.headline in other}
         best = max(scores, key=lambda name: sign * scores[name], default=None)
@@ -94,9 +98,11 @@ def judge(
     if untuned is not None:
         beside[task.before or ""] = task.outcomes(records, task.respond(untuned, tools, records, reporter=reporter, encoded=encoded))
     cuts = [one.cut for one in encoded if one.cut]
+    empty = bool(getattr(outcomes, "empty", False))
+    hollow = [f"nothing in these examples counts for {outcomes.headline}: it is 0 whatever the model says"] if empty else []
     judged = Judged(len(records), outcomes.headline, outcomes.metrics(), intervals(outcomes), len(cuts), sum(cuts), left_out - len(records),
                     {name: other.metrics() for name, other in beside.items()}, task.details(records, answers),
-                    task.remarks(records, answers), lower_is_better(outcomes),
+                    [*hollow, *task.remarks(records, answers)], lower_is_better(outcomes), empty,
                     task.samples(model, tools, records))  # fmt: skip
     return judged, answers
 

@@ -184,6 +184,11 @@ class EntityOutcomes:
         return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "macro_f1": macro,
                 "word_accuracy": float(words[0] / max(1, words[1]))}  # fmt: skip
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no entity to be found: then F1 is 0 whatever is said."""
+        return not self.wanted.any()
+
     def correct(self) -> Any:
         """Nothing: an entity is no example."""
         return None
