@@ -24,6 +24,7 @@ from wordmill.core.errors import ConfigError, DataError
 from wordmill.core.progress import Reporter
 from wordmill.evaluate.bootstrap import paired
 from wordmill.models.heads import load_base, load_headed
+from wordmill.tasks import classify as classifying
 from wordmill.tasks import finetune as tuning
 from wordmill.tasks.classify import Classify
 from wordmill.tasks.examples import Record, Records, split_off
@@ -399,6 +400,17 @@ def test_python_interface_and_seeds(reviews, small_models, tmp_path):
     assert compared.examples == 40 and compared.low <= compared.difference <= compared.high and 0 <= compared.p_value <= 1
     with pytest.raises(DataError, match=r"seed-0 reads it"):
         wordmill.compare(tmp_path / "seeds" / "seed-0", tmp_path / "seeds" / "seed-1", unlabelled)
+
+
+def test_the_regression_beside_the_scores_is_fitted_once(reviews, small_models, tmp_path, monkeypatch):
+    fitted, fit = [], classifying.tfidf_classifier
+    monkeypatch.setattr(classifying, "tfidf_classifier", lambda train, *more: fitted.append(len(train)) or fit(train, *more))
+    files = {"validation": reviews / "dev.tsv", "test": reviews / "test.tsv"}
+    run = wordmill.finetune("classify", reviews / "train.tsv", model=small_models("bert"), out=tmp_path / "run", steps=2, **files)
+    assert fitted == [120]
+    for split, n in (("validation", 30), ("test", 40)):
+        judged = run.metrics[split]
+        assert judged["examples"] == n and judged["baselines"]["TF-IDF + logistic regression"]["accuracy"] > 0.7
 
 
 def test_seeds_and_baselines_share_one_split(reviews, small_models, tmp_path):

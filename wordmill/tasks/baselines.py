@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,28 @@ ENDS = frozenset(".!?。！？")
 """Signs that end a sentence."""
 
 
-def tfidf_classifier(train: Sequence[str], labels: Any, test: Sequence[str], reporter: Reporter) -> Any:
-    """Logistic regression on TF-IDF (see `_vectors`): the labels' numbers for `test`, from numbers (N,); or which labels hold (M, L) bool,
-    each judged alone, from (N, L) bool. None, with a note, where scikit-learn is not installed, or the texts have no words."""
-    found = _vectors(train, test, reporter)
+def tfidf_classifier(train: Sequence[str], labels: Any, reporter: Reporter) -> Callable[[Sequence[str]], Any] | None:
+    """Logistic regression on TF-IDF (see `_vectors`), fitted to `train`: gives the labels' numbers (M,) of M texts, from numbers (N,); or
+    which labels hold (M, L) bool, each judged alone, from (N, L) bool. None, with a note, where scikit-learn is not installed, or the texts
+    have no words."""
+    found = _vectors(train, reporter)
     if found is None:
         return None
-    if labels.ndim == 1:
-        return _regression(*found, labels)
+    vectors, known = found
+    columns = labels[:, None] if labels.ndim == 1 else labels
     # A label that all or none of the examples have needs no regression, which would refuse it.
-    columns = [_regression(*found, each) if each.any() and not each.all() else np.full(len(test), each.all()) for each in labels.T]
-    return np.stack(columns, 1)
+    fitted = [_regression(known, one) if len(np.unique(one)) > 1 else lambda asked, one=one: np.full(asked.shape[0], one[0])
+              for one in columns.T]  # fmt: skip
+
+    def said(texts: Sequence[str]) -> Any:
+        asked = vectors.transform(texts)
+        told = np.stack([each(asked) for each in fitted], 1)
+        return told[:, 0] if labels.ndim == 1 else told
+
+    return said
 
 
-def _regression(known: Any, asked: Any, labels: Any) -> Any:
+def _regression(known: Any, labels: Any) -> Callable[[Any], Any]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -37,11 +45,11 @@ def _regression(known: Any, asked: Any, labels: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(known, labels)
-    return model.predict(asked)
+    return model.predict  # type: ignore[no-any-return]
 
 
-def _vectors(train: Sequence[str], test: Sequence[str], reporter: Reporter) -> tuple[Any, Any] | None:
-    """TF-IDF of words and pairs of words, of one to three characters where a text has few spaces (Chinese)."""
+def _vectors(train: Sequence[str], reporter: Reporter) -> tuple[Any, Any] | None:
+    """What makes TF-IDF of words and pairs of words (where a text has few spaces, of one to three characters), and that of `train`."""
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError:
@@ -52,11 +60,10 @@ def _vectors(train: Sequence[str], test: Sequence[str], reporter: Reporter) -> t
     settings: dict[str, Any] = {"ngram_range": (1, 2)} if spaces > 0.08 else {"analyzer": "char", "ngram_range": (1, 3)}
     vectors = TfidfVectorizer(sublinear_tf=True, min_df=1 if len(train) < 2000 else 2, max_features=300_000, **settings)
     try:
-        known = vectors.fit_transform(train)
+        return vectors, vectors.fit_transform(train)
     except ValueError:  # no text with a word in it
         reporter.note("the baseline TF-IDF + logistic regression finds no words in these texts")
         return None
-    return known, vectors.transform(test)
 
 
 def shared_words(question: str, context: str, usual: int) -> tuple[tuple[int, int], tuple[int, int]]:

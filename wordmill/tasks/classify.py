@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, ClassVar, Literal
 
@@ -90,6 +90,8 @@ class Classify(Task):
     settings: ClassifyConfig
     _grams: NGrams | None = None
     """The n-grams of the training examples, once they are fitted."""
+    _tfidf: tuple[Sequence[Record], Callable[[Sequence[str]], Any] | None] | None = None
+    """The training examples that the regression on TF-IDF was fitted to, and what it says to texts."""
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -474,9 +476,10 @@ class Classify(Task):
             simplest = np.full(len(test), int(np.bincount(known, minlength=len(labels)).argmax()))
         outcomes = SetOutcomes if several else LabelOutcomes
         found: dict[str, Outcomes] = {"majority of each label" if several else "majority class": outcomes(labels, truth, simplest)}
-        predicted = tfidf_classifier([self.key(r) for r in train], known, [self.key(r) for r in test], reporter)
-        if predicted is not None:
-            found["TF-IDF + logistic regression"] = outcomes(labels, truth, predicted)
+        if self._tfidf is None or self._tfidf[0] is not train:  # once for the validation and the test examples
+            self._tfidf = train, tfidf_classifier([self.key(r) for r in train], known, reporter)
+        if (linear := self._tfidf[1]) is not None:
+            found["TF-IDF + logistic regression"] = outcomes(labels, truth, linear([self.key(r) for r in test]))
         return found
 
     def details(self, records: Sequence[Record], answers: Sequence[Any]) -> dict[str, Any]:
