@@ -64,10 +64,8 @@ class Batch:
 
     @property
     def places(self) -> Tensor:
-        """Where targets are not `IGNORE`, counted over all rows: (N,). At least one place, whose target is `IGNORE` where none counts, so
-        that a process without targets still takes part in the exchange of gradients."""
-        found = (self.targets.flatten() != IGNORE).nonzero()[:, 0]
-        return found if len(found) else found.new_zeros(1)
+        """See `counted_places`."""
+        return counted_places(self.targets)
 
     @property
     def n_tokens(self) -> int:
@@ -99,6 +97,13 @@ class Batch:
         extra = {name: x.to(device, non_blocking=True) for name, x in self.extra.items()}
         tensors = {name: None if x is None else x.to(device, non_blocking=True) for name, x in moved.items()}
         return Batch(**tensors, source=source, extra=extra)
+
+
+def counted_places(targets: Tensor) -> Tensor:
+    """Where `targets` (B, T) are not `IGNORE`, counted over all rows: (N,). At least one place, whose target is `IGNORE` where none counts,
+    so that a process without targets still takes part in the exchange of gradients."""
+    found = (targets.flatten() != IGNORE).nonzero()[:, 0]
+    return found if len(found) else found.new_zeros(1)
 
 
 def single(documents: Tensor | None) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import torch
-
 from wordmill.batches.conversations import ConversationRows, Example
 from wordmill.core.progress import SILENT, Reporter
-from wordmill.generate.score import Score, counted_losses, evaluating
+from wordmill.generate.score import Score, evaluating, target_losses
 from wordmill.models.folder import LanguageModel
+from wordmill.train.objectives import counted
 
 _NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?")
 BATCH_TOKENS = 8192
@@ -30,8 +29,7 @@ def score_answers(
             last = min(rows.rows, rows.rows_per_epoch - step * rows.rows)
             batch = rows.batch(step, 0, last).to(device)
             with evaluating(model):
-                hidden, _ = model(batch.input_ids, batch.positions, batch.documents)
-                nats += float(counted_losses(model, hidden, batch.targets).sum(dtype=torch.float64))
+                nats += float(target_losses(model, *counted(model, batch)).sum())
             tokens += batch.n_targets
             bar.advance()
     return Score(nats, sum(one.bytes for one in examples), tokens)

@@ -49,7 +49,7 @@ def evaluate_store(
         for step in range(steps):
             last = rows if recurrent else min(rows, packed.rows_per_epoch - step * rows)
             batch = packed.batch(step, 0, last).to(device)
-            hidden, state = model(batch.input_ids, batch.positions, batch.documents, state)
+            hidden, state = model(batch.input_ids, batch.positions, batch.documents, state, only=batch.places)
             total += counted_losses(model, hidden, batch.targets).sum()
             targets += batch.n_targets
     text_bytes = int(store.doc_bytes.sum())

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wordmill.batches.batch import IGNORE
+from wordmill.batches.batch import IGNORE, counted_places
 from wordmill.core.errors import UsageError
 from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
@@ -187,16 +187,17 @@ def _window_losses(model: LanguageModel, batch: Sequence[Window]) -> list[float]
         ids[row, :length], positions[row, :length] = tokens[:-1], torch.arange(length)
         targets[row, window.first : length] = tokens[window.first + 1 :]
     device = next(model.parameters()).device
-    hidden, _ = model(ids.to(device), positions.to(device))
-    return counted_losses(model, hidden, targets.to(device)).sum(-1, dtype=torch.float64).tolist()
+    targets = targets.to(device)
+    hidden, _ = model(ids.to(device), positions.to(device), only=counted_places(targets))
+    return counted_losses(model, hidden, targets).sum(-1, dtype=torch.float64).tolist()
 
 
 def counted_losses(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tensor:
-    """−log p in nats (B, T) of `targets` (B, T), 0 where they are `IGNORE`: the output layer runs on counted rows only."""
-    counted = targets != IGNORE
-    losses = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
-    losses[counted] = target_losses(model, hidden[counted], targets[counted])
-    return losses
+    """−log p in nats (B, T) float64 of `targets` (B, T), 0 where they are `IGNORE`, after the states (N, D) of their `counted_places`."""
+    places, said = counted_places(targets), targets.flatten()
+    losses = torch.zeros(targets.numel(), dtype=torch.float64, device=targets.device)
+    losses[places] = target_losses(model, hidden, said[places])
+    return losses.view(targets.shape)
 
 
 def target_losses(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -233,8 +234,9 @@ def _score_group(model: LanguageModel, group: Sequence[Sequence[int]], rows: int
                     live = going
                     continue
                 ids, positions, targets = _carry_batch([group[i] for i in live], start)
-                hidden, state = model(ids.to(device), positions.to(device), None, state)
-                losses = counted_losses(model, hidden, targets.to(device)).sum(-1).tolist()
+                targets = targets.to(device)
+                hidden, state = model(ids.to(device), positions.to(device), None, state, only=counted_places(targets))
+                losses = counted_losses(model, hidden, targets).sum(-1).tolist()
                 for i, loss in zip(live, losses, strict=True):
                     nats[i] += loss
                 start += CARRY

@@ -313,7 +313,7 @@ class ChatTask(Task):
 
     def answers(self, model: Any, batch: Batch) -> list[Any]:
         """Nats, tokens and bytes of each conversation's answers."""
-        hidden, _ = read(model, batch)
+        hidden, _ = read(model, batch, only=batch.places)
         losses, counts = counted_losses(model, hidden, batch.targets), batch.targets != IGNORE
         found = []
         for row in range(len(batch.targets)):
