@@ -56,6 +56,16 @@ def test_plain_lines_where_the_input_is_no_terminal(talk):
     assert talk(["the river", "", "the mill"], "-t", "0")[1] == out
 
 
+def test_bytes_that_are_no_text_are_refused(folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hel\xe9lo\n"), encoding="utf-8", errors="surrogateescape"))
+    assert app.main(["chat", folder, "--max-tokens", "8", "--json"]) == 2
+    out = capsys.readouterr()
+    assert "standard input, line 1: not UTF-8 text" in out.err and not out.out
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeff/reset\nthe river\n"))
+    assert app.main(["chat", folder, "--max-tokens", "8", "--json", "--quiet"]) == 0
+    assert [turn["content"] for turn in json.loads(capsys.readouterr().out)["messages"][:1]] == ["the river"]
+
+
 def test_json_is_one_object(talk):
     code, out, _ = talk(["/system Be short.", "the river", "//etc"], "--json", "--quiet")
     found = json.loads(out)

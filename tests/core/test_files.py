@@ -104,6 +104,11 @@ def test_a_folder_is_worked_in_by_one_alone(tmp_path):
     assert not list(tmp_path.iterdir()), "and leaves nothing behind"
 
 
+def test_a_byte_order_mark_is_no_text(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeff很好吃\n\ufeffno\n"))
+    assert list(standard_lines()) == ["很好吃\n", "\ufeffno\n"]
+
+
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
 def test_standard_input_that_is_no_text_is_refused(monkeypatch, errors):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n\xe4\xba\x8c\n"), "utf-8", errors))

@@ -145,3 +145,39 @@ def test_an_adapter_without_its_head_is_refused(reviews, small_models, tmp_path)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(wordmill.WordmillError, match="head does not fit"):
         open_tuned_adapter(folder, device=torch.device("cpu"), dtype=None)
+
+
+def test_an_adapter_beside_other_weights_of_the_same_shape_is_refused(reviews, small_models, tmp_path, capsys):
+    """Its answers would be others, and nothing would tell."""
+    base, out = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(small_models("bert"), base)
+    assert tuned("classify", [reviews / "train.tsv"], base, out, "--steps", "2", "--quiet") == 0
+    assert main(["predict", str(out / "adapter"), str(reviews / "dev.tsv"), "--quiet"]) == 0
+    tensors = load_file(base / "model.safetensors")
+    save_file({name: x + 0.01 for name, x in tensors.items()}, base / "model.safetensors", metadata={"format": "pt"})
+    capsys.readouterr()
+    assert main(["predict", str(out / "adapter"), str(reviews / "dev.tsv"), "--quiet"]) == 2
+    assert f"the weights in {base} are not those that this adapter was trained beside" in capsys.readouterr().err
+    assert main(["predict", str(out / "model"), str(reviews / "dev.tsv"), "--quiet"]) == 0, "what was merged needs no base"
+
+
+def test_a_classifier_s_adapter_is_merged_and_saved(reviews, small_models, tmp_path):
+    out, texts = tmp_path / "run", ["the good mill", "a sad day by the cold river", "flour"]
+    assert tuned("classify", [reviews / "train.tsv"], small_models("bert"), out, "--steps", "40", "--lr", "0.005", "--quiet") == 0
+    model = wordmill.load(out / "adapter", device="cpu")
+    told = model.predict(texts)
+    model.save(tmp_path / "saved")
+    assert model.adapters == {"default": 1.0}, "saving leaves it as it is"
+    model.use_adapters({})
+    without = model.predict(texts)
+    model.use_adapters({"default": 1.0})
+    model.merge_adapters()
+    assert model.adapters == {}
+    for one, merged, saved, none in zip(told, model.predict(texts), wordmill.load(tmp_path / "saved").predict(texts), without, strict=True):
+        assert merged["probabilities"] == pytest.approx(one["probabilities"], abs=2e-6)
+        assert saved["probabilities"] == pytest.approx(one["probabilities"], abs=2e-6)
+        assert none["probabilities"] != pytest.approx(one["probabilities"], abs=1e-4)
+    with pytest.raises(wordmill.WordmillError, match="a head of its own"):
+        model.load_adapter(out / "adapter", "other")
+    with pytest.raises(wordmill.WordmillError, match="a finite number, not nan"):
+        wordmill.load(out / "adapter").use_adapters({"default": float("nan")})

@@ -28,6 +28,7 @@ from wordmill.cli.common import (
     reporter,
 )
 from wordmill.core.errors import UsageError, WordmillError, nearest
+from wordmill.core.files import standard_lines
 from wordmill.core.progress import Reporter, plural, verb
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _typed(report: Reporter) -> Iterator[str]:
 def _piped() -> Iterator[tuple[int, str]]:
     """The lines of standard input that say something, with their numbers."""
     found = False
-    for number, line in enumerate(sys.stdin, 1):
+    for number, line in enumerate(standard_lines(), 1):
         if line.strip():
             found = True
             yield number, line.strip()

@@ -21,7 +21,7 @@ from wordmill.core.errors import ConfigError, nearest
 class Config(BaseModel):
     """The base of all settings objects."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False)
     called_elsewhere: ClassVar[Mapping[str, str]] = {}
     """What others call a setting, and its name here: for hints."""
 

@@ -15,13 +15,14 @@ from wordmill.core.errors import DataError, UsageError, disk_errors
 
 
 def standard_lines() -> Iterator[str]:
-    """The lines of standard input, with their ends. Raises `DataError` for bytes that are no text: they would be read as something else."""
+    """The lines of standard input, with their ends, without a byte order mark before the first. Raises `DataError` for bytes that are
+    no text: they would be read as something else."""
     number = 0
     try:
         for line in sys.stdin:
             number += 1
             line.encode()  # where the locale is C, bad bytes come through as lone surrogates
-            yield line
+            yield line.removeprefix("\ufeff") if number == 1 else line
     except UnicodeEncodeError as error:
         raise DataError("not UTF-8 text", where=f"standard input, line {number}", fix="Convert it first, for example with iconv") from error
     except UnicodeDecodeError as error:

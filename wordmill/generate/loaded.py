@@ -30,7 +30,7 @@ from wordmill.generate.sampling import SamplingConfig
 from wordmill.generate.score import Score, evaluating, score_documents
 from wordmill.generate.text import TextStream
 from wordmill.models import lora
-from wordmill.models.adapters import adapter_base, is_adapter, load_adapter
+from wordmill.models.adapters import adapter_base, check_beneath, is_adapter, load_adapter
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.folder import LanguageModel, load_model, save_model
 from wordmill.models.hub import resolve_model
@@ -117,6 +117,8 @@ class Loaded:
     def load_adapter(self, folder: str | Path, name: str = "default", weight: float = 1.0) -> None:
         """Put a further adapter beside the model, from a folder or the hub; those that are there go on counting. Errors as in
         `adapters.load_adapter`."""
+        if self.folder is not None:
+            check_beneath(resolve_model(folder), self.folder)
         load_adapter(self.model, folder, name, weight)
 
     def use_adapters(self, weights: Mapping[str, float]) -> None:
@@ -443,6 +445,7 @@ def load_on(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Lo
     base = adapter_base(folder) if is_adapter(folder) else folder
     model = load_model(base, device=device, dtype=dtype)
     if base is not folder:
+        check_beneath(folder, base)
         load_adapter(model, folder)
     words = folder if (folder / "tokenizer_config.json").exists() else base
     tokenizer = Tokenizer.load(words)

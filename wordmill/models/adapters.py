@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from wordmill.core.errors import ConfigError, ModelError, UsageError, nearest
 from wordmill.core.files import read_json, write_atomic, write_json
+from wordmill.core.lineage import read_lineage
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.families import family
 from wordmill.models.folder import ADAPTER, LanguageModel, read_config, weight_list, write_tensors
-from wordmill.models.hub import is_hub_name, resolve_model
+from wordmill.models.hub import is_hub_name, resolve_model, weight_hashes
 from wordmill.models.lora import ALL, LoraConfig, LoraLinear, Pair, adapter_names, lora_layers, replace_layer
 from wordmill.models.tensors import read_safetensors
 from wordmill.models.transformer import Transformer
@@ -249,6 +250,15 @@ def adapter_base(folder: Path) -> Path:
         return resolve_model(name)
     except ModelError as error:
         raise ModelError(f"the adapter's base {name!r} can't be had: {error.what}", where=where, fix=error.fix) from error
+
+
+def check_beneath(folder: Path, base: Path) -> None:
+    """Raises `ModelError` where the weights in `base` are not those that the adapter in `folder` was trained beside, as far as its lineage
+    tells: shapes fit, and the answers would be others."""
+    known = (read_lineage(folder).get("parent") or {}).get("weights")
+    if known and known != weight_hashes(base):
+        raise ModelError(f"the weights in {base} are not those that this adapter was trained beside", where=folder,
+                         fix="Put them back, or name the right base in adapter_config.json (base_model_name_or_path)")  # fmt: skip
 
 
 def read_shape(folder: Path) -> ModelConfig:

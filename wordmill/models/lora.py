@@ -166,7 +166,9 @@ def use_adapters(model: nn.Module, weights: Mapping[str, float]) -> None:
     Raises `UsageError` for a name that the model has no adapter of.
     """
     known = adapter_names(model)
-    for name in weights:
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise UsageError(f"an adapter counts with a finite number, not {weight!r}", where=name)
         if name not in known:
             raise UsageError(
                 f"this model has no adapter {name!r}", fix=nearest(name, known) if known else "It has none at all: load one first"

@@ -18,11 +18,11 @@ import yaml
 
 from wordmill.core.config import Config, differences, merge, read_yaml
 from wordmill.core.errors import ConfigError, UsageError, WordmillError, WriteError
-from wordmill.core.files import hash_file, new_folder, read_json, write_text
+from wordmill.core.files import new_folder, read_json, write_text
 from wordmill.core.handlers import handling
 from wordmill.evaluate.watch import Watch
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
-from wordmill.models.hub import resolve_model
+from wordmill.models.hub import weight_hashes
 from wordmill.train import checkpoint
 from wordmill.train.distributed import World
 from wordmill.train.loop import TrainConfig, Training, restore
@@ -154,11 +154,6 @@ def parent_facts(folder: str | Path | None) -> dict[str, Any] | None:
     if folder is None:
         return None
     return {"folder": str(folder), "weights": weight_hashes(folder)}
-
-
-def weight_hashes(folder: str | Path) -> dict[str, str]:
-    """SHA-256 of a model folder's files of weights, by their names."""
-    return {path.name: hash_file(path) for path in sorted(resolve_model(folder).iterdir()) if path.suffix in (".safetensors", ".bin")}
 
 
 def first_does(group: World, work: Callable[[], T]) -> T:

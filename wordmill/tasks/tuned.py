@@ -23,6 +23,7 @@ from wordmill.models.config import ModelConfig
 from wordmill.models.folder import head_kind
 from wordmill.models.heads import Headed, load_base, load_headed
 from wordmill.models.hub import resolve_model
+from wordmill.models.lora import active_adapters, merge_lora, merged_state, use_adapters
 from wordmill.tasks.adapted import open_tuned_adapter
 from wordmill.tasks.aside import kept_of
 from wordmill.tasks.examples import Record, lone_texts, looks_like_conll, read_text
@@ -111,12 +112,25 @@ class Tuned:
             found = kept_of(self.task, found, FinetuneConfig.of(asked))
         return found if len(found) == train.get("examples") else ()
 
+    @property
+    def adapters(self) -> dict[str, float]:
+        """As `Loaded.adapters`."""
+        return active_adapters(self.model)
+
+    def use_adapters(self, weights: Mapping[str, float]) -> None:
+        """As `Loaded.use_adapters`; the head stays, which was learned whole."""
+        use_adapters(self.model, weights)
+
+    def merge_adapters(self) -> None:
+        """As `Loaded.merge_adapters`."""
+        merge_lora(self.model)
+
     def save(self, folder: str | Path) -> None:
-        """Write a model folder."""
+        """Write a model folder, adapters that count merged into it."""
         from wordmill.core.files import write_json
         from wordmill.core.lineage import FILE
 
-        save(self.model, self.task, Path(folder), self.model.state_dict())
+        save(self.model, self.task, Path(folder), merged_state(self.model))
         self.task.store(Path(folder), self.tokenizer)
         write_json(Path(folder) / FILE, read_lineage(self.folder))
 
@@ -125,6 +139,8 @@ class Tuned:
         loaded = self.__dict__.get("loaded")
         if loaded is not None:
             return getattr(loaded, name)
+        if name == "load_adapter":
+            raise UsageError("a further adapter would bring a head of its own", where=self.folder, fix="Open it by itself: wordmill.load")
         if name in ("generate", "fill", "embed", "score", "logits", "stream"):
             raise UsageError(f"this model was fine-tuned for {self.task.name} and can't {name}", where=self.folder, fix="It can predict")
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
