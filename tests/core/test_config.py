@@ -87,3 +87,12 @@ def test_recipes(tmp_path):
 
 def test_differences():
     assert differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2, "d": 4}) == ["a.b: 1 → 3", "d: None → 4"]
+
+
+def test_numbers_are_finite():
+    class Settings(Config):
+        rate: float = 1.0
+
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="rate.*finite number"):
+            Settings.of({"rate": value})

@@ -242,6 +242,21 @@ def test_the_loss_is_that_of_the_assistants_tokens_alone_whatever_shares_a_row(b
         assert tokens == len(places) and size == sum(a.bytes for a in turns.answers)
 
 
+def test_what_writes_has_no_head_to_learn_alone(tmp_path, capsys):
+    base = folder_of(tmp_path / "base", "llama")
+    assert tuned(tmp_path / "nowhere.jsonl", base, tmp_path / "run", "--freeze", "base") == 2
+    told = capsys.readouterr().err
+    assert "chat has no head that could learn alone" in told and len(told.splitlines()) == 1, "before anything is read"
+
+
+def test_a_broken_template_is_named_by_its_file(talks, tmp_path, capsys):
+    base, broken = folder_of(tmp_path / "base", "llama"), tmp_path / "bad.jinja"
+    broken.write_text("{% for turn in messages %}{{ turn.content }", encoding="utf-8")
+    assert tuned(talks, base, tmp_path / "run", f"task.template={broken}") == 2
+    told = capsys.readouterr().err
+    assert f"{broken}: the chat template is broken" in told and "Mend this file" in told and "chat_template.jinja" not in told
+
+
 @pytest.mark.parametrize(("template", "special"), [(QWEN, None), (LLAMA, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"))])
 def test_an_imported_family_keeps_its_own_template(template, special, talks, tmp_path, capsys):
     base = folder_of(tmp_path / "base", "llama", template=template, special=special)

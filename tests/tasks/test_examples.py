@@ -165,3 +165,12 @@ def test_a_table_of_nothing_is_refused(tmp_path, text):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match="no row of this table holds anything|empty"):
         read_examples([tmp_path / "a.csv"])
+
+
+@pytest.mark.parametrize(("data", "place"), [(b"text,label\nab\x00c,a\n", 13), (b"\x89PNG\r\n\x1a\n picture", 0)])
+def test_bytes_that_no_text_has_are_said_once_with_their_place(tmp_path, data, place):
+    (tmp_path / "a.csv").write_bytes(data)
+    said = io.StringIO()
+    with pytest.raises(DataError, match=rf"a\.csv, from byte {place}: not text\. Write it as text in UTF-8, without NUL bytes"):
+        read_examples([tmp_path / "a.csv"], reporter=Reporter(stream=said))
+    assert not said.getvalue()

@@ -137,7 +137,8 @@ def decoded(stream: ByteStream, source: Source, reading: Reading) -> Iterator[st
             reason = guess or "undecodable"
             unknown = "the encoding can't be told, left out; if you know it, name it: --encoding NAME (in pretrain corpus.encoding=NAME)"
             what = "not text, left out" if guess else unknown
-            ledger.fault(reason, f"{source.shown}, from byte {start}", what)
+            first = start + max(0, block.find(0))  # a NUL, where there is one, is what no text has
+            ledger.fault(reason, f"{source.shown}, from byte {first if guess else start}", what)
             ledger.drop(reason, source.name)
             return
         else:

@@ -227,6 +227,8 @@ class ChatTask(Task):
             chat = Chat(tokenizer, source)
             assert chat.end_ids
         except ModelError as error:
+            if self.settings.template not in (None, "chatml", "plain") and "broken" in error.what:
+                raise ModelError(error.what, where=self.settings.template, fix="Mend this file") from error
             if tokenizer.eos_id is None and source is None:
                 raise ModelError(error.what, fix=f"{error.fix}, or add marks of turns to it: task.template=chatml") from error
             raise

@@ -102,7 +102,7 @@ def _read(path: Path, reporter: Reporter) -> Records:
         compression = COMPRESSIONS[parts.pop()]
     if parts[-1] == "parquet":
         return _parquet(path)
-    text = read_text(path, reporter, compression)
+    text = read_text(path, compression)
     if not text.strip():
         raise DataError("this file is empty", where=path)
     if parts[-1] in ("json", "jsonl", "ndjson"):
@@ -118,10 +118,10 @@ def _read(path: Path, reporter: Reporter) -> Records:
     return _table(path, text, reporter)
 
 
-def read_text(path: Path, reporter: Reporter = SILENT, compression: str | None = None) -> str:
+def read_text(path: Path, compression: str | None = None) -> str:
     """The whole text of a file. Raises `DataError` for one in no encoding that can be told, or with bytes that are not valid in it."""
     source = Source(path, path.name, "txt", compression)
-    ledger = Ledger(reporter)
+    ledger = Ledger(SILENT)  # its first fault ends it
     reading = Reading(CorpusConfig(), ledger, lambda _: None)
     try:
         with opened(source, reading.progress) as stream:
@@ -130,7 +130,8 @@ def read_text(path: Path, reporter: Reporter = SILENT, compression: str | None =
         raise DataError(str(error), where=source.path) from error
     if ledger.faults:
         fault = ledger.faults[0]
-        raise DataError(fault["what"].partition(";")[0], where=fault["where"], fix="Convert the file to UTF-8")
+        fix = "Convert the file to UTF-8" if fault["reason"] != "binary" else "Write it as text in UTF-8, without NUL bytes"
+        raise DataError(fault["what"].partition(";")[0].removesuffix(", left out"), where=fault["where"], fix=fix)
     assert UNDECODABLE not in text
     return text
 

@@ -271,6 +271,8 @@ def prepare(config: FinetuneConfig, folder: Path, device: torch.device, reporter
     task = task_class(config.task).suited(kind, config.options)
     if kind not in task.kinds:
         raise UsageError(f"{config.task} needs {' or '.join(task.kinds)}, and {config.parent} is {kind}", where="--model")
+    if config.freeze == "base" and task.generative:
+        raise UsageError(f"{config.task} has no head that could learn alone", where="freeze", fix="Use freeze=gradual or none")
     asked = {"train": config.data, "validation": config.validation, "test": config.test}
     splits = {name: task.read(paths, learn=name == "train", reporter=reporter) for name, paths in asked.items() if paths}
     task.look(splits, reporter)
@@ -442,8 +444,7 @@ def assemble(
     """The model and everything that trains it. What changes which weights there are, or which of them learn, is done here."""
     model = build(config, plan.model, ready, reporter).to(device, dtype)
     if config.freeze == "base":
-        if not isinstance(model, Headed):
-            raise UsageError(f"{config.task} has no head that could learn alone", where="freeze", fix="Use freeze=gradual or none")
+        assert isinstance(model, Headed)
         model.base.requires_grad_(False)
     if config.lora is not None:
         add_lora(base_of(model), config.lora, config.seed)

@@ -242,7 +242,7 @@ def _ending(path: Path) -> str:
 
 def _aligned(files: Sequence[Path], names: Sequence[str], reporter: Reporter) -> list[Record]:
     """The lines of one file, or of two that correspond line by line. Raises `DataError` when they have different numbers of lines."""
-    lines = [read_text(path, reporter, _compression(path)).removesuffix("\n").split("\n") for path in files]
+    lines = [read_text(path, _compression(path)).removesuffix("\n").split("\n") for path in files]
     if len({len(part) for part in lines}) > 1:
         raise DataError(f"{files[0]} has {plural(len(lines[0]), 'line')} and {files[1]} has {len(lines[1]):,}: they can't be "
                         f"translations of each "

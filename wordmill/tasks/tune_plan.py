@@ -134,8 +134,10 @@ def tune_plan(
     kind = model.cell if isinstance(model, RecurrentConfig) else model.family
     told = f"{n:,}" if whole in (n, None) else f"{whole:,} ({n:,} pieces)"
     origin = "from scratch" if scratch else f"from {config.parent}"
-    summary = (f"{config.task}: {kind} of {human_count(weights)} weights {origin}, {told} training and {n_validation:,} validation "
-               f"examples, {length}, {plural(train.rows, 'example')} a step, {told_rates(train.optim)}, "
+    writes = task_class(config.task).suited(model.kind, config.options).generative  # then its output layer stays
+    size = human_count(count_parameters(model) if writes else weights)
+    summary = (f"{config.task}: {kind} of {size} weights {origin}, {told} training and {n_validation:,} validation examples, "
+               f"{length}, {plural(train.rows, 'example')} a step, {told_rates(train.optim)}, "
                f"{numbers} on {device}")  # fmt: skip
     most = longest(config, model)
     notes = [

@@ -221,7 +221,7 @@ def read_inputs(source: str, tuned: Tuned, *, reporter: Reporter = SILENT) -> li
     if not path.exists():
         raise DataError("no such file", where=source, fix="A text itself goes through a pipe: echo … | wordmill predict MODEL -")
     if path.suffix.lower() == ".txt" and path.is_file():
-        text = read_text(path, reporter)
+        text = read_text(path)
         if "fields" not in tuned.task.spec or not looks_like_conll(text):  # a tagger reads words with their tags as `evaluate` does
             return _lines(text.splitlines(), source, tuned, reporter)
     task, records = tuned.task, tuned.task.read([path], reporter=reporter)

@@ -274,10 +274,9 @@ def not_finite(what: str, run: Training, step: int) -> TrainingError:
     kept = checkpoint.listing(run.folder / "checkpoints")[-1:] if run.folder else []
     rates = ", ".join(sorted({"train.optim.matrix_lr" if group.rule == "muon" else "train.optim.lr" for group in run.optimizer.groups}))
     verb = "are" if what == "weights" else "is"
-    return TrainingError(
-        f"the {what} {verb} not finite at step {step}",
-        fix=f"Lower the learning rate ({rates})" + (f"; the last good checkpoint is {kept[0]}" if kept else ""),
-    )
+    good = f"; the last good checkpoint is {kept[0]}" if kept else ""
+    return TrainingError(f"the {what} {verb} not finite at step {step}",
+                         fix=f"Start a new run (another -o) with a lower learning rate ({rates}){good}")  # fmt: skip
 
 
 class Stopped(KeyboardInterrupt):
