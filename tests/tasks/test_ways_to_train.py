@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import statistics
 import time
 from types import SimpleNamespace
 
@@ -109,6 +110,10 @@ def test_several_seeds_of_a_tagger(files, small_models, tmp_path, capsys, more):
     found = json.loads(capsys.readouterr().out)
     values = found["validation"]["f1"]["values"] if "f1" in found["validation"] else next(iter(found["validation"].values()))["values"]
     assert found["seeds"] == 2 and len(values) == 2
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "run: 2 seeds" in page and f"model/ is that of {found['best']}" in page
+    for value in (*values, statistics.fmean(values)):
+        assert f"{value:.4f}" in page.partition("its page stands below")[2].partition("</table>")[0]
     weights = [(out / name / "model" / "model.safetensors").read_bytes() for name in ("seed-0", "seed-1")]
     assert weights[0] != weights[1] and (out / "model" / "model.safetensors").read_bytes() in weights
 

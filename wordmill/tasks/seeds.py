@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from wordmill.tasks.run import CONFIG, Run, check_unchanged, make_run_folder, ru
 from wordmill.tasks.tune_asked import check_asked
 from wordmill.train.distributed import processes
 from wordmill.train.loop import Stopped
+from wordmill.train.report import write_report
 
 FILE = "seeds.json"
 
@@ -114,6 +116,21 @@ def _summed_up(runs: Sequence[Run], folder: Path, reporter: Reporter) -> dict[st
     for part in ("model", "adapter"):
         if (best.folder / part).exists():
             shutil.copytree(best.folder / part, folder / part, dirs_exist_ok=True)
-    shutil.copyfile(best.report, folder / "report.html")
+    write_report(best.folder, place=folder, lead=_page(runs, best, summary, folder))
     reporter.note(f"{folder / 'model'} is the model of {best.folder.name}, about {human_count(best.metrics['parameters'])} weights")
     return {"seeds": len(runs), "best": best.folder.name, **summary}
+
+
+def _page(runs: Sequence[Run], best: Run, summary: Mapping[str, Any], folder: Path) -> str:
+    """HTML: mean and spread of the scores and those of each seed, before the page of the best."""
+    links = "".join(f'<th class="number"><a href="{run.folder.name}/report.html">{run.folder.name}</a></th>' for run in runs)
+    rows = []
+    for split, scores in summary.items():
+        for name, found in scores.items():
+            cells = "".join(f'<td class="number">{value:.4f}</td>' for value in found["values"])
+            rows.append(f'<tr><td class="key">{split}: {name.replace("_", " ")}</td>'
+                        f'<td class="number">{found["mean"]:.4f} ± {found["spread"]:.4f}</td>{cells}</tr>')  # fmt: skip
+    head = f'<tr><th></th><th class="number">mean ± standard deviation</th>{links}</tr>'
+    table = f'<div class="card"><table>{head}{"".join(rows)}</table></div>'
+    note = f"<p class=sub>model/ is that of {best.folder.name}; its page stands below.</p>"
+    return f"<h1>{escape(folder.resolve().name)}: {plural(len(runs), 'seed')}</h1>{note}{table if rows else ''}"

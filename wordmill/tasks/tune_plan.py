@@ -93,6 +93,12 @@ def row_capacity(model: ModelConfig, device: torch.device) -> int:
     return CPU_ROW if device.type == "cpu" else GPU_ROW
 
 
+def _size(config: FinetuneConfig, model: ModelConfig) -> str:
+    """How many weights the model has: its output layer stays where it writes, and goes where a head takes its place."""
+    writes = task_class(config.task).suited(model.kind, config.options).generative
+    return human_count(count_parameters(model if writes else model.replace(lm_head=False)))
+
+
 def tune_plan(
     config: FinetuneConfig, model: ModelConfig, *, n: int, n_validation: int, longest_example: int, cut: Mapping[str, int],
     task: dict[str, Any], data: dict[str, Any], device: torch.device, started: float,
@@ -134,10 +140,8 @@ def tune_plan(
     kind = model.cell if isinstance(model, RecurrentConfig) else model.family
     told = f"{n:,}" if whole in (n, None) else f"{whole:,} ({n:,} pieces)"
     origin = "from scratch" if scratch else f"from {config.parent}"
-    writes = task_class(config.task).suited(model.kind, config.options).generative  # then its output layer stays
-    size = human_count(count_parameters(model) if writes else weights)
-    summary = (f"{config.task}: {kind} of {size} weights {origin}, {told} training and {n_validation:,} validation examples, "
-               f"{length}, {plural(train.rows, 'example')} a step, {told_rates(train.optim)}, "
+    summary = (f"{config.task}: {kind} of {_size(config, model)} weights {origin}, {told} training and {n_validation:,} validation "
+               f"examples, {length}, {plural(train.rows, 'example')} a step, {told_rates(train.optim)}, "
                f"{numbers} on {device}")  # fmt: skip
     most = longest(config, model)
     notes = [

@@ -57,14 +57,16 @@ footer{margin-top:48px;color:var(--faint);font-size:13px}
 """.strip()
 
 
-def write_report(run_folder: Path) -> Path:
-    """Make `report.html` in the run folder from what is there, and return its path."""
+def write_report(run_folder: Path, *, place: Path | None = None, lead: str = "") -> Path:
+    """Make `report.html` from what is in the run folder, there or in `place`, and return its path. `lead`: HTML that stands first, with a
+    title of its own."""
     rows = read_rows(run_folder / "metrics.jsonl")
     train = [row for row in rows if "loss" in row]
     tests = [row for row in rows if "validation_loss" in row or "validation_bpb" in row]
     facts, timings = _read_object(run_folder / "run.json"), _read_object(run_folder / "timings.json")
     tiles, pages = facts.pop("tiles", {}), run_folder / PAGES
     parts = [
+        lead,
         f"<h1>{escape(str(facts.pop('title', run_folder.resolve().name)))}</h1>",
         f"<p class=sub>{escape(str(facts.pop('summary', 'A language model trained by wordmill.')))}</p>",
         _tiles(train, tests, facts, tiles if isinstance(tiles, Mapping) else {}),
@@ -76,12 +78,13 @@ def write_report(run_folder: Path) -> Path:
         _settings(run_folder / "config.yaml"),
         "<footer>Made by wordmill. Losses are in nats a token; bits per byte compare across tokenizers, perplexities don't.</footer>",
     ]
-    title = escape(run_folder.resolve().name)
+    place = place or run_folder
+    title = escape(place.resolve().name)
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     )
     page += f"<title>{title} · wordmill</title><style>{STYLE}</style></head><body><main>\n" + "\n".join(filter(None, parts))
-    path = run_folder / "report.html"
+    path = place / "report.html"
     write_text(path, page + "\n</main></body></html>\n")
     return path
 
