@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from wordmill.core.errors import DataError
 from wordmill.core.progress import plural
 from wordmill.tasks.examples import TAG, Record
+from wordmill.tokenizer import Tokenizer
 
 BEGINS, SINGLE, INSIDE, ENDS = "B", ("S", "U", "W"), ("I", "M"), ("E", "L")
 JOINER = "\u200d"
@@ -28,6 +29,10 @@ FIRST_MARK = "\u0300"
 """The first character that may belong to the one before it."""
 HALF_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 """One of the two letters that are the flag of a country."""
+
+
+CHECKED = 200
+"""Sentences on which a tokenizer is tried."""
 
 
 class Span(NamedTuple):
@@ -50,6 +55,16 @@ class Sentence:
 
 
 WIDE = ((0x0E00, 0x0EFF), (0x2E80, 0x9FFF), (0xAC00, 0xD7FF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+
+
+_WIDE = "".join(rf"\x{{{first:x}}}-\x{{{last:x}}}" for first, last in WIDE)
+_GLUED = r"(?:\x{200d}+\S|[\p{M}\x{200d}\x{fe0e}\x{fe0f}\x{1f3fb}-\x{1f3ff}\x{e0020}-\x{e007f}])*"
+_LETTER = rf"[[\p{{L}}\p{{N}}]&&[^{_WIDE}]]"
+_SIGN = rf"(?:\x{{200d}}+\S?|\S){_GLUED}"
+BY_CHARACTER = rf"\s*{_SIGN}"
+"""What `words_of` takes for one word when every character is, with the space before it: as the library of tokenizers reads it."""
+BY_WORD = rf"\s*(?:{_LETTER}{_GLUED}(?:\x{{200c}}?{_LETTER}{_GLUED})*|{_SIGN})"
+"""The same where runs of letters and digits are words."""
 
 
 def is_wide(character: str) -> bool:
@@ -80,6 +95,25 @@ def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()
                 found.append((at, at + 1))
             open_run = letter
     return tuple(found)
+
+
+def cutting_words(tokenizer: Tokenizer, sentences: Sequence[Sentence], *, characters: bool) -> Tokenizer:
+    """The tokenizer, where it cuts whole texts as a tagger does, which reads each word with the space before it by itself; or else one that
+    cuts at the borders of words first, so that whoever opens the folder elsewhere gives the model the tokens that it learned from. Where
+    the words are others than `words_of` finds, or tokens would be, it stays as it is."""
+    if any(sentence.words != words_of(sentence.text, characters=characters) for sentence in sentences):
+        return tokenizer
+    texts = [(one.text[: one.words[-1][1]], one.words) for one in sentences[:CHECKED] if one.words]
+
+    def by_word(own: Tokenizer) -> list[list[int]]:
+        return [[index for a, b in zip([0, *(end for _, end in words)], words, strict=False) for index in own.encode(text[a : b[1]])]
+                for text, words in texts]  # fmt: skip
+
+    learned = by_word(tokenizer)
+    if learned == [tokenizer.encode(text) for text, _ in texts]:
+        return tokenizer
+    made = tokenizer.cut_first(BY_CHARACTER if characters else BY_WORD)
+    return made if learned == by_word(made) == [made.encode(text) for text, _ in texts] else tokenizer
 
 
 def belongs(text: str, at: int) -> bool:

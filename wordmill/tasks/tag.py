@@ -40,6 +40,7 @@ from wordmill.tasks.spans import (
     bio,
     check_plain,
     cuts_words,
+    cutting_words,
     is_entity_tag,
     is_wide,
     joined,
@@ -52,6 +53,7 @@ from wordmill.tasks.spans import (
     words_of,
 )
 from wordmill.tasks.task import Task, Tools, padded, stand_in, target_counts
+from wordmill.tokenizer import Tokenizer
 from wordmill.train.objectives import LossSum
 
 WORDS = ("tokens", "words")
@@ -329,6 +331,10 @@ class Tag(Task):
     def texts(self, record: Record) -> list[str]:
         """The text."""
         return [self.sentence(record).text]
+
+    def equip(self, tokenizer: Tokenizer) -> Tokenizer:
+        """See `cutting_words`."""
+        return cutting_words(tokenizer, [sentence for _, sentence in self._sentences.values()], characters=self.spec["characters"])
 
     def settle(self, tools: Tools, records: Sequence[Record], reporter: Reporter) -> None:
         """Whether there is a CRF. Raises `UsageError` for R-Drop where nothing is dropped."""

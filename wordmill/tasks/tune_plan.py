@@ -143,10 +143,9 @@ def tune_plan(
     summary = (f"{config.task}: {kind} of {_size(config, model)} weights {origin}, {told} training and {n_validation:,} validation "
                f"examples, {length}, {plural(train.rows, 'example')} a step, {told_rates(train.optim)}, "
                f"{numbers} on {device}")  # fmt: skip
-    most = longest(config, model)
-    notes = [
-        f"at most {most} tokens an example; cut: {', '.join(f'{count:,} of {name}' for name, count in cut.items() if count) or 'none'}"
-    ]
+    most, example = longest(config, model), "an example with its answer" if task_class(config.task).writes else "an example"
+    told = ", ".join(f"{count:,} of {name}" for name, count in cut.items() if count) or "none"
+    notes = [f"at most {most} tokens {example}; cut: {told}"]
     if (slow := crawls(numbers, device)) is not None:
         notes.append(slow)
     if n_validation:

@@ -150,6 +150,15 @@ class Tokenizer:
             raise ModelError("this tokenizer's ids have gaps, into which new special tokens would fall", fix="Take a template without them")
         return type(self)(backend.to_str(), self.settings, self.templates)
 
+    def cut_first(self, pattern: str) -> Tokenizer:
+        """A tokenizer that cuts a text into what matches a regular expression (of Oniguruma, as the library reads it) and what stands
+        between, before it goes on with each part as with a text: no token crosses their borders."""
+        spec, then = json.loads(self._json), self._spec.get("pre_tokenizer")
+        steps = [] if then is None else then["pretokenizers"] if then["type"] == "Sequence" else [then]
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *steps]}
+        return type(self)(json.dumps(spec, ensure_ascii=False), self.settings, self.templates)
+
     def padded_with(self, index: int) -> Tokenizer:
         """A tokenizer that fills rows up with a token that it has."""
         return type(self)(self._json, {**self.settings, "pad_token": self.token_text(index)}, self.templates)
