@@ -31,6 +31,7 @@ from wordmill.models.heads import HeadConfig, Headed, with_head
 from wordmill.tasks.answer_written import WrittenAnswer
 from wordmill.tasks.examples import Record
 from wordmill.tasks.questions import QuestionConfig, Questions
+from wordmill.tasks.spans import whole_words
 from wordmill.tasks.task import Task, Tools, cut_to, padded, target_counts
 from wordmill.tasks.windows import NOWHERE, Found, Frame, best_span, covering, frame, trimmed, windows
 from wordmill.tokenizer import Tokenizer
@@ -194,16 +195,21 @@ class Answer(Questions):
     def respond(
         self, model: nn.Module, tools: Tools, records: Sequence[Record], *, reporter: Reporter = SILENT, encoded: Sequence[Encoded] = ()
     ) -> list[Any]:
-        """A `Found` for each record, the best over its windows."""
+        """A `Found` for each record, the best over its windows, grown to whole words where the training answers were such: a token may end
+        inside one."""
         whole = encoded or [self.encode(record, tools, answer=False) for record in records]
         logits = super().respond(model, tools, records, reporter=reporter, encoded=in_pieces(whole)[0])
         longest = self.settings.max_answer or self.spec.get("longest") or LONGEST
         found, at = [], 0
-        for one in whole:
+        for record, one in zip(records, whole, strict=True):
             parts = one.pieces or (one,)
             places = [part.places for part in parts if part.places is not None]
-            found.append(best_span(places, logits[at : at + len(parts)], longest, none=bool(self.spec.get("unanswerable"))))
+            best = best_span(places, logits[at : at + len(parts)], longest, none=bool(self.spec.get("unanswerable")))
             at += len(parts)
+            if self.spec.get("whole_words") and best.start >= 0:
+                start, end = whole_words(record.values["context"], best.start, best.end)
+                best = replace(best, start=start, end=end)
+            found.append(best)
         return found
 
     def _span(self, answer: Found) -> tuple[int, int] | None:

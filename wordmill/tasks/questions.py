@@ -145,7 +145,7 @@ class Questions(Task):
         measure = ("cmrc" if is_chinese(some) else "squad") if self.settings.measure == "auto" else self.settings.measure
         words = sorted(len(words_of(text)) for text in texts)
         self.spec |= {"way": self.way, "unanswerable": empty > 0, "measure": measure, "longest": max(map(len, texts)),
-                      "usual": words[len(words) // 2]}  # fmt: skip
+                      "usual": words[len(words) // 2], "whole_words": self._whole(train)}  # fmt: skip
         contexts = len({record.values["context"] for record in train.records})
         none = f"; {empty:,} without an answer in the context" if empty else ""
         reporter.note(f"{plural(len(train), 'question')} on {plural(contexts, 'context')}{none}; answers of up to "
@@ -154,6 +154,13 @@ class Questions(Task):
         for records in splits.values():
             self._fits(records, reporter)
         self._suspicious(splits, reporter)
+
+    @staticmethod
+    def _whole(train: Records) -> bool:
+        """Whether answers are whole words, but for one in a hundred."""
+        placed = [(record.values["context"], answer["answer_start"], answer["answer_start"] + len(answer["text"]))
+                  for record in train.records for answer in record.values["answers"] if answer["answer_start"] is not None]  # fmt: skip
+        return 100 * sum(cuts_words(*one) for one in placed) <= len(placed)
 
     def check(self, records: Records, reporter: Reporter) -> None:
         """See task.py."""

@@ -283,17 +283,29 @@ def sentence_of_spans(text: str, spans: Sequence[tuple[int, int, str]], *, chara
 
 
 def cuts_words(text: str, start: int, end: int) -> bool:
-    """Whether a span begins or ends inside a word: between two letters or digits, neither of a script without spaces; or inside what is
-    one sign."""
+    """Whether a span begins or ends inside a word."""
+    return inside_word(text, start) or inside_word(text, end)
 
-    def inside(at: int) -> bool:
-        if not 0 < at < len(text):
-            return False
-        if belongs(text, at):
-            return True
-        return text[at - 1].isalnum() and text[at].isalnum() and not is_wide(text[at - 1]) and not is_wide(text[at])
 
-    return inside(start) or inside(end)
+def inside_word(text: str, at: int) -> bool:
+    """Whether a place is inside a word: between two letters or digits, neither of a script without spaces; or inside what is one sign."""
+    if not 0 < at < len(text):
+        return False
+    if belongs(text, at):
+        return True
+    before = at - 1
+    while before and belongs(text, before):  # the letter that a mark belongs to
+        before -= 1
+    return all(text[n].isalnum() and not is_wide(text[n]) for n in (before, at))
+
+
+def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span, grown to the borders of the words in which it begins and ends."""
+    while inside_word(text, start):
+        start -= 1
+    while inside_word(text, end):
+        end += 1
+    return start, end
 
 
 def line_of(record: Record, word: int) -> str:
