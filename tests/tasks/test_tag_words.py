@@ -14,7 +14,7 @@ from wordmill.cli.app import main
 from wordmill.tasks.spans import BY_CHARACTER, BY_WORD, words_of
 from wordmill.tokenizer import Tokenizer
 
-SIGNS = "ab9 é\u0301\u0e01\u0e34张三。,.!'-_ \n\t한글カ゛👍🏽👨\u200d👩\u200d👧❤\ufe0f ⅷ²ß\u200cم ه"
+SIGNS = "ab9 é\u0301\u0e01\u0e34张三。,.!'-_ \n\t한글カ゛👍🏽👨\u200d👩\u200d👧🇩🇪🇫❤\ufe0f ⅷ²ß\u200cم ه"
 
 
 @pytest.mark.parametrize("characters", [False, True])

@@ -152,13 +152,30 @@ def test_an_adapter_beside_other_weights_of_the_same_shape_is_refused(reviews, s
     base, out = tmp_path / "base", tmp_path / "run"
     shutil.copytree(small_models("bert"), base)
     assert tuned("classify", [reviews / "train.tsv"], base, out, "--steps", "2", "--quiet") == 0
-    assert main(["predict", str(out / "adapter"), str(reviews / "dev.tsv"), "--quiet"]) == 0
+    (base / "training_args.bin").write_bytes(b"not read")
+    assert main(["predict", str(out / "adapter"), str(reviews / "dev.tsv"), "--quiet"]) == 0, "what no model is opened by doesn't count"
     tensors = load_file(base / "model.safetensors")
     save_file({name: x + 0.01 for name, x in tensors.items()}, base / "model.safetensors", metadata={"format": "pt"})
     capsys.readouterr()
     assert main(["predict", str(out / "adapter"), str(reviews / "dev.tsv"), "--quiet"]) == 2
     assert f"the weights in {base} are not those that this adapter was trained beside" in capsys.readouterr().err
     assert main(["predict", str(out / "model"), str(reviews / "dev.tsv"), "--quiet"]) == 0, "what was merged needs no base"
+
+
+def test_a_writer_s_adapter_beside_other_weights_is_refused(small_models, tmp_path):
+    base, out, data = tmp_path / "base", tmp_path / "run", tmp_path / "pairs.jsonl"
+    shutil.copytree(small_models("qwen3"), base)
+    data.write_text("".join(json.dumps({"prompt": f"the mill {n}", "response": "the river"}) + "\n" for n in range(20)), encoding="utf-8")
+    assert tuned("chat", [data], base, out, "--steps", "2", "--quiet") == 0
+    assert wordmill.load(out / "adapter").adapters == {"default": 1.0}
+    tensors = load_file(base / "model.safetensors")
+    save_file({name: x + 0.01 for name, x in tensors.items()}, base / "model.safetensors", metadata={"format": "pt"})
+    for opened in (lambda: wordmill.load(out / "adapter"), lambda: wordmill.load(base).load_adapter(out / "adapter", "other")):
+        with pytest.raises(wordmill.WordmillError, match="not those that this adapter was trained beside"):
+            opened()
+    told = json.loads((out / "adapter" / "wordmill.json").read_text())
+    (out / "adapter" / "wordmill.json").write_text(json.dumps({**told, "parent": None}))
+    assert wordmill.load(out / "adapter").adapters == {"default": 1.0}, "the way round that the message names"
 
 
 def test_a_classifier_s_adapter_is_merged_and_saved(reviews, small_models, tmp_path):
@@ -181,3 +198,5 @@ def test_a_classifier_s_adapter_is_merged_and_saved(reviews, small_models, tmp_p
         model.load_adapter(out / "adapter", "other")
     with pytest.raises(wordmill.WordmillError, match="a finite number, not nan"):
         wordmill.load(out / "adapter").use_adapters({"default": float("nan")})
+    with pytest.raises(wordmill.WordmillError, match="a finite number, not 'a'"):
+        wordmill.load(out / "adapter").use_adapters({"default": "a"})

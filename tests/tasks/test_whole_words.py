@@ -52,6 +52,9 @@ def test_answers_are_whole_words_where_those_learned_are(torn, tmp_path):
         return sum(cuts_words(one["context"], answer["start"], answer["end"]) for one, answer in zip(asked, told, strict=True))
 
     found = cut()
+    model.task.settings = model.task.settings.replace(max_answer=9)
+    assert all(answer["end"] - answer["start"] <= 9 for answer in model.predict(asked)), "a word that is too long is no answer"
+    model.task.settings = model.task.settings.replace(max_answer=None)
     model.task.spec["whole_words"] = False
     assert cut() > 0, "tokens end inside words"
     assert (found == 0) == (torn == 0)

@@ -67,7 +67,7 @@ def test_operations_are_those_that_are_done(make_model, family, prefixed):
     objective = OBJECTIVES["prefix" if prefixed else "clm" if model.config.causal else "mlm"]
     with FlopCounterMode(display=False) as counter:
         objective(model, batch).loss_sum.backward()
-    expected = budget.step_flops(model.config, batch, 16)
+    expected = budget.step_flops(model, batch, 16)
     if objective is OBJECTIVES["clm"]:  # all rows go through the output layer there, also those that are no targets
         expected += 6.0 * (48 - 12) * 97 * 48
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-9)

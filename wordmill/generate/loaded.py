@@ -443,9 +443,10 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str | None = None) 
 def load_on(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Loaded:
     """As `load`, for a folder, a device and a dtype that are settled; None keeps the dtype of the weights on disk."""
     base = adapter_base(folder) if is_adapter(folder) else folder
-    model = load_model(base, device=device, dtype=dtype)
     if base is not folder:
         check_beneath(folder, base)
+    model = load_model(base, device=device, dtype=dtype)
+    if base is not folder:
         load_adapter(model, folder)
     words = folder if (folder / "tokenizer_config.json").exists() else base
     tokenizer = Tokenizer.load(words)

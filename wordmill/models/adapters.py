@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from wordmill.core.errors import ConfigError, ModelError, UsageError, nearest
 from wordmill.core.files import read_json, write_atomic, write_json
+from wordmill.core.lineage import FILE as LINEAGE
 from wordmill.core.lineage import read_lineage
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.families import family
 from wordmill.models.folder import ADAPTER, LanguageModel, read_config, weight_list, write_tensors
-from wordmill.models.hub import is_hub_name, resolve_model, weight_hashes
-from wordmill.models.lora import ALL, LoraConfig, LoraLinear, Pair, adapter_names, lora_layers, replace_layer
-from wordmill.models.tensors import read_safetensors
+from wordmill.models.hub import is_hub_name, resolve_model
+from wordmill.models.lora import ALL, LoraConfig, LoraLinear, Pair, adapter_names, counted, lora_layers, replace_layer
+from wordmill.models.tensors import read_safetensors, weight_hashes
 from wordmill.models.transformer import Transformer
 
 TENSORS = "adapter_model.safetensors"
@@ -255,10 +256,11 @@ def adapter_base(folder: Path) -> Path:
 def check_beneath(folder: Path, base: Path) -> None:
     """Raises `ModelError` where the weights in `base` are not those that the adapter in `folder` was trained beside, as far as its lineage
     tells: shapes fit, and the answers would be others."""
-    known = (read_lineage(folder).get("parent") or {}).get("weights")
-    if known and known != weight_hashes(base):
-        raise ModelError(f"the weights in {base} are not those that this adapter was trained beside", where=folder,
-                         fix="Put them back, or name the right base in adapter_config.json (base_model_name_or_path)")  # fmt: skip
+    parent = read_lineage(folder).get("parent") or {}
+    known = parent.get("weights")
+    if known and any(known.get(name) != told for name, told in weight_hashes(base).items()):
+        raise ModelError(f"the weights in {base} are not those that this adapter was trained beside ({parent.get('folder')})", where=folder,
+                         fix=f"Put them back; to use it all the same, take `parent` out of its {LINEAGE}")  # fmt: skip
 
 
 def read_shape(folder: Path) -> ModelConfig:
@@ -339,6 +341,7 @@ def attach(model: LanguageModel, read: Adapter, name: str = "default", weight: f
     """As `load_adapter`, for an adapter that was read; its whole layers are the caller's business. One that doesn't fit changes nothing.
     `inside`: as for `adapter_tensors`."""
     known = places(model)
+    counted(name, weight)
     _check_name(model, name)
     ready: list[Callable[[], None]] = []
     prefix = getattr(family(model.config.family), "prefix", "") if not isinstance(model.config, RecurrentConfig) else ""
@@ -360,7 +363,7 @@ def attach(model: LanguageModel, read: Adapter, name: str = "default", weight: f
     for one in ready:
         one()
     for layer in lora_layers(model).values():
-        layer.active[name] = float(weight)
+        layer.active[name] = counted(name, weight)
 
 
 def _attach(model: LanguageModel, place: Place, name: str, a: Tensor, b: Tensor, scale: float) -> None:

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 from wordmill.core.errors import ModelError
-from wordmill.core.files import hash_file
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SETTINGS = (
@@ -35,11 +34,6 @@ def resolve_model(name: str | Path) -> Path:
     if path.exists() or not is_hub_name(str(name)):
         return _inside(path)
     return _downloaded(path.as_posix())
-
-
-def weight_hashes(folder: str | Path) -> dict[str, str]:
-    """SHA-256 of a model folder's files of weights, by their names."""
-    return {path.name: hash_file(path) for path in sorted(resolve_model(folder).iterdir()) if path.suffix in (".safetensors", ".bin")}
 
 
 def settled(name: str | None) -> str | None:

@@ -163,18 +163,28 @@ def active_adapters(model: nn.Module) -> dict[str, float]:
 def use_adapters(model: nn.Module, weights: Mapping[str, float]) -> None:
     """Let these adapters count, with these weights, and no others; an empty mapping gives the base back.
 
-    Raises `UsageError` for a name that the model has no adapter of.
+    Raises `UsageError` for a name that the model has no adapter of, and as `counted`.
     """
     known = adapter_names(model)
-    for name, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise UsageError(f"an adapter counts with a finite number, not {weight!r}", where=name)
+    for name in weights:
         if name not in known:
             raise UsageError(
                 f"this model has no adapter {name!r}", fix=nearest(name, known) if known else "It has none at all: load one first"
             )
+    active = {name: counted(name, weight) for name, weight in weights.items()}
     for layer in lora_layers(model).values():
-        layer.active = {name: float(weight) for name, weight in weights.items()}
+        layer.active = dict(active)
+
+
+def counted(name: str, weight: Any) -> float:
+    """How much an adapter counts. Raises `UsageError` for what is no finite number."""
+    try:
+        found = float(weight)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise UsageError(f"an adapter counts with a finite number, not {weight!r}", where=name)
+    return found
 
 
 def remove_adapter(model: nn.Module, name: str) -> None:

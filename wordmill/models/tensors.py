@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wordmill.core.errors import ModelError
-from wordmill.core.files import read_json
+from wordmill.core.files import hash_file, read_json
 
 WEIGHTS = "model.safetensors"
 OLD_WEIGHTS = "pytorch_model.bin"
@@ -93,7 +94,15 @@ def open_weights(folder: Path) -> dict[str, Stored]:
 
     Raises `ModelError` for a file that is missing, torn, or a pickle that would run code.
     """
-    for name, read in ((WEIGHTS, read_safetensors), (OLD_WEIGHTS, read_pickle)):
+    found: dict[str, Stored] = {}
+    for path in weight_files(folder):
+        found.update(read_pickle(path) if path.suffix == ".bin" else read_safetensors(path))
+    return found
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights that a model folder is opened by. Raises `ModelError` where one is missing."""
+    for name in (WEIGHTS, OLD_WEIGHTS):
         index = folder / f"{name}.index.json"
         if index.exists():
             files = sorted(set(_weight_map(index).values()))
@@ -101,13 +110,22 @@ def open_weights(folder: Path) -> dict[str, Stored]:
             files = [name]
         else:
             continue
-        found: dict[str, Stored] = {}
         for file in files:
             if not (folder / file).exists():
                 raise ModelError(f"this model folder has no {file}, which {index.name} names", where=folder)
-            found.update(read(folder / file))
-        return found
+        return [folder / file for file in files]
     raise ModelError(f"this model folder has no {WEIGHTS} (nor {OLD_WEIGHTS})", where=folder)
+
+
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of weights that a model folder is opened by, by their names. Raises as `weight_files`."""
+    return {path.name: _hashed(path, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(folder)}
+
+
+@cache
+def _hashed(path: Path, size: int, changed: int) -> str:
+    """Of a file as it was then: read once in a process."""
+    return hash_file(path)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

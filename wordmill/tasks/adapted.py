@@ -17,9 +17,10 @@ from wordmill.core.lineage import FILE, read_lineage
 from wordmill.models.adapters import adapter_base, add_lora, attach, check_beneath, chosen, places, read_adapter, save_adapter
 from wordmill.models.folder import LanguageModel, build_model, load_model, read_config, save_model
 from wordmill.models.heads import HeadConfig, Headed, head_names, load_base, with_head
-from wordmill.models.hub import resolve_model, weight_hashes
+from wordmill.models.hub import resolve_model
 from wordmill.models.lora import merge_lora
 from wordmill.models.meta import without_weights
+from wordmill.models.tensors import weight_hashes
 
 if TYPE_CHECKING:
     from wordmill.tasks.finetune import FinetuneConfig
@@ -42,7 +43,7 @@ def base_facts(config: PretrainConfig | FinetuneConfig) -> dict[str, Any]:
     """The hashes of the base's weights: a checkpoint holds the adapter alone, which means nothing beside others."""
     if config.lora is None or config.parent is None:
         return {}
-    return {"base": weight_hashes(config.parent)}
+    return {"base": weight_hashes(resolve_model(config.parent))}
 
 
 def check_base(config: PretrainConfig | FinetuneConfig, saved: Mapping[str, Any]) -> None:

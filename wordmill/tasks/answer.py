@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import nn
@@ -195,8 +196,8 @@ class Answer(Questions):
     def respond(
         self, model: nn.Module, tools: Tools, records: Sequence[Record], *, reporter: Reporter = SILENT, encoded: Sequence[Encoded] = ()
     ) -> list[Any]:
-        """A `Found` for each record, the best over its windows, grown to whole words where the training answers were such: a token may end
-        inside one."""
+        """A `Found` for each record, the best over its windows. Where the training answers were whole words, a token stands for
+        all of the word that it is in."""
         whole = encoded or [self.encode(record, tools, answer=False) for record in records]
         logits = super().respond(model, tools, records, reporter=reporter, encoded=in_pieces(whole)[0])
         longest = self.settings.max_answer or self.spec.get("longest") or LONGEST
@@ -204,12 +205,10 @@ class Answer(Questions):
         for record, one in zip(records, whole, strict=True):
             parts = one.pieces or (one,)
             places = [part.places for part in parts if part.places is not None]
-            best = best_span(places, logits[at : at + len(parts)], longest, none=bool(self.spec.get("unanswerable")))
+            if self.spec.get("whole_words"):
+                places = [_grown(record.values["context"], part) for part in places]
+            found.append(best_span(places, logits[at : at + len(parts)], longest, none=bool(self.spec.get("unanswerable"))))
             at += len(parts)
-            if self.spec.get("whole_words") and best.start >= 0:
-                start, end = whole_words(record.values["context"], best.start, best.end)
-                best = replace(best, start=start, end=end)
-            found.append(best)
         return found
 
     def _span(self, answer: Found) -> tuple[int, int] | None:
@@ -234,3 +233,8 @@ class Answer(Questions):
         """As all ways of answering; and how many windows were read."""
         several = sum(answer.windows > 1 for answer in answers)
         return {**super().details(records, answers), "windows": sum(answer.windows for answer in answers), "in_several_windows": several}
+
+
+def _grown(context: str, places: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The places (P, 2) of tokens in a context, each grown to whole words."""
+    return np.array([place if place == NOWHERE else whole_words(context, *place) for place in map(tuple, places.tolist())], np.int64)

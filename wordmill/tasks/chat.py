@@ -39,7 +39,7 @@ from wordmill.tasks.task import LeftOut, Task, Tools
 from wordmill.tokenizer import Tokenizer
 from wordmill.tokenizer.chat import Chat, save_chat
 from wordmill.tokenizer.config import TURN_END, TURN_START
-from wordmill.tokenizer.template import CHATML, PLAIN
+from wordmill.tokenizer.template import CHATML, PLAIN, Template
 from wordmill.train.objectives import LossSum, counted, output_loss, read
 
 BEFORE = "before fine-tuning"
@@ -227,8 +227,6 @@ class ChatTask(Task):
             chat = Chat(tokenizer, source)
             assert chat.end_ids
         except ModelError as error:
-            if self.settings.template not in (None, "chatml", "plain") and "broken" in error.what:
-                raise ModelError(error.what, where=self.settings.template, fix="Mend this file") from error
             if tokenizer.eos_id is None and source is None:
                 raise ModelError(error.what, fix=f"{error.fix}, or add marks of turns to it: task.template=chatml") from error
             raise
@@ -249,7 +247,12 @@ class ChatTask(Task):
             return CHATML if asked == "chatml" else PLAIN
         if not Path(asked).is_file():
             raise UsageError("no such file, and none of chatml and plain", where=f"task.template={asked}")
-        return Path(asked).read_text(encoding="utf-8")
+        source = Path(asked).read_text(encoding="utf-8")
+        try:
+            Template(source, {}).check()
+        except ModelError as error:
+            raise ModelError(error.what, where=asked, fix="Mend this file") from error
+        return source
 
     def store(self, folder: Path, tokenizer: Tokenizer) -> None:
         """The tokenizer with its template, and the end of a turn among the end tokens."""

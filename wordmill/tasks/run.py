@@ -22,7 +22,8 @@ from wordmill.core.files import new_folder, read_json, write_text
 from wordmill.core.handlers import handling
 from wordmill.evaluate.watch import Watch
 from wordmill.models.config import ModelConfig, RecurrentConfig, TransformerConfig
-from wordmill.models.hub import weight_hashes
+from wordmill.models.hub import resolve_model
+from wordmill.models.tensors import weight_hashes
 from wordmill.train import checkpoint
 from wordmill.train.distributed import World
 from wordmill.train.loop import TrainConfig, Training, restore
@@ -153,7 +154,7 @@ def parent_facts(folder: str | Path | None) -> dict[str, Any] | None:
     """What a model went on from: its folder, and what its weights were."""
     if folder is None:
         return None
-    return {"folder": str(folder), "weights": weight_hashes(folder)}
+    return {"folder": str(folder), "weights": weight_hashes(resolve_model(folder))}
 
 
 def first_does(group: World, work: Callable[[], T]) -> T:

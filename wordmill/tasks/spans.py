@@ -58,12 +58,13 @@ WIDE = ((0x0E00, 0x0EFF), (0x2E80, 0x9FFF), (0xAC00, 0xD7FF), (0xF900, 0xFAFF), 
 
 
 _WIDE = "".join(rf"\x{{{first:x}}}-\x{{{last:x}}}" for first, last in WIDE)
-_GLUED = r"(?:\x{200d}+\S|[\p{M}\x{200d}\x{fe0e}\x{fe0f}\x{1f3fb}-\x{1f3ff}\x{e0020}-\x{e007f}])*"
+_FLAG = r"[\x{1f1e6}-\x{1f1ff}]{2}"
+_GLUED = rf"(?:\x{{200d}}+(?:{_FLAG}|\S)|[\p{{M}}\x{{200d}}\x{{fe0e}}\x{{fe0f}}\x{{1f3fb}}-\x{{1f3ff}}\x{{e0020}}-\x{{e007f}}])*"
 _LETTER = rf"[[\p{{L}}\p{{N}}]&&[^{_WIDE}]]"
-_SIGN = rf"(?:\x{{200d}}+\S?|\S){_GLUED}"
-BY_CHARACTER = rf"\s*{_SIGN}"
+_SIGN = rf"(?:{_FLAG}|\x{{200d}}+(?:{_FLAG}|\S)?|\S){_GLUED}"
+BY_CHARACTER = rf"\s*{_SIGN}|\s+"
 """What `words_of` takes for one word when every character is, with the space before it: as the library of tokenizers reads it."""
-BY_WORD = rf"\s*(?:{_LETTER}{_GLUED}(?:\x{{200c}}?{_LETTER}{_GLUED})*|{_SIGN})"
+BY_WORD = rf"\s*(?:{_LETTER}{_GLUED}(?:\x{{200c}}?{_LETTER}{_GLUED})*|{_SIGN})|\s+"
 """The same where runs of letters and digits are words."""
 
 
@@ -97,13 +98,13 @@ def words_of(text: str, *, characters: bool = False, borders: Iterable[int] = ()
     return tuple(found)
 
 
-def cutting_words(tokenizer: Tokenizer, sentences: Sequence[Sentence], *, characters: bool) -> Tokenizer:
+def cutting_words(tokenizer: Tokenizer, sentences: Sequence[Sentence], characters: bool) -> tuple[Tokenizer, bool]:
     """The tokenizer, where it cuts whole texts as a tagger does, which reads each word with the space before it by itself; or else one that
     cuts at the borders of words first, so that whoever opens the folder elsewhere gives the model the tokens that it learned from. Where
-    the words are others than `words_of` finds, or tokens would be, it stays as it is."""
-    if any(sentence.words != words_of(sentence.text, characters=characters) for sentence in sentences):
-        return tokenizer
+    the words are others than `words_of` finds, or tokens would be, it stays as it is; and whether it cuts so, on the first sentences."""
     texts = [(one.text[: one.words[-1][1]], one.words) for one in sentences[:CHECKED] if one.words]
+    if any(words != words_of(text, characters=characters) for text, words in texts):
+        return tokenizer, False
 
     def by_word(own: Tokenizer) -> list[list[int]]:
         return [[index for a, b in zip([0, *(end for _, end in words)], words, strict=False) for index in own.encode(text[a : b[1]])]
@@ -111,9 +112,10 @@ def cutting_words(tokenizer: Tokenizer, sentences: Sequence[Sentence], *, charac
 
     learned = by_word(tokenizer)
     if learned == [tokenizer.encode(text) for text, _ in texts]:
-        return tokenizer
+        return tokenizer, True
     made = tokenizer.cut_first(BY_CHARACTER if characters else BY_WORD)
-    return made if learned == by_word(made) == [made.encode(text) for text, _ in texts] else tokenizer
+    alike = learned == by_word(made) == [made.encode(text) for text, _ in texts]
+    return (made if alike else tokenizer), alike
 
 
 def belongs(text: str, at: int) -> bool:

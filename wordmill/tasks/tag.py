@@ -112,6 +112,7 @@ class Tag(Task):
         self._pieces: dict[str, Word] = {}
         self._sentences: dict[int, tuple[Record, Sentence]] = {}
         self._moves: Tensor | None = None
+        self._alike = True
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -334,7 +335,8 @@ class Tag(Task):
 
     def equip(self, tokenizer: Tokenizer) -> Tokenizer:
         """See `cutting_words`."""
-        return cutting_words(tokenizer, [sentence for _, sentence in self._sentences.values()], characters=self.spec["characters"])
+        tokenizer, self._alike = cutting_words(tokenizer, [one for _, one in self._sentences.values()], self.spec["characters"])
+        return tokenizer
 
     def settle(self, tools: Tools, records: Sequence[Record], reporter: Reporter) -> None:
         """Whether there is a CRF. Raises `UsageError` for R-Drop where nothing is dropped."""
@@ -343,6 +345,8 @@ class Tag(Task):
         self.spec["crf"] = usual if self.settings.crf is None else self.settings.crf
         if usual and self.settings.crf is None:
             reporter.note("tags are told together, by a CRF (task.crf=false: each by itself)")
+        if not self._alike and not isinstance(tools.config, RecurrentConfig):
+            reporter.note("each word is read by itself, with the space before it: transformers would cut a whole text into other tokens")
 
     def encode(self, record: Record, tools: Tools, *, answer: bool) -> Encoded:
         """The sentence's sub-words, those of each word told apart. A sentence of more than `max_tokens` comes with its `pieces`.

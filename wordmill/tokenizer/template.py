@@ -99,6 +99,10 @@ class Template:
         except TemplateError as error:
             raise ModelError(f"the chat template is broken: {error}", fix="Mend chat_template.jinja in the model's folder") from error
 
+    def check(self) -> None:
+        """Raises `ModelError` for a template that can't be compiled."""
+        _ = self._compiled
+
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, *, prompt: bool) -> str:
         """The conversation as one string; `prompt`: up to where the assistant is to speak next.
 

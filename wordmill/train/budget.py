@@ -163,12 +163,13 @@ def for_operations(name: str, operations: float, common: dict[str, Any]) -> Mode
     return min(configs, key=lambda config: abs(math.log(block_parameters(config) / wanted)))
 
 
-def step_flops(config: ModelConfig, batch: Batch, context: int) -> float:
+def step_flops(model: LanguageModel, batch: Batch, context: int) -> float:
     """Operations to train on a batch, forward and backward."""
+    config = model.config
     if isinstance(config, RecurrentConfig):
         return batch.n_tokens * recurrent.flops_per_token(config, context)
     read = int((batch.positions >= 0).sum())
-    few = batch.n_targets if batch.prefix is not None or not config.causal else None
+    few = batch.n_targets if (batch.prefix is not None or not config.causal) and not getattr(model, "uniform", False) else None
     return transformer.training_flops(config, context, read, batch.n_targets, source=batch.n_tokens - read, states=few)
 
 
@@ -220,7 +221,7 @@ def measure_speed(model: LanguageModel, objective: Objective, rows: Rows, optim:
         optimizer.step(1.0)  # as in training: updates too small would make numbers that a CPU is slow with
         wait()
         times.append(time.perf_counter() - start)
-        tokens, flops = tokens + batch.n_tokens, flops + step_flops(model.config, batch, batch.input_ids.shape[1])
+        tokens, flops = tokens + batch.n_tokens, flops + step_flops(model, batch, batch.input_ids.shape[1])
     steady = sorted(times[1:])
     n = len(times)
     learning = sum(p.numel() for p in optimizer.parameters.values()) / sum(p.numel() for p in model.parameters())
