@@ -26,7 +26,7 @@ from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.families import family
 from wordmill.models.folder import ADAPTER, LanguageModel, read_config, weight_list, write_tensors
 from wordmill.models.hub import is_hub_name, resolve_model
-from wordmill.models.lora import ALL, LoraConfig, LoraLinear, Pair, adapter_names, counted, lora_layers, replace_layer
+from wordmill.models.lora import ALL, LoraConfig, LoraLinear, Pair, adapter_names, checked_weight, lora_layers, replace_layer
 from wordmill.models.tensors import read_safetensors, weight_hashes
 from wordmill.models.transformer import Transformer
 
@@ -340,8 +340,7 @@ def load_adapter(model: LanguageModel, folder: str | Path, name: str = "default"
 def attach(model: LanguageModel, read: Adapter, name: str = "default", weight: float = 1.0, *, inside: str = "") -> None:
     """As `load_adapter`, for an adapter that was read; its whole layers are the caller's business. One that doesn't fit changes nothing.
     `inside`: as for `adapter_tensors`."""
-    known = places(model)
-    counted(name, weight)
+    known, weight = places(model), checked_weight(name, weight)
     _check_name(model, name)
     ready: list[Callable[[], None]] = []
     prefix = getattr(family(model.config.family), "prefix", "") if not isinstance(model.config, RecurrentConfig) else ""
@@ -363,7 +362,7 @@ def attach(model: LanguageModel, read: Adapter, name: str = "default", weight: f
     for one in ready:
         one()
     for layer in lora_layers(model).values():
-        layer.active[name] = counted(name, weight)
+        layer.active[name] = weight
 
 
 def _attach(model: LanguageModel, place: Place, name: str, a: Tensor, b: Tensor, scale: float) -> None:

@@ -163,7 +163,7 @@ def active_adapters(model: nn.Module) -> dict[str, float]:
 def use_adapters(model: nn.Module, weights: Mapping[str, float]) -> None:
     """Let these adapters count, with these weights, and no others; an empty mapping gives the base back.
 
-    Raises `UsageError` for a name that the model has no adapter of, and as `counted`.
+    Raises `UsageError` for a name that the model has no adapter of, and as `checked_weight`.
     """
     known = adapter_names(model)
     for name in weights:
@@ -171,12 +171,12 @@ def use_adapters(model: nn.Module, weights: Mapping[str, float]) -> None:
             raise UsageError(
                 f"this model has no adapter {name!r}", fix=nearest(name, known) if known else "It has none at all: load one first"
             )
-    active = {name: counted(name, weight) for name, weight in weights.items()}
+    active = {name: checked_weight(name, weight) for name, weight in weights.items()}
     for layer in lora_layers(model).values():
         layer.active = dict(active)
 
 
-def counted(name: str, weight: Any) -> float:
+def checked_weight(name: str, weight: Any) -> float:
     """How much an adapter counts. Raises `UsageError` for what is no finite number."""
     try:
         found = float(weight)
