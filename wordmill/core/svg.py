@@ -226,7 +226,7 @@ def matrix_plot(labels: Sequence[str], counts: Sequence[Sequence[int]], *, title
     n = max(1, len(labels))
     cell = max(14, min(64, 420 // n))
     longest = max((sum(12 if ord(c) > 0x2E80 else 7 for c in label[:18]) for label in labels), default=0)
-    left, top = 34 + longest, 52 + longest // 2
+    left, top = 34 + longest, 62 + 3 * longest // 5
     width, height = left + n * cell + 60, top + n * cell + 12
     parts = [
         f'<svg class="plot" style="max-width:{width}px" viewBox="0 0 {width} {height}" role="img" xmlns="http://www.w3.org/2000/svg">'
@@ -249,5 +249,6 @@ def matrix_plot(labels: Sequence[str], counts: Sequence[Sequence[int]], *, title
             )
             if cell >= 30 and count:
                 at = f'x="{x + cell / 2:.0f}" y="{y + cell / 2 + 4:.0f}"'
-                parts.append(f'<text class="name" {at} text-anchor="middle" style="pointer-events:none">{short_number(count)}</text>')
+                light = ";fill:#fff" if share > 0.6 else ""  # on a dark cell
+                parts.append(f'<text class="name" {at} text-anchor="middle" style="pointer-events:none{light}">{short_number(count)}</text>')
     return "".join([*parts, "</svg>"])
