@@ -249,6 +249,6 @@ def matrix_plot(labels: Sequence[str], counts: Sequence[Sequence[int]], *, title
             )
             if cell >= 30 and count:
                 at = f'x="{x + cell / 2:.0f}" y="{y + cell / 2 + 4:.0f}"'
-                light = ";fill:#fff" if share > 0.6 else ""  # on a dark cell
-                parts.append(f'<text class="name" {at} text-anchor="middle" style="pointer-events:none{light}">{short_number(count)}</text>')
+                how = f'text-anchor="middle" style="pointer-events:none{";fill:#fff" if share > 0.6 else ""}"'  # legible on a dark cell
+                parts.append(f'<text class="name" {at} {how}>{short_number(count)}</text>')
     return "".join([*parts, "</svg>"])

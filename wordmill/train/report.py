@@ -34,7 +34,7 @@ STYLE = """
 body{margin:0;background:var(--page);color:var(--ink);
 font:15px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans CJK SC',sans-serif}
 main{max-width:1120px;margin:0 auto;padding:36px 24px 64px}
-h1{font-size:26px;margin:0}h2{font-size:19px;margin:44px 0 12px}.card+.card{margin-top:14px}.card+h1{margin-top:48px}h3{font-size:15px;margin:22px 0 8px}
+h1{font-size:26px;margin:0}h2{font-size:19px;margin:44px 0 12px}h3{font-size:15px;margin:22px 0 8px}
 .sub{color:var(--faint);margin:4px 0 0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(132px,1fr));gap:12px;margin:24px 0 0}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px}
@@ -42,6 +42,7 @@ h1{font-size:26px;margin:0}h2{font-size:19px;margin:44px 0 12px}.card+.card{marg
 .tile.main b{color:var(--accent)}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:16px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px;overflow-x:auto}
+.card+.card{margin-top:14px}.card+h1{margin-top:48px}
 table{border-collapse:collapse;width:100%}
 td,th{text-align:left;padding:5px 18px 5px 0;vertical-align:top;border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}
