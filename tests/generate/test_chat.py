@@ -117,6 +117,8 @@ def test_a_saved_conversation_can_be_trained_on(make_dialogue, tmp_path):
     assert read_conversations([tmp_path / "talk.jsonl"]).conversations[0].messages == dialogue.messages
     with pytest.raises(UsageError, match="there already"):
         dialogue.save(tmp_path / "talk.jsonl")
+    with pytest.raises(UsageError, match="nowhere: there is no such folder"):
+        dialogue.save(tmp_path / "nowhere" / "talk.json")
 
 
 def test_a_model_without_a_template_is_said_to_be_no_chat_model(make_dialogue, capsys):

@@ -149,11 +149,13 @@ class Dialogue:
 
     def save(self, path: str | Path) -> None:
         """Write the conversation as one line of JSON, as training reads it. Raises `UsageError` for one without an answer, of which nothing
-        could be learned, and for a file that is there already."""
+        could be learned, for a file that is there already, and for a folder that isn't."""
         if not any(turn["role"] == "assistant" for turn in self.messages):
             raise UsageError("there is nothing to save yet: no answer was given", fix="Say something first")
         if Path(path).exists():
             raise UsageError("this file is there already", where=path, fix="Name another one")
+        if not Path(path).parent.is_dir():
+            raise UsageError("there is no such folder", where=Path(path).parent, fix="Make it, or name another")
         write_text(Path(path), json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
 
     def say(self, text: str) -> Iterator[str]:
