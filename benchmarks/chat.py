@@ -55,7 +55,9 @@ def main() -> None:
             judged = metrics["test"]
             low, high = judged["intervals"]["bits_per_byte"]
             finished = [one["finished"] for one in judged["samples"]]
-            found[arm] = {**metrics, "finished": finished}
+            for split in ("validation", "test"):
+                metrics[split].pop("samples")  # sentences of the data, which stay where they are
+            found[arm] = {name: value for name, value in metrics.items() if name not in ("run", "model", "report", "adapter")}
             scores = judged["metrics"]
             rows.append([arm, f"{scores['bits_per_byte']:.3f} ({low:.3f} … {high:.3f})", f"{scores['perplexity']:.1f}", metrics["step"],
                          f"{sum(finished)} of {len(finished)}"])  # fmt: skip
@@ -74,7 +76,7 @@ def main() -> None:
         f"{len(talks) - HELD_OUT:,} conversations of Alpaca; {HELD_OUT} others judge. Greedy answers:\n\n" + "\n".join(said) + "\n"
     )
     settings = {**vars(options), "data": options.data.name}
-    common.save(options.name, {"settings": settings, "pretrained": pretrained, "runs": found, "said": said}, text)
+    common.save(options.name, {"settings": settings, "runs": found, "said": said}, text)
 
 
 if __name__ == "__main__":

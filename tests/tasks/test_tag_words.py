@@ -51,10 +51,10 @@ def test_transformers_cuts_a_text_of_a_tagger_as_wordmill_does(family, tmp_path)
     model = wordmill.load(tmp_path / "run")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
     changed = 0
-    for text in [*texts[:10], "李小龙到上海。", "王五 2024 住在广州 ABC 👍🏽!", "王五、张三e\u0301去了."]:
+    for text in [*texts[:10], "李小龙到上海。", "王五 2024 住在广州 ABC 👍🏽!", "王五、张三e\u0301去了.", "  张三 去了 \n"]:
         record = model.task.as_record(text, "here")
         ours = model.task.encode(record, model.tools, answer=False).ids.tolist()
-        assert theirs(text)["input_ids"] == ours == model.tokenizer.wrap(model.tokenizer.encode(text)).ids
+        assert theirs(text)["input_ids"] == ours == model.tokenizer.wrap(model.tokenizer.encode(text)).ids, repr(text)
         plain = Tokenizer.load(base)
         changed += plain.wrap(plain.encode(text)).ids != ours
     assert changed > 5, "as the parent's tokenizer cuts them, tokens crossed the borders of words"

@@ -521,8 +521,10 @@ def finish(
                 pages += sample_page(judged.samples) + ready.task.pages(records, answers)
                 for line in judged.text().splitlines():
                     reporter.note(f"{name}: {line}")
-    if found and (as_good := found["test" if "test" in found else "validation"].not_better()) is not None:
-        reporter.warn(f"the model is no better than what is had without one: {as_good}. More time, more examples or another start may help")
+    last = found.get("test") or found.get("validation")
+    if last is not None and (as_good := last.not_better()) is not None:
+        advice = "These examples are too easy to tell" if last.perfect else "More time, more examples or another start may help"
+        reporter.warn(f"the model is no better than what is had without one: {as_good}. {advice}")
     folders: dict[str, dict[str, Any]] = {"model": {}}
     still = {name for name, _ in run.model.named_parameters()} - set(weights)
     # What is frozen is as it was in the parent: the model at hand may hold it rounded to bfloat16.

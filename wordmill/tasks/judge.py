@@ -71,6 +71,11 @@ class Judged:
             return None
         return f"{self.headline.replace('_', ' ')} {self.metrics[self.headline]:.4f}, and {best} has {scores[best]:.4f}"
 
+    @property
+    def perfect(self) -> bool:
+        """Whether there is nothing left to gain: every resample of the examples has the highest score."""
+        return not self.lower_is_better and self.intervals.get(self.headline) == (1.0, 1.0)
+
     def lost(self) -> str:
         """How much was cut and left out, in words."""
         more = f"; {self.left_out:,} more left out as too long" if self.left_out else ""

@@ -110,11 +110,14 @@ def cutting_words(tokenizer: Tokenizer, sentences: Sequence[Sentence], character
         return [[index for a, b in zip([0, *(end for _, end in words)], words, strict=False) for index in own.encode(text[a : b[1]])]
                 for text, words in texts]  # fmt: skip
 
+    def whole(own: Tokenizer) -> list[list[int]]:
+        return [own.encode(f"{text} ") for text, _ in texts]  # what stands behind the last word is not read
+
     learned = by_word(tokenizer)
-    if learned == [tokenizer.encode(text) for text, _ in texts]:
+    if learned == whole(tokenizer):
         return tokenizer, True
     made = tokenizer.cut_first(BY_CHARACTER if characters else BY_WORD)
-    alike = learned == by_word(made) == [made.encode(text) for text, _ in texts]
+    alike = learned == by_word(made) == whole(made)
     return (made if alike else tokenizer), alike
 
 

@@ -151,12 +151,14 @@ class Tokenizer:
         return type(self)(backend.to_str(), self.settings, self.templates)
 
     def cut_first(self, pattern: str) -> Tokenizer:
-        """A tokenizer that cuts a text into what matches a regular expression (of Oniguruma, as the library reads it) and what stands
-        between, before it goes on with each part as with a text: no token crosses their borders."""
+        """A tokenizer that leaves out the spaces at the end of a text and cuts the rest into what matches a regular expression (of
+        Oniguruma, as the library reads it) and what stands between, before it goes on with each part as with a text: no token crosses
+        their borders."""
         spec, then = json.loads(self._json), self._spec.get("pre_tokenizer")
         steps = [] if then is None else then["pretokenizers"] if then["type"] == "Sequence" else [then]
-        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-        spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *steps]}
+        cuts = [{"type": "Split", "pattern": {"Regex": regex}, "behavior": how, "invert": False}
+                for regex, how in ((r"\s+\z", "Removed"), (pattern, "Isolated"))]  # fmt: skip
+        spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*cuts, *steps]}
         return type(self)(json.dumps(spec, ensure_ascii=False), self.settings, self.templates)
 
     def padded_with(self, index: int) -> Tokenizer:
