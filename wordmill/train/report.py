@@ -42,7 +42,7 @@ h1{font-size:26px;margin:0}h2{font-size:19px;margin:44px 0 12px}h3{font-size:15p
 .tile.main b{color:var(--accent)}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:16px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px;overflow-x:auto}
-.card+.card{margin-top:14px}.card+h1{margin-top:48px}
+main>.card+.card{margin-top:14px}main>.card+h1{margin-top:48px}
 table{border-collapse:collapse;width:100%}
 td,th{text-align:left;padding:5px 18px 5px 0;vertical-align:top;border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}
