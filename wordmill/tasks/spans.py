@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from wordmill.core.errors import DataError
@@ -105,10 +106,10 @@ def cutting_words(tokenizer: Tokenizer, sentences: Sequence[Sentence], character
     texts = [(one.text[: one.words[-1][1]], one.words) for one in sentences[:CHECKED] if one.words]
     if any(words != words_of(text, characters=characters) for text, words in texts):
         return tokenizer, False
+    pieces = [[text[a:b] for a, b in pairwise((0, *(end for _, end in words)))] for text, words in texts]
 
     def by_word(own: Tokenizer) -> list[list[int]]:
-        return [[index for a, b in zip([0, *(end for _, end in words)], words, strict=False) for index in own.encode(text[a : b[1]])]
-                for text, words in texts]  # fmt: skip
+        return [[index for piece in one for index in own.encode(piece)] for one in pieces]
 
     def whole(own: Tokenizer) -> list[list[int]]:
         return [own.encode(f"{text} ") for text, _ in texts]  # what stands behind the last word is not read
