@@ -104,8 +104,6 @@ def cutting_words(tokenizer: Tokenizer, sentences: Sequence[Sentence], character
     cuts at the borders of words first, so that whoever opens the folder elsewhere gives the model the tokens that it learned from. Where
     the words are others than `words_of` finds, or tokens would be, it stays as it is; and whether it cuts so, on the first sentences."""
     texts = [(one.text[: one.words[-1][1]], one.words) for one in sentences[:CHECKED] if one.words]
-    if any(words != words_of(text, characters=characters) for text, words in texts):
-        return tokenizer, False
     pieces = [[text[a:b] for a, b in pairwise((0, *(end for _, end in words)))] for text, words in texts]
 
     def by_word(own: Tokenizer) -> list[list[int]]:
@@ -117,6 +115,8 @@ def cutting_words(tokenizer: Tokenizer, sentences: Sequence[Sentence], character
     learned = by_word(tokenizer)
     if learned == whole(tokenizer):
         return tokenizer, True
+    if any(words != words_of(text, characters=characters) for text, words in texts):
+        return tokenizer, False
     made = tokenizer.cut_first(BY_CHARACTER if characters else BY_WORD)
     alike = learned == by_word(made) == whole(made)
     return (made if alike else tokenizer), alike
