@@ -42,9 +42,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         talks = json.loads((options.data / "alpaca_5000" / "alpaca_5000.json").read_text(encoding="utf-8"))
-        train, test = folder / "train.json", folder / "test.json"
+        train, test, asked = folder / "train.json", folder / "test.json", folder / "asked.jsonl"
         train.write_text(json.dumps(talks[:-HELD_OUT]), encoding="utf-8")
         test.write_text(json.dumps(talks[-HELD_OUT:]), encoding="utf-8")
+        turns = ([{"role": "user", "content": one}] for one in ASKED)
+        asked.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns), encoding="utf-8")
         base = folder / "base"
         text = options.data / "wikitext2" / "train.txt"
         pretrained = work("pretrain", str(text), "--time", options.pretrain, "--seed", str(options.seed), "-o", str(base))
@@ -61,9 +63,6 @@ def main() -> None:
             scores = judged["metrics"]
             rows.append([arm, f"{scores['bits_per_byte']:.3f} ({low:.3f} … {high:.3f})", f"{scores['perplexity']:.1f}", metrics["step"],
                          f"{sum(finished)} of {len(finished)}"])  # fmt: skip
-            asked = folder / "asked.jsonl"
-            turns = ([{"role": "user", "content": one}] for one in ASKED)
-            asked.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns), encoding="utf-8")
             told = common.wordmill("predict", str(run / "model"), str(asked), "task.answer_tokens=60", "--quiet", env=env)
             answers = [json.loads(line)["answer"] for line in told.stdout.splitlines() if line.startswith("{")]
             said += [f"- {arm}. {question} — {' '.join(answer.split())!r}" for question, answer in zip(ASKED, answers, strict=True)]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wordmill.batches.pack import CarriedRows, PackedRows
 from wordmill.batches.store import TokenStore
-from wordmill.generate.score import Score, counted_losses, evaluating
+from wordmill.generate.score import Score, evaluating, target_losses
 from wordmill.models.config import RecurrentConfig
 from wordmill.models.folder import LanguageModel
 from wordmill.train.objectives import counted
@@ -49,8 +49,9 @@ def evaluate_store(
         for step in range(steps):
             last = rows if recurrent else min(rows, packed.rows_per_epoch - step * rows)
             batch = packed.batch(step, 0, last).to(device)
-            hidden, state = model(batch.input_ids, batch.positions, batch.documents, state, only=batch.places)
-            total += counted_losses(model, hidden, batch.targets).sum()
+            places = batch.places
+            hidden, state = model(batch.input_ids, batch.positions, batch.documents, state, only=places)
+            total += target_losses(model, hidden, batch.targets.flatten()[places]).sum()
             targets += batch.n_targets
     text_bytes = int(store.doc_bytes.sum())
     return Score(float(total), text_bytes if targets == store.n_tokens else round(text_bytes * targets / store.n_tokens), targets)

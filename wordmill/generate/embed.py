@@ -25,6 +25,7 @@ from wordmill.core.files import read_json
 from wordmill.core.progress import SILENT, Reporter, plural, verb
 from wordmill.generate.score import evaluating
 from wordmill.models.folder import LanguageModel
+from wordmill.models.ops import picked
 from wordmill.models.transformer import Transformer
 from wordmill.tokenizer import Tokenizer
 
@@ -255,22 +256,19 @@ def _embed_rows(
     alone = all(len(row) == 1 for row in rows) and bool((positions >= 0).all())
     read, places = torch.from_numpy(ids).to(device), torch.from_numpy(positions).to(device)
     told_apart = None if alone else torch.from_numpy(numbers).to(device)
-    if isinstance(model, Transformer) and model.encoder is not None:
-        hidden = model.encode(read, places, told_apart).hidden
-    elif pooling in ("cls", "last"):
+    only = None
+    if pooling in ("cls", "last"):
         only = torch.tensor(starts if pooling == "cls" else [end - 1 for end in ends], device=device)
-        return model(read, places, told_apart, only=only)[0].float().cpu(), int((positions < 0).sum())
+    if isinstance(model, Transformer) and model.encoder is not None:
+        hidden = picked(model.encode(read, places, told_apart).hidden, only)
     else:
-        hidden, _ = model(read, places, told_apart)
-    return _pool(hidden.flatten(0, 1).float().cpu(), starts, ends, pooling), int((positions < 0).sum())
+        hidden, _ = model(read, places, told_apart, only=only)
+    hidden = hidden.float().cpu()
+    return hidden if only is not None else _pool(hidden.flatten(0, 1), starts, ends, pooling), int((positions < 0).sum())
 
 
 def _pool(hidden: Tensor, starts: Sequence[int], ends: Sequence[int], pooling: Pooling) -> Tensor:
-    """States (B·T, D) of texts at `starts` to `ends` → (N, D)."""
-    if pooling == "cls":
-        return hidden[list(starts)]
-    if pooling == "last":
-        return hidden[[end - 1 for end in ends]]
+    """States (B·T, D) of texts at `starts` to `ends`, the mean or the largest of each → (N, D)."""
     lengths = torch.tensor([end - start for start, end in zip(starts, ends, strict=True)])
     # Texts side by side without what is between them: one call for all of them.
     real = torch.cat([torch.arange(start, end) for start, end in zip(starts, ends, strict=True)])

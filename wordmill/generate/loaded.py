@@ -30,7 +30,7 @@ from wordmill.generate.sampling import SamplingConfig
 from wordmill.generate.score import Score, evaluating, score_documents
 from wordmill.generate.text import TextStream
 from wordmill.models import lora
-from wordmill.models.adapters import adapter_base, check_beneath, is_adapter, load_adapter
+from wordmill.models.adapters import check_beneath, is_adapter, load_adapter, own_base
 from wordmill.models.config import ModelConfig, RecurrentConfig
 from wordmill.models.folder import LanguageModel, load_model, save_model
 from wordmill.models.hub import resolve_model
@@ -442,9 +442,7 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str | None = None) 
 
 def load_on(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Loaded:
     """As `load`, for a folder, a device and a dtype that are settled; None keeps the dtype of the weights on disk."""
-    base = adapter_base(folder) if is_adapter(folder) else folder
-    if base is not folder:
-        check_beneath(folder, base)
+    base = own_base(folder) if is_adapter(folder) else folder
     model = load_model(base, device=device, dtype=dtype)
     if base is not folder:
         load_adapter(model, folder)

@@ -188,13 +188,15 @@ def _window_losses(model: LanguageModel, batch: Sequence[Window]) -> list[float]
         targets[row, window.first : length] = tokens[window.first + 1 :]
     device = next(model.parameters()).device
     targets = targets.to(device)
-    hidden, _ = model(ids.to(device), positions.to(device), only=counted_places(targets))
-    return counted_losses(model, hidden, targets).sum(-1, dtype=torch.float64).tolist()
+    places = counted_places(targets)
+    hidden, _ = model(ids.to(device), positions.to(device), only=places)
+    return counted_losses(model, hidden, targets, places).sum(-1, dtype=torch.float64).tolist()
 
 
-def counted_losses(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tensor:
-    """−log p in nats (B, T) float64 of `targets` (B, T), 0 where they are `IGNORE`, after the states (N, D) of their `counted_places`."""
-    places, said = counted_places(targets), targets.flatten()
+def counted_losses(model: LanguageModel, hidden: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+    """−log p in nats (B, T) float64 of `targets` (B, T), 0 where they are `IGNORE`, after the states `hidden` (N, D) of their
+    `counted_places`, which are `places` (N,)."""
+    said = targets.flatten()
     losses = torch.zeros(targets.numel(), dtype=torch.float64, device=targets.device)
     losses[places] = target_losses(model, hidden, said[places])
     return losses.view(targets.shape)
@@ -235,8 +237,9 @@ def _score_group(model: LanguageModel, group: Sequence[Sequence[int]], rows: int
                     continue
                 ids, positions, targets = _carry_batch([group[i] for i in live], start)
                 targets = targets.to(device)
-                hidden, state = model(ids.to(device), positions.to(device), None, state, only=counted_places(targets))
-                losses = counted_losses(model, hidden, targets).sum(-1).tolist()
+                places = counted_places(targets)
+                hidden, state = model(ids.to(device), positions.to(device), None, state, only=places)
+                losses = counted_losses(model, hidden, targets, places).sum(-1).tolist()
                 for i, loss in zip(live, losses, strict=True):
                     nats[i] += loss
                 start += CARRY

@@ -263,6 +263,13 @@ def check_beneath(folder: Path, base: Path) -> None:
                          fix=f"Put them back; to use it all the same, take `parent` out of its {LINEAGE}")  # fmt: skip
 
 
+def own_base(folder: Path) -> Path:
+    """`adapter_base`, where its weights are those that the adapter was trained beside. Raises as `adapter_base` and `check_beneath`."""
+    base = adapter_base(folder)
+    check_beneath(folder, base)
+    return base
+
+
 def read_shape(folder: Path) -> ModelConfig:
     """The settings of a folder's model, of an adapter's folder those of its base. Raises as `adapter_base` and `read_config`."""
     return read_config(adapter_base(folder) if is_adapter(folder) else folder)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wordmill.core.errors import CheckpointError, ModelError
 from wordmill.core.lineage import FILE, read_lineage
-from wordmill.models.adapters import adapter_base, add_lora, attach, check_beneath, chosen, places, read_adapter, save_adapter
+from wordmill.models.adapters import add_lora, attach, chosen, own_base, places, read_adapter, save_adapter
 from wordmill.models.folder import LanguageModel, build_model, load_model, read_config, save_model
 from wordmill.models.heads import HeadConfig, Headed, head_names, load_base, with_head
 from wordmill.models.hub import resolve_model
@@ -108,9 +108,7 @@ def open_tuned_adapter(folder: Path, *, device: torch.device, dtype: torch.dtype
     facts, read = read_lineage(folder).get("head"), read_adapter(folder)
     if facts is None:
         raise ModelError("this adapter's folder does not say what its answers stand for", where=folder / FILE)
-    place = adapter_base(folder)
-    check_beneath(folder, place)
-    base = load_base(place, dtype=dtype)
+    base = load_base(own_base(folder), dtype=dtype)
     model = with_head(base, HeadConfig.of(facts, where=str(folder / FILE)), seed=0)
     for name, called in head_names(model).items():
         parameter = model.get_parameter(name)

@@ -318,8 +318,9 @@ class ChatTask(Task):
 
     def answers(self, model: Any, batch: Batch) -> list[Any]:
         """Nats, tokens and bytes of each conversation's answers."""
-        hidden, _ = read(model, batch, only=batch.places)
-        losses, counts = counted_losses(model, hidden, batch.targets), batch.targets != IGNORE
+        places = batch.places
+        hidden, _ = read(model, batch, only=places)
+        losses, counts = counted_losses(model, hidden, batch.targets, places), batch.targets != IGNORE
         found = []
         for row in range(len(batch.targets)):
             numbers = torch.zeros_like(batch.targets[row]) if batch.documents is None else batch.documents[row]

@@ -414,16 +414,16 @@ class Classify(Task):
     def objective(self, model: Headed, batch: Batch, state: Any = None) -> LossSum:
         """−Σ w log p(label), or, where several may hold, the mean over the labels of −w log p(holds or not), summed over texts. With R-Drop
         the mean of two readings, and how far these are from one another."""
-        places = (batch.targets.flatten() != IGNORE).nonzero()[:, 0]
-        logits = model(batch).float()
-        if not len(places):  # a process without texts still takes part in the exchange of gradients
+        logits, n = model(batch).float(), batch.n_targets
+        if not n:  # a process without texts still takes part in the exchange of gradients
             return LossSum(logits.sum() * 0.0, 0)
         weight = self.settings.r_drop if model.training else 0.0
-        loss = twice(logits, lambda: model(batch).float(), weight, lambda x: self._loss(x, batch, places), several=self.spec["multi_label"])
-        return LossSum(loss, batch.n_targets)
+        loss = twice(logits, lambda: model(batch).float(), weight, lambda x: self._loss(x, batch), several=self.spec["multi_label"])
+        return LossSum(loss, n)
 
-    def _loss(self, logits: Tensor, batch: Batch, places: Tensor) -> Tensor:
-        """Of logits (N, L) of the texts whose answers are read at `places`, in nats, summed over the texts."""
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Of logits (N, L) of the texts, in nats, summed over them."""
+        places = batch.places
         weights = torch.tensor(self.spec["weights"], device=logits.device) if "weights" in self.spec else None
         if self.spec["multi_label"]:
             holds = batch.extra["labels"][doc_rows(batch, places)]
